@@ -1,0 +1,102 @@
+"""The classification networks of both profiles behind one face: how to prepare a photo, and the network itself."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models.resnet import ResNet
+
+from foursight.models import lite0, weights
+from foursight.models.results import Profile
+
+PUBLISHED = ResNet50_Weights.IMAGENET1K_V2
+
+
+class Network(Protocol):
+    """A classifier in its two halves: a map of features, and the linear layer over its mean."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Map float [N, 3, H, W], normalised, to the last feature map, float [N, C, h, w]."""
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map pooled features, float [..., C], to ImageNet logits, float [..., 1000]."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network with its preprocessing: bicubic or bilinear resize of the short side, centre crop, (x - mean) / std."""
+
+    network: nn.Module
+    name: str
+    resize: int
+    crop: int
+    resample: Image.Resampling
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def crop_photo(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The centre crop of the resized RGB photo, uint8 [crop, crop, 3].
+
+        Only the pixels under the crop are computed: the result is that of resizing all and cropping (a test).
+        """
+        # int() and not round(): the truth to reproduce (chelsea, 451 x 300: tiger cat .395) was computed so.
+        short = min(image.size)
+        width, height = (int(self.resize * side / short) for side in image.size)
+        left, top = int((width - self.crop) / 2), int((height - self.crop) / 2)
+        x, y = image.width / width, image.height / height
+        box = (left * x, top * y, (left + self.crop) * x, (top + self.crop) * y)
+        return np.asarray(image.resize((self.crop, self.crop), self.resample, box=box))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (pixels.permute(0, 3, 1, 2).float() - mean) / std
+
+
+class ResNet50(nn.Module):
+    """torchvision's ResNet-50 (He et al. 2015) in the two halves of `Network`."""
+
+    def __init__(self, network: ResNet) -> None:
+        super().__init__()
+        self.head = network.fc
+        network.avgpool = nn.Identity()
+        network.fc = nn.Identity()
+        self.body = network
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Map float [N, 3, H, W] to float [N, 2048, H / 32, W / 32]."""
+        body = self.body
+        x = body.maxpool(body.relu(body.bn1(body.conv1(pixels))))
+        x = body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        return torch.as_tensor(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map float [..., 2048] to ImageNet logits, float [..., 1000]."""
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def load(profile: Profile) -> Backbone:
+    """The classification backbone of a profile, in eval mode on the CPU. Raises WeightsError."""
+    if profile == "tiny":
+        mean, std = (lite0.MEAN,) * 3, (lite0.STD,) * 3
+        return Backbone(lite0.load(), "efficientnet-lite0", 256, 224, Image.Resampling.BICUBIC, mean, std)
+    network = resnet50()
+    network.load_state_dict(weights.state_dict(PUBLISHED))
+    # torchvision.transforms._presets.ImageClassification, in units of 0..255.
+    preset = PUBLISHED.transforms()
+    red, green, blue = ((255 * m, 255 * s) for m, s in zip(preset.mean, preset.std, strict=True))
+    return Backbone(
+        ResNet50(network).eval(),
+        "resnet50",
+        preset.resize_size[0],
+        preset.crop_size[0],
+        Image.Resampling.BILINEAR,
+        (red[0], green[0], blue[0]),
+        (red[1], green[1], blue[1]),
+    )

@@ -1,0 +1,66 @@
+"""The catalogue of tasks: a further task is a module of its own and one line here."""
+
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from foursight.models.options import Options
+from foursight.models.results import Card, Predictions, Profile
+
+# Task name, which is also its path under /v1/, to the module that implements it.
+TASKS = {
+    "classify": "foursight.models.classification",
+    "localize": "foursight.models.localization",
+    "detect": "foursight.models.detection",
+    "segment": "foursight.models.segmentation",
+}
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Task(Protocol):
+    """What a task's `load(profile, device)` gives.
+
+    A photo goes through three steps, so that a server can run the first and last for many photos side by side while one
+    thread computes: `prepare` (resize and crop; any thread), `predict` (the network, on a whole batch; one thread at a
+    time), `finish` (scores to labels, boxes to pixels, masks; any thread). What passes between them is the task's own.
+    """
+
+    card: Card
+    options: type[Options]
+
+    def check(self, options: Any) -> None:
+        """Raise OptionError where options that are valid by themselves do not fit this model."""
+
+    def prepare(self, image: Image.Image) -> Any:
+        """Turn an upright RGB image into what `predict` takes."""
+
+    def predict(self, batch: list[tuple[Any, Any]]) -> list[Any]:
+        """Run the network once over [(prepared, options), ...]; photos of different sizes may stand together."""
+
+    def finish(self, output: Any, options: Any) -> Predictions:
+        """Turn one element of what `predict` returned into predictions in pixels of the original."""
+
+
+def load(name: str, profile: Profile = "tiny", device: Device = "auto") -> Task:
+    """Load a task by its catalogue name, weights included.
+
+    Raises KeyError for a name that the catalogue lacks and WeightsError where the profile's weights cannot be had.
+    """
+    task: Task = import_module(TASKS[name]).load(profile, device)
+    return task
+
+
+def fetch(name: str) -> None:
+    """Download and check the standard profile's weights of a task, where the cache lacks them. Raises WeightsError."""
+    weights = import_module("foursight.models.weights")
+    weights.fetch(import_module(TASKS[name]).PUBLISHED)
+
+
+def run(task: Task, image: Image.Image, **options: object) -> Predictions:
+    """Answer for one upright RGB image; `options` are those of the task's options class."""
+    chosen = task.options(**options)
+    task.check(chosen)
+    (output,) = task.predict([(task.prepare(image), chosen)])
+    return task.finish(output, chosen)

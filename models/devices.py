@@ -1,0 +1,29 @@
+"""Where a network runs, and what it weighs."""
+
+from typing import TypedDict
+
+import torch
+from torch import nn
+
+
+class Weight(TypedDict):
+    """Number of parameters (buffers not counted) and bytes of parameters and buffers."""
+
+    parameters: int
+    bytes: int
+
+
+def resolve(device: str) -> torch.device:
+    """The device for "auto" (CUDA where there is a GPU), "cpu", or "cuda"."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def weigh(network: nn.Module) -> Weight:
+    """Count a network's parameters and bytes."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return Weight(
+        parameters=sum(p.numel() for p in network.parameters()),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+    )

@@ -1,0 +1,32 @@
+"""What can go wrong in `models`: each error has a stable code, says what was wrong, and says what would be right.
+
+    ModelError
+    ├── ImageError      the bytes are no picture that can be used
+    ├── OptionError     an option of the request does not fit the task
+    └── WeightsError    the weights of a profile are not to be had
+"""
+
+
+class ModelError(Exception):
+    """Base of all errors here: `code` is stable and machine-readable, `detail` says what was wrong, `hint` what helps."""
+
+    def __init__(self, code: str, detail: str, hint: str) -> None:
+        super().__init__(code, detail, hint)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.detail} {self.hint}"
+
+
+class ImageError(ModelError):
+    """Codes: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels."""
+
+
+class OptionError(ModelError):
+    """Codes: unknown_parameter, invalid_parameter, unknown_class."""
+
+
+class WeightsError(ModelError):
+    """Codes: weights_unavailable, weights_corrupt."""

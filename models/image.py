@@ -1,0 +1,102 @@
+"""From the bytes of an upload to an upright RGB image: the only place where pictures are decoded."""
+
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, features
+
+from foursight.models.errors import ImageError
+
+MAX_PIXELS = 50_000_000
+# MPO is what cameras and phones call a JPEG with a second picture in it.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
+READABLE = ", ".join(name for name in FORMATS if name != "MPO")
+
+# Pictures and documents that people do upload and that we do not read: (offset, magic bytes, name).
+_FOREIGN = (
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypheix", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyp", "a video"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "XML or SVG"),
+)
+
+# The limit on pixels is our own, checked from the header: Pillow's would warn first and raise later.
+Image.MAX_IMAGE_PIXELS = None
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode the first frame of `data` to mode RGB, EXIF orientation applied, alpha laid over white.
+
+    Raises ImageError: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels.
+    """
+    if not data:
+        raise ImageError("empty_body", "The image is empty.", f"Send the bytes of one photo ({READABLE}).")
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Exception as error:
+        raise _refusal(data) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"The image has {width} x {height} = {width * height:,} pixels.",
+            f"At most {max_pixels:,} are accepted: scale it down before the upload.",
+        )
+    try:
+        image.load()
+    except Exception as error:
+        raise ImageError(
+            "truncated_image",
+            f"The {image.format} image ends early or is damaged: {len(data):,} bytes arrived.",
+            "Send the whole file; check that it opens in a viewer.",
+        ) from error
+    return to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow mode to RGB: alpha over white, 16-bit and wider samples scaled to 8 bits."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode[0] in "IF":
+        image = _to_eight_bits(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    samples = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        # 32-bit samples have no nominal range: what lies within 0..255 is taken as it is, the rest by its own extremes.
+        low, high = float(np.nanmin(samples)), float(np.nanmax(samples))
+        if low >= 0 and high <= 255:
+            low, high = 0.0, 255.0
+    scaled = (np.nan_to_num(samples) - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+
+
+def _refusal(data: bytes) -> ImageError:
+    for offset, magic, name in _FOREIGN:
+        if data[offset : offset + len(magic)].lower() == magic.lower():
+            return ImageError(
+                "unsupported_image_type", f"This is {name}, which is not supported.", f"Send one of {READABLE}."
+            )
+    head = data[:12]
+    printable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in head)
+    return ImageError(
+        "not_an_image",
+        f"The {len(data):,} bytes are no image that we can read: they begin with {head.hex(' ')} ({printable!r}).",
+        f"Send the bytes of one photo ({READABLE}).",
+    )

@@ -1,0 +1,59 @@
+"""What a request may ask of a task: the query parameters of its endpoint, and keyword arguments in Python."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _present(names: list[str] | None) -> list[str] | None:
+    if names is not None and not all(names):
+        raise ValueError("a class name is empty")
+    return names
+
+
+Classes = Annotated[
+    list[str] | None,
+    BeforeValidator(_split),
+    AfterValidator(_present),
+    Field(description="Comma-separated labels to keep; the rest is left out."),
+]
+
+
+class Options(BaseModel):
+    """Base: whatever a task does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ClassifyOptions(Options):
+    """Options of classification."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="How many labels to give, best first.")
+    score_threshold: float = Field(0.0, ge=0, le=1, description="Labels with a lower score are left out.")
+    classes: Classes = None
+
+
+class LocalizeOptions(Options):
+    """Options of localization."""
+
+    top_k: int = Field(1, ge=1, le=1000, description="How many labels to give for the one box, best first.")
+
+
+class DetectOptions(Options):
+    """Options of detection. Below a score of 0.05 nothing leaves the network."""
+
+    score_threshold: float = Field(0.5, ge=0.05, le=1, description="Objects with a lower score are left out.")
+    max_detections: int = Field(100, ge=1, le=100, description="At most so many objects, best first.")
+    classes: Classes = None
+
+
+class SegmentOptions(DetectOptions):
+    """Options of segmentation."""
+
+    mask_format: Literal["rle", "polygon", "none"] = Field(
+        "rle", description="COCO compressed run-length encoding, polygons [x1, y1, x2, y2, ...], or no masks."
+    )

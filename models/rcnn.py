@@ -1,0 +1,214 @@
+"""Faster R-CNN and Mask R-CNN inference over torchvision's own parts, made for batches of unlike photos.
+
+Faster R-CNN: Ren et al. 2015. Mask R-CNN: He et al. 2017. The arithmetic is that of torchvision's
+`GeneralizedRCNN.forward`; what differs is the order of the work. Photos are resized one by one as they arrive, photos
+whose padded shape is the same are computed together, the mask head sees only the objects that will be answered, and a
+mask is pasted into its box instead of a whole photo.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, maskrcnn_inference
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.transforms.functional import pil_to_tensor
+
+from foursight.models import devices, labels
+from foursight.models.options import DetectOptions, SegmentOptions
+from foursight.models.results import BoxMask, Card, Predictions, Profile
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo on its way in: `pixels` float32 [3, h, w], resized and normalised; `size` of the original, (height, width)."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """A photo on its way out, on the CPU: what the network found, in pixels of the original.
+
+    `boxes` float32 [N, 4] xyxy, `scores` float32 [N], `indices` int64 [N] into the network's classes (0 is background),
+    `masks` float32 [N, 1, 28, 28] probabilities within each box, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    indices: Tensor
+    masks: Tensor | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rcnn:
+    """A detection or segmentation task over one network.
+
+    `class_ids` and `names` give, for each class index of the network, its COCO category id and label.
+    """
+
+    card: Card
+    network: GeneralizedRCNN
+    device: torch.device
+    options: type[DetectOptions]
+    class_ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def check(self, options: DetectOptions) -> None:
+        """Raise OptionError (unknown_class) for a class that this model does not serve."""
+        self._chosen(options)
+
+    def prepare(self, image: Image.Image) -> Photo:
+        """Resize and normalise as torchvision's GeneralizedRCNNTransform does."""
+        transform = self.network.transform
+        pixels = transform.normalize(pil_to_tensor(image).float().div_(255))
+        pixels, _ = transform.resize(pixels, None)
+        return Photo(pixels, (image.height, image.width))
+
+    def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
+        """Run the network; photos of one padded shape go through it together.
+
+        Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend on
+        its neighbours in the batch.
+        """
+        groups = defaultdict(list)
+        for index, (photo, _) in enumerate(batch):
+            divisor = self.network.transform.size_divisible
+            groups[tuple(-(-side // divisor) for side in photo.pixels.shape[1:])].append(index)
+        answers: dict[int, Instances] = {}
+        with torch.inference_mode():
+            for members in groups.values():
+                answers.update(zip(members, self._forward([batch[index] for index in members]), strict=True))
+        return [answers[index] for index in range(len(batch))]
+
+    def finish(self, output: Instances, options: DetectOptions) -> Predictions:
+        """Class indices to COCO ids and labels; mask probabilities pasted at 0.5 into pixels of the original."""
+        indices = output.indices.tolist()
+        return Predictions(
+            class_ids=np.array([self.class_ids[index] for index in indices], dtype=np.int64),
+            labels=tuple(self.names[index] for index in indices),
+            scores=output.scores.numpy(),
+            boxes=output.boxes.numpy(),
+            masks=None if output.masks is None else paste(output.masks, output.boxes, output.size),
+        )
+
+    def _forward(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
+        network, heads = self.network, self.network.roi_heads
+        shapes = [tuple(photo.pixels.shape[1:]) for photo, _ in batch]
+        padded = network.transform.batch_images([photo.pixels.to(self.device) for photo, _ in batch])
+        features = network.backbone(padded)
+        proposals, _ = network.rpn(ImageList(padded, shapes), features)
+        pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
+        logits, regression = heads.box_predictor(pooled)
+        found = heads.postprocess_detections(logits, regression, proposals, shapes)
+        kept = [self._keep(*per_photo, options) for *per_photo, (_, options) in zip(*found, batch, strict=True)]
+        masks = self._masks(features, kept, shapes, [options for _, options in batch])
+        return [
+            Instances(resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size)
+            for (boxes, scores, indices), mask, shape, (photo, _) in zip(kept, masks, shapes, batch, strict=True)
+        ]
+
+    def _keep(
+        self, boxes: Tensor, scores: Tensor, indices: Tensor, options: DetectOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        keep = scores >= options.score_threshold
+        chosen = self._chosen(options)
+        if chosen is not None:
+            keep &= torch.isin(indices, torch.tensor(sorted(chosen), device=indices.device))
+        first = keep.nonzero()[: options.max_detections, 0]
+        return boxes[first], scores[first], indices[first]
+
+    def _masks(
+        self,
+        features: dict[str, Tensor],
+        kept: list[tuple[Tensor, Tensor, Tensor]],
+        shapes: list[tuple[int, ...]],
+        options: list[DetectOptions],
+    ) -> list[Tensor | None]:
+        wanted = [isinstance(o, SegmentOptions) and o.mask_format != "none" for o in options]
+        if not any(wanted):
+            return [None] * len(kept)
+        heads = self.network.roi_heads
+        # A photo that wants no mask takes part with no box, so that the rest can be computed together.
+        boxes = [found[0] if want else found[0][:0] for found, want in zip(kept, wanted, strict=True)]
+        indices = [found[2] if want else found[2][:0] for found, want in zip(kept, wanted, strict=True)]
+        pooled = heads.mask_head(heads.mask_roi_pool(features, boxes, shapes))
+        probabilities = maskrcnn_inference(heads.mask_predictor(pooled), indices)
+        return [mask.cpu() if want else None for mask, want in zip(probabilities, wanted, strict=True)]
+
+    def _chosen(self, options: DetectOptions) -> frozenset[int] | None:
+        if options.classes is None:
+            return None
+        served = set(self.card.labels)
+        pairs = [(name, index) for index, name in enumerate(self.names) if name in served]
+        return labels.ids_of(options.classes, [name for name, _ in pairs], [index for _, index in pairs])
+
+
+def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[BoxMask, ...]:
+    """Paste mask probabilities, float [N, 1, M, M], into their boxes, float [N, 4] xyxy, of a photo of `size` (height, width).
+
+    The arithmetic is torchvision's `paste_masks_in_image` (each mask padded by one, its box grown alike, bilinear), cut at
+    0.5; only the part inside the box is ever made.
+    """
+    padded, scale = expand_masks(masks, padding=1)
+    corners = expand_boxes(boxes, scale).to(torch.int64).tolist()
+    return tuple(_paste_one(mask[0], box, size) for mask, box in zip(padded, corners, strict=True))
+
+
+def _paste_one(mask: Tensor, box: list[int], size: tuple[int, int]) -> BoxMask:
+    x1, y1, x2, y2 = box
+    width, height = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+    inside = F.interpolate(mask[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
+    left, top = max(x1, 0), max(y1, 0)
+    bitmap: NDArray[np.bool_] = inside[top - y1 : size[0] - y1, left - x1 : size[1] - x1].numpy()
+    return BoxMask(left, top, bitmap)
+
+
+def load(
+    network: GeneralizedRCNN,
+    name: str,
+    profile: Profile,
+    device: str,
+    options: type[DetectOptions],
+    categories: list[tuple[int, str, bool]],
+) -> Rcnn:
+    """Put a network in eval mode on a device and describe it.
+
+    `categories` has, for each class index of the network, its COCO category id, its label and whether it is served.
+    """
+    place = devices.resolve(device)
+    network.eval().to(place)
+    transform = network.transform
+    card = Card(
+        name=name,
+        profile=profile,
+        labels=tuple(label for _, label, served in categories if served),
+        input_size=f"{transform.min_size[-1]}..{transform.max_size}",
+        device=str(place),
+        dtype="float32",
+        **devices.weigh(network),
+    )
+    return Rcnn(
+        card,
+        network,
+        place,
+        options,
+        tuple(class_id for class_id, _, _ in categories),
+        tuple(label for _, label, _ in categories),
+    )
+
+
+def coco_categories(published: Any) -> list[tuple[int, str, bool]]:
+    """The categories of torchvision's COCO weights as `load` takes them: the class index is the COCO category id."""
+    names = published.meta["categories"]
+    return [(index, name, index > 0 and name != "N/A") for index, name in enumerate(names)]

@@ -1,0 +1,70 @@
+"""`foursight serve`: the settings as options, and what a person sees from start to end."""
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from pydantic import ValidationError
+
+from foursight.serving import launch
+from foursight.serving.settings import Settings
+
+
+def add_to(commands: Any) -> None:
+    """Add `serve` to the subparsers of the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="start a server",
+        description="Start a server. Each option can be set as FOURSIGHT_NAME in the environment as well.",
+    )
+    for name, field in Settings.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar=name.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{field.description} ({default})",
+        )
+    parser.set_defaults(run=serve)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run a server until Ctrl-C or SIGTERM."""
+    given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else "settings"
+            print(f"foursight serve: --{name.replace('_', '-')}: {problem['msg']}", file=sys.stderr)
+        return 2
+    start = time.monotonic()
+    print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)
+    try:
+        with launch.running(settings) as address:
+            _greet(address, settings, time.monotonic() - start)
+            launch.wait_for_signal()
+            print("\nStopping ...", flush=True)
+    except launch.LaunchError as error:
+        print(f"foursight serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped before it was ready.", file=sys.stderr)
+        return 130
+    print("Stopped.")
+    return 0
+
+
+def _greet(address: str, settings: Settings, seconds: float) -> None:
+    task = "detect" if "detect" in settings.tasks else settings.tasks[0]
+    print(
+        f"\nReady after {seconds:.0f} s.\n\n"
+        f"  address   {address}\n"
+        f"  page      {address}/\n"
+        f"  try       curl --data-binary @photo.jpg {address}/v1/{task}\n"
+        f"  picture   curl --data-binary @photo.jpg -H 'Accept: image/png' {address}/v1/{task} -o drawn.png\n\n"
+        "Ctrl-C stops it.",
+        flush=True,
+    )

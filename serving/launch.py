@@ -1,0 +1,205 @@
+"""Start to finish of a server on this machine: Ray, Serve, the tasks, and the end of them all."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from foursight.models import catalogue
+from foursight.models.errors import WeightsError
+from foursight.serving import haproxy, loopback
+from foursight.serving.settings import Settings
+
+READY_TIMEOUT_S = 300
+
+
+class LaunchError(Exception):
+    """The server cannot start; the message is one line for a person."""
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """A server that is ready, by its address; it ends with the context. Raises LaunchError.
+
+    Ray's environment is set for the whole process, so a process can do this once.
+    """
+    _require_port(settings)
+    _require_weights(settings)
+    with _private_folder() as folder:
+        os.environ.update(_environment(settings, folder))
+        try:
+            _start(settings, folder)
+            yield address(settings)
+        finally:
+            _stop()
+
+
+def address(settings: Settings) -> str:
+    """Where people on this machine reach the server."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def wait_for_signal() -> None:
+    """Sleep until SIGINT (Ctrl-C) or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def _require_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            if error.errno not in (98, 48):
+                raise LaunchError(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from None
+            owner = "A Foursight server runs" if _is_foursight(address(settings)) else "Another program listens"
+            raise LaunchError(
+                f"{owner} on {settings.host}:{settings.port} already; end it, or choose a port with --port."
+            ) from None
+
+
+def _is_foursight(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/openapi.json", timeout=2) as response:  # noqa: S310
+            return b'"Foursight"' in response.read()
+    except (OSError, ValueError):
+        return False
+
+
+def _require_weights(settings: Settings) -> None:
+    """Fetch the standard profile's files once, here, and not in each worker at the same time."""
+    if settings.profile != "standard":
+        return
+    try:
+        for task in settings.tasks:
+            catalogue.fetch(task)
+    except WeightsError as error:
+        raise LaunchError(str(error)) from None
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for sockets and logs that only this user can enter; those of servers that were killed are cleared away.
+
+    Not $TMPDIR: a socket's path may have 107 characters, of which Ray and HAProxy take 90.
+    """
+    for old in Path("/tmp").glob(f"fs-{os.getuid()}-*"):  # noqa: S108
+        pid = int(old.name.split("-")[2])
+        if not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(f"/tmp/fs-{os.getuid()}-{os.getpid()}-{secrets.token_hex(2)}")  # noqa: S108
+    folder.mkdir(mode=0o700)
+    yield folder
+    # Left in place where the start fails: the logs are the only witness.
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(settings: Settings, folder: Path) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        spare_port = probe.getsockname()[1]
+    return {
+        **haproxy.environment(folder, threads=max(1, (os.cpu_count() or 1) // 4)),
+        **loopback.environment(settings.host),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(spare_port),
+        # Replicas keep answering so long after they were told to go, for load balancers elsewhere: ours is told first.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_METRICS_EXPORT_ENABLED": "0",
+    }
+
+
+def _start(settings: Settings, folder: Path) -> None:
+    # Imported here, with the environment set: Serve reads its variables at import.
+    import ray  # noqa: PLC0415
+    from ray import serve  # noqa: PLC0415
+
+    from foursight.serving.front import Front  # noqa: PLC0415
+    from foursight.serving.worker import Worker  # noqa: PLC0415
+
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            num_cpus=os.cpu_count(),
+            # Photos travel over sockets; the store holds next to nothing, and this is the least that Ray takes.
+            object_store_memory=80 * 2**20,
+            _node_ip_address="127.0.0.1" if loopback.is_loopback(settings.host) else None,
+            _temp_dir=str(folder / "ray"),
+        )
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.host, "port": settings.port},
+            logging_config=quiet,
+        )
+        gpus = ray.cluster_resources().get("GPU", 0) if settings.device != "cpu" else 0
+        worker = Worker.options(
+            num_replicas=settings.replicas,
+            # The worker itself refuses what it cannot take, with a better answer than Serve's.
+            max_ongoing_requests=100_000,
+            ray_actor_options={
+                "num_cpus": 0,
+                "num_gpus": min(1.0, gpus / (len(settings.tasks) * settings.replicas)),
+            },
+            logging_config=quiet,
+        )
+        front = Front.options(
+            max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, logging_config=quiet
+        )
+        serve.run_many(
+            [
+                serve.RunTarget(worker.bind(task, settings), name=task, route_prefix=f"/v1/{task}")
+                for task in settings.tasks
+            ]
+            + [serve.RunTarget(front.bind(settings.tasks), name="front", route_prefix="/")]
+        )
+        _wait_until_ready(f"{address(settings)}/readyz")
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise LaunchError(f"The server did not start: {reason} Logs: {folder}/ray/session_latest/logs") from error
+
+
+def _wait_until_ready(url: str) -> None:
+    """Ask as a user would, through the router, until every task answers."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            with urlopen(url, timeout=10):  # noqa: S310
+                return
+        except (URLError, OSError):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready after {READY_TIMEOUT_S} seconds.") from None
+            time.sleep(0.1)
+
+
+def _stop() -> None:
+    if "ray" not in sys.modules:
+        return
+    import ray  # noqa: PLC0415
+    from ray import serve  # noqa: PLC0415
+
+    # A second Ctrl-C must not leave processes behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,118 @@
+"""From an HTTP request to the bytes of its photos and its options. Bytes stay bytes here: nothing is decoded."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from urllib.parse import parse_qsl
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from foursight.models.errors import OptionError
+from foursight.models.options import Options
+from foursight.serving.errors import Refusal
+
+MAX_IMAGES = 32
+TIMEOUT_S = 60
+# What curl and fetch send when nobody names a type is taken for a photo; these can only be a mistake.
+_NEVER_AN_IMAGE = ("text/", "application/json", "application/xml", "video/", "audio/")
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser without its temporary files: an upload has a limit, and a disk would block the event loop."""
+
+    spool_max_size = 2**62
+
+
+async def read_images(request: Request, max_bytes: int) -> list[bytes]:
+    """The photos of a request: its body, or the fields `image` of its multipart body, at most MAX_IMAGES.
+
+    Raises Refusal: body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, too_many_images.
+    """
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type.startswith(_NEVER_AN_IMAGE):
+        raise Refusal(
+            "unsupported_media_type",
+            f"A body of type {media_type} is no photo.",
+            "Send the bytes of a photo as the body, or as the field image of multipart/form-data.",
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            if media_type == "multipart/form-data":
+                return await _read_multipart(request, max_bytes)
+            return [b"".join([chunk async for chunk in _limited(request, max_bytes)])]
+    except TimeoutError:
+        raise Refusal(
+            "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
+        ) from None
+
+
+def parse_options(query: str, kind: type[Options]) -> Options:
+    """The options of a query string. Raises OptionError (unknown_parameter, invalid_parameter)."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in values:
+            raise OptionError("invalid_parameter", f"The parameter {name!r} occurs twice.", "Give it once.")
+        values[name] = value
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        known = ", ".join(kind.model_fields)
+        if first["type"] == "extra_forbidden":
+            raise OptionError(
+                "unknown_parameter", f"There is no parameter {name!r} here.", f"There are: {known}."
+            ) from None
+        detail = f"The parameter {name}={values[name]!r} is not valid: {first['msg']}."
+        raise OptionError(
+            "invalid_parameter", detail, kind.model_fields[name].description or f"There are: {known}."
+        ) from None
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise _too_large(max_bytes)
+        yield chunk
+
+
+async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
+    hint = "Name each photo's field image, as in: curl -F image=@photo.jpg"
+    try:
+        form = await _InMemoryParser(request.headers, _limited(request, max_bytes), max_files=1000).parse()
+    except ClientDisconnect:
+        raise
+    except (MultiPartException, KeyError, ValueError) as error:
+        detail = getattr(error, "message", None) or "The multipart body is broken."
+        raise Refusal("invalid_multipart", detail, hint) from None
+    images = []
+    for name, value in form.multi_items():
+        if name != "image":
+            raise Refusal("invalid_multipart", f"There is no field {name!r} here.", hint)
+        if not isinstance(value, UploadFile):
+            raise Refusal("invalid_multipart", "The field image holds text and not a file.", hint)
+        images.append(await value.read())
+    if not images:
+        raise Refusal("invalid_multipart", "The multipart body has no field image.", hint)
+    if len(images) > MAX_IMAGES:
+        raise Refusal(
+            "too_many_images", f"The upload has {len(images)} images.", f"Send at most {MAX_IMAGES} at a time."
+        )
+    return images
+
+
+def _too_large(max_bytes: int) -> Refusal:
+    return Refusal(
+        "body_too_large",
+        f"The upload is larger than {max_bytes:,} bytes.",
+        "Scale the photo down before the upload, or raise FOURSIGHT_MAX_BYTES.",
+        # The rest of the upload is not read, so the connection cannot be used again.
+        {"Connection": "close"},
+    )

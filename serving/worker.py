@@ -1,0 +1,78 @@
+"""A task's worker: one Serve replica, with the model, and with its own HTTP ingress."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+from PIL import Image
+from ray import serve
+
+from foursight.models import catalogue
+from foursight.serving import loopback
+from foursight.serving.endpoint import Endpoint
+from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.settings import Settings
+from foursight.wire import ModelCard
+
+logger = logging.getLogger("ray.serve")
+loopback.bind_replicas()
+
+
+@serve.deployment
+@serve.ingress()
+class Worker:
+    """Loads one task of the catalogue and answers for it."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
+        torch.set_num_threads(os.cpu_count() or 1)
+        self._name = name
+        self._settings = settings
+        self._task = catalogue.load(name, settings.profile, settings.device)
+        self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
+        self._endpoint = Endpoint(name, self._task, settings, self._metrics)
+        self._warm_up()
+
+    def __serve_build_asgi_app__(self) -> Endpoint:  # noqa: PLW3201
+        """What Serve calls to get the ASGI application."""
+        return self._endpoint
+
+    def check_health(self) -> None:
+        """What Serve asks from time to time; a worker whose computing thread is gone is replaced."""
+        if not self._endpoint.batcher.alive:
+            raise RuntimeError("the computing thread has ended")
+
+    def ping(self) -> str:
+        """The name of the task, as proof of life."""
+        self.check_health()
+        return self._name
+
+    def card(self) -> ModelCard:
+        """What `GET /v1/models` says of this worker."""
+        card = self._task.card
+        return ModelCard(
+            task=self._name,
+            max_batch=self._settings.max_batch,
+            replicas=1,
+            labels=list(card.labels),
+            **{name: value for name, value in vars(card).items() if name != "labels"},
+        )
+
+    def metrics(self) -> str:
+        """This worker's metrics in Prometheus' text format."""
+        return self._metrics.page()
+
+    def options(self) -> dict[str, Any]:
+        """The JSON schema of this task's options, for the OpenAPI document."""
+        return self._task.options.model_json_schema()
+
+    def _warm_up(self) -> None:
+        """Answer for blank photos once, so that the first user does not wait for allocations and kernels to be chosen."""
+        for size in ((640, 480), (480, 640)):
+            prepared = self._task.prepare(Image.new("RGB", size, "grey"))
+            options = self._task.options()
+            self._task.finish(self._task.predict([(prepared, options)])[0], options)
+
+    def __del__(self) -> None:
+        self._endpoint.close()

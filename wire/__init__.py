@@ -1,0 +1,98 @@
+"""The wire types: what goes over HTTP, as both the server and its clients see it. Needs pydantic only."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Wire(BaseModel):
+    """Base of all wire types: immutable, and tolerant of fields that a newer server may add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Rle(Wire):
+    """A mask as COCO compressed run-length encoding, as pycocotools reads it."""
+
+    size: tuple[int, int] = Field(description="[height, width] of the photo.")
+    counts: str
+
+
+Polygons = Annotated[
+    list[list[float]], Field(description="COCO polygons: one outline each, [x1, y1, x2, y2, ...] in pixels.")
+]
+Box = Annotated[
+    tuple[float, float, float, float],
+    Field(description="[x1, y1, x2, y2] in pixels of the upright photo, origin in its upper left corner."),
+]
+
+
+class Prediction(Wire):
+    """One thing that a task found."""
+
+    label: str
+    class_id: int = Field(description="ImageNet-1k index, or COCO category id for detection and segmentation.")
+    score: float = Field(description="Confidence, 0..1.")
+    wnid: str | None = Field(None, description="WordNet id of an ImageNet label.")
+    box: Box | None = None
+    mask: Rle | Polygons | None = None
+
+
+class ImageSize(Wire):
+    """Size in pixels of the upright photo (EXIF orientation applied)."""
+
+    width: int
+    height: int
+
+
+class Answer(Wire):
+    """A task's answer for one photo."""
+
+    model: str
+    image: ImageSize
+    predictions: list[Prediction]
+
+
+class Problem(Wire):
+    """An error, as RFC 9457 "problem details" (application/problem+json)."""
+
+    type: str = Field(description="A relative reference that identifies the kind of problem.")
+    title: str
+    status: int
+    code: str = Field(description="Stable and machine-readable.")
+    detail: str = Field(description="What was wrong.")
+    hint: str = Field(description="What would be right.")
+
+
+class Failure(Wire):
+    """One photo of several that could not be answered."""
+
+    error: Problem
+
+
+class Answers(Wire):
+    """Answers for several photos of one upload, in their order."""
+
+    results: list[Answer | Failure]
+
+
+class ModelCard(Wire):
+    """What one task's model is, as `GET /v1/models` lists it."""
+
+    task: str
+    name: str
+    profile: str
+    labels: list[str]
+    input_size: str = Field(description="Side lengths in pixels that the network works at.")
+    max_batch: int
+    replicas: int
+    device: str
+    dtype: str
+    parameters: int
+    bytes: int
+
+
+class ModelCards(Wire):
+    """The answer of `GET /v1/models`."""
+
+    models: list[ModelCard]

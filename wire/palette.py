@@ -1,0 +1,72 @@
+"""A colour for each class, from its id alone, so that a class looks the same in every photo, server and client.
+
+Ids walk over hue and lightness of OKLCH (Björn Ottosson, 2020), a space in which equal steps look equal. RGB is sRGB.
+"""
+
+import math
+from functools import lru_cache
+
+Rgb = tuple[int, int, int]
+BLACK: Rgb = (0, 0, 0)
+WHITE: Rgb = (255, 255, 255)
+
+# The two-dimensional golden ratio (Martin Roberts' R2 sequence): any few ids in a row, and most pairs of ids, are far
+# apart. Hue alone would run out: with the golden angle, ids 21 apart are 8 degrees apart.
+_HUE_STEP, _LIGHTNESS_STEP = 0.7548776662, 0.5698402910
+_FIRST_HUE = 0.28
+_LIGHTNESS = (0.64, 0.84)
+_CHROMA = 0.19
+# How far instances of one class are moved in lightness, in turn.
+_SHIFTS = (0.0, 0.07, -0.07, 0.035, -0.035)
+
+
+@lru_cache(maxsize=4096)
+def colour(class_id: int, instance: int = 0) -> Rgb:
+    """The colour of a class; `instance` counts the objects of that class in a photo and shifts the lightness a little."""
+    darkest, lightest = _LIGHTNESS
+    lightness = darkest + (lightest - darkest) * (class_id * _LIGHTNESS_STEP % 1)
+    lightness += _SHIFTS[instance % len(_SHIFTS)]
+    hue = 2 * math.pi * ((_FIRST_HUE + class_id * _HUE_STEP) % 1)
+    # The most vivid colour of that hue and lightness that sRGB has.
+    chroma = _CHROMA
+    while max(map(abs, (side - 0.5 for side in _linear_rgb(lightness, chroma, hue)))) > 0.5 and chroma > 0:
+        chroma -= 0.005
+    red, green, blue = (round(255 * _gamma(side)) for side in _linear_rgb(lightness, chroma, hue))
+    return red, green, blue
+
+
+def ink(background: Rgb) -> Rgb:
+    """Black or white, whichever reads better on `background`. The better one has a contrast of at least 4.58."""
+    return max(BLACK, WHITE, key=lambda text: contrast(text, background))
+
+
+def contrast(one: Rgb, other: Rgb) -> float:
+    """The contrast ratio of two colours, 1..21, as WCAG 2.2 defines it; 4.5 is its minimum for text."""
+    dark, light = sorted((_luminance(one), _luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(rgb: Rgb) -> float:
+    red, green, blue = (_degamma(side / 255) for side in rgb)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear_rgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
+    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    return (
+        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    )
+
+
+def _gamma(linear: float) -> float:
+    linear = min(max(linear, 0.0), 1.0)
+    return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
+
+
+def _degamma(side: float) -> float:
+    return side / 12.92 if side <= 0.04045 else float(((side + 0.055) / 1.055) ** 2.4)
