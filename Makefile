@@ -2,21 +2,26 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PACKAGES = clients models serving wire
-# Links to each file are made at installation, so that a new file asks for a new one.
-FILES := $(shell find $(PACKAGES) -name '*.py' | sort)
+# Installation links to each file of the package, so that a new file asks for a new installation.
+SOURCES := $(shell find clients models serving wire -name '*.py' | sort)
+INSTALL = $(BIN)/python -m pip install --quiet --editable
+STRICT = --config-settings editable_mode=strict
 
-.PHONY: run test lint install
+.PHONY: run test lint
 
-run: $(VENV)/server
+run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
 
-test: $(VENV)/dev
+test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/dev
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-install: $(VENV)/server
+$(VENV)/installed-%: pyproject.toml $(SOURCES)
+	@test -x $(BIN)/python || (echo "Making a virtual environment in $(VENV) ..." && $(PYTHON) -m venv $(VENV))
+	@echo "Installing Foursight with what its extra '$*' needs (the first time: several minutes) ..."
+	@$(INSTALL) '.[$*]' $(STRICT)
+	@touch $@

@@ -24,5 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing(package: str | None) -> int:
-    print(f"foursight serve needs the server's packages ({package} is missing): pip install 'foursight[server]'", file=sys.stderr)
+    print(
+        f"foursight serve needs the server's packages ({package} is missing): pip install 'foursight[server]'",
+        file=sys.stderr,
+    )
     return 1

@@ -19,7 +19,7 @@ def load(profile: Profile, device: str) -> "Classification":
     """Load the classifier of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
-    base.network.to(place)
+    devices.place(base.network, place)
     card = Card(
         name=base.name,
         profile=profile,

@@ -1,14 +1,14 @@
 """What can go wrong in `models`: each error has a stable code, says what was wrong, and says what would be right.
 
-    ModelError
-    ├── ImageError      the bytes are no picture that can be used
-    ├── OptionError     an option of the request does not fit the task
-    └── WeightsError    the weights of a profile are not to be had
+ModelError
+├── ImageError      the bytes are no picture that can be used
+├── OptionError     an option of the request does not fit the task
+└── WeightsError    the weights of a profile are not to be had
 """
 
 
 class ModelError(Exception):
-    """Base of all errors here: `code` is stable and machine-readable, `detail` says what was wrong, `hint` what helps."""
+    """Base of all errors here: a stable `code`, in `detail` what was wrong, and in `hint` what would be right."""
 
     def __init__(self, code: str, detail: str, hint: str) -> None:
         super().__init__(code, detail, hint)

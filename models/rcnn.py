@@ -29,7 +29,7 @@ from foursight.models.results import BoxMask, Card, Predictions, Profile
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo on its way in: `pixels` float32 [3, h, w], resized and normalised; `size` of the original, (height, width)."""
+    """A photo on its way in: `pixels` float32 [3, h, w], resized and normalised; original `size` (height, width)."""
 
     pixels: Tensor
     size: tuple[int, int]
@@ -78,8 +78,8 @@ class Rcnn:
     def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
         """Run the network; photos of one padded shape go through it together.
 
-        Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend on
-        its neighbours in the batch.
+        Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend
+        on its neighbours in the batch.
         """
         groups = defaultdict(list)
         for index, (photo, _) in enumerate(batch):
@@ -106,12 +106,16 @@ class Rcnn:
         network, heads = self.network, self.network.roi_heads
         shapes = [tuple(photo.pixels.shape[1:]) for photo, _ in batch]
         padded = network.transform.batch_images([photo.pixels.to(self.device) for photo, _ in batch])
+        padded = padded.contiguous(memory_format=torch.channels_last)
         features = network.backbone(padded)
         proposals, _ = network.rpn(ImageList(padded, shapes), features)
         pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
         logits, regression = heads.box_predictor(pooled)
         found = heads.postprocess_detections(logits, regression, proposals, shapes)
-        kept = [self._keep(*per_photo, options) for *per_photo, (_, options) in zip(*found, batch, strict=True)]
+        kept = [
+            self._keep(boxes, scores, indices, options)
+            for boxes, scores, indices, (_, options) in zip(*found, batch, strict=True)
+        ]
         masks = self._masks(features, kept, shapes, [options for _, options in batch])
         return [
             Instances(resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size)
@@ -155,10 +159,10 @@ class Rcnn:
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[BoxMask, ...]:
-    """Paste mask probabilities, float [N, 1, M, M], into their boxes, float [N, 4] xyxy, of a photo of `size` (height, width).
+    """Paste mask probabilities, float [N, 1, M, M], into boxes, float [N, 4] xyxy, of a photo of `size` (h, w).
 
-    The arithmetic is torchvision's `paste_masks_in_image` (each mask padded by one, its box grown alike, bilinear), cut at
-    0.5; only the part inside the box is ever made.
+    The arithmetic is torchvision's `paste_masks_in_image` (each mask padded by one, its box grown alike, bilinear), cut
+    at 0.5; only the part inside the box is ever made.
     """
     padded, scale = expand_masks(masks, padding=1)
     corners = expand_boxes(boxes, scale).to(torch.int64).tolist()
@@ -187,7 +191,7 @@ def load(
     `categories` has, for each class index of the network, its COCO category id, its label and whether it is served.
     """
     place = devices.resolve(device)
-    network.eval().to(place)
+    devices.place(network, place)
     transform = network.transform
     card = Card(
         name=name,

@@ -32,9 +32,9 @@ class BoxMask:
 class Predictions:
     """N predictions for one photo, best first.
 
-    `class_ids` int64 [N]: ImageNet indices (classification, localization) or COCO category ids (detection, segmentation);
-    `scores` float32 [N] in 0..1; `boxes` float32 [N, 4], xyxy in pixels of the upright original photo; `wnids` are WordNet
-    ids. What a task does not give is None.
+    `class_ids` int64 [N]: ImageNet indices (classification, localization) or COCO category ids (the other two);
+    `scores` float32 [N] in 0..1; `boxes` float32 [N, 4], xyxy in pixels of the upright original photo; `wnids` are
+    WordNet ids. What a task does not give is None.
     """
 
     class_ids: NDArray[np.int64]

@@ -15,8 +15,8 @@ from foursight.models.errors import WeightsError
 def fetch(published: Any) -> Path:
     """The file of torchvision weights (a member of a weights enum, or a `torchvision.models.Weights`), in the cache.
 
-    It is downloaded where the cache lacks it. Its name ends in the first digits of its SHA-256, as torchvision names all
-    its files, and a file that does not match is refused, whether it was just fetched or put there by hand.
+    It is downloaded where the cache lacks it. Its name ends in the first digits of its SHA-256, as torchvision names
+    all its files, and a file that does not match is refused, whether it was just fetched or put there by hand.
     Raises WeightsError (weights_unavailable, weights_corrupt).
     """
     path = cached_path(published)
@@ -44,7 +44,7 @@ def state_dict(published: Any) -> dict[str, Any]:
 
 
 def cached_path(published: Any) -> Path:
-    """Where torch's hub keeps the file of these weights: $TORCH_HOME/hub/checkpoints or ~/.cache/torch/hub/checkpoints."""
+    """Where torch's hub keeps the file: $TORCH_HOME/hub/checkpoints, else ~/.cache/torch/hub/checkpoints."""
     return Path(get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
 
 

@@ -105,6 +105,6 @@ def _media_range(part: str) -> tuple[str, float]:
 def _specificity(pattern: str, candidate: str) -> int:
     if pattern == candidate:
         return 3
-    if pattern == candidate.split("/")[0] + "/*":
+    if pattern == candidate.split("/", maxsplit=1)[0] + "/*":
         return 2
     return 1 if pattern == "*/*" else 0

@@ -126,9 +126,7 @@ class Endpoint:
         image = images.decode(body, self._settings.max_pixels)
         return image, self._task.prepare(image)
 
-    def _encode(
-        self, image: Image.Image, output: Any, options: Options, form: Format
-    ) -> tuple[Answer, bytes | None]:
+    def _encode(self, image: Image.Image, output: Any, options: Options, form: Format) -> tuple[Answer, bytes | None]:
         found = self._task.finish(output, options)
         mask_format = getattr(options, "mask_format", "none")
         if form == "application/json":

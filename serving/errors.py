@@ -1,25 +1,25 @@
 """Everything that the server refuses, as RFC 9457 problem details: one table of codes, one type to raise.
 
-    code                       status   when
-    empty_body                 400      no bytes arrived
-    unknown_parameter          400      a query parameter that the task does not have
-    invalid_parameter          400      a query parameter with a value that it cannot have
-    unknown_class              400      `classes` names something the model does not know
-    invalid_multipart          400      a multipart body that is broken, or without a field `image`
-    too_many_images            400      more than 32 images in one upload
-    not_found                  404      no such path
-    method_not_allowed         405      the path takes another method
-    not_acceptable             406      the Accept header leaves no format that we have
-    upload_timeout             408      the upload took too long
-    body_too_large             413      more bytes than the limit
-    too_many_pixels            413      more pixels than the limit
-    not_an_image               415      bytes that are no picture
-    unsupported_image_type     415      a picture, but of a kind that we do not read
-    unsupported_media_type     415      a Content-Type that cannot be a photo
-    truncated_image            422      a picture that ends early or is damaged
-    internal_error             500      our fault; the log has the request id
-    overloaded                 503      the queue is full: Retry-After says when to come back
-    unavailable                503      the task's worker is starting, or restarting
+code                       status   when
+empty_body                 400      no bytes arrived
+unknown_parameter          400      a query parameter that the task does not have
+invalid_parameter          400      a query parameter with a value that it cannot have
+unknown_class              400      `classes` names something the model does not know
+invalid_multipart          400      a multipart body that is broken, or without a field `image`
+too_many_images            400      more than 32 images in one upload
+not_found                  404      no such path
+method_not_allowed         405      the path takes another method
+not_acceptable             406      the Accept header leaves no format that we have
+upload_timeout             408      the upload took too long
+body_too_large             413      more bytes than the limit
+too_many_pixels            413      more pixels than the limit
+not_an_image               415      bytes that are no picture
+unsupported_image_type     415      a picture, but of a kind that we do not read
+unsupported_media_type     415      a Content-Type that cannot be a photo
+truncated_image            422      a picture that ends early or is damaged
+internal_error             500      our fault; the log has the request id
+overloaded                 503      the queue is full: Retry-After says when to come back
+unavailable                503      the task's worker is starting, or restarting
 """
 
 import logging

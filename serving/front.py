@@ -1,4 +1,4 @@
-"""The front application at `/`: what belongs to no task. It is light: no torch, and nothing of it is in a photo's way."""
+"""The front application at `/`: what belongs to no task. It is light: no torch, and never in a photo's way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,18 +16,16 @@ from foursight.serving.errors import Refusal, refusal_of
 from foursight.wire import ModelCard, ModelCards
 
 TIMEOUT_S = 5.0
-loopback.bind_replicas()
 
 
-@serve.deployment
-@serve.ingress()
 class Front:
     """Readiness, the list of models, metrics and documentation, gathered from the tasks' workers."""
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
+        loopback.bind_replica()
         self._tasks = tasks
 
-    def __serve_build_asgi_app__(self) -> Starlette:  # noqa: PLW3201
+    def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve calls to get the ASGI application."""
         routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/": self.docs,

@@ -1,8 +1,8 @@
 """What stands between Ray Serve and the HAProxy that it starts: this module is the "binary" that Serve is pointed at.
 
 Serve writes a configuration and runs `$RAY_SERVE_HAPROXY_BINARY_PATH -f <file> ...`. Its template (ray 2.60,
-`serve/_private/haproxy_templates.py`) leaves some doors open that no variable closes, so `main` mends the file first and
-then becomes the real HAProxy, with the same arguments and the same process id:
+`serve/_private/haproxy_templates.py`) leaves some doors open that no variable closes, so `main` mends the file first
+and then becomes the real HAProxy, with the same arguments and the same process id:
 
 - the metrics page on :9101 and the statistics page on :8404 listen on all interfaces: both are left out;
 - the admin socket is world-writable: it becomes ours alone;
@@ -64,7 +64,7 @@ def main() -> None:
     binary = get_haproxy_binary()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.execv(binary, [binary, *sys.argv[1:]])  # noqa: S606
+    os.execv(binary, [binary, *sys.argv[1:]])
 
 
 def mend(config: str, refusal: Path) -> str:
@@ -76,12 +76,17 @@ def mend(config: str, refusal: Path) -> str:
     config = re.sub(r"(stats socket \S+) mode 666", r"\1 mode 600", config)
     config = re.sub(r"(?m)^( *errorfile 50[234]) .*$", rf"\1 {refusal}", config)
     return re.sub(
-        r"(?m)^( *)timeout connect ", rf"\1timeout http-request {HEADER_TIMEOUT_S}s\n\1timeout connect ", config, count=1
+        r"(?m)^( *)timeout connect ",
+        rf"\1timeout http-request {HEADER_TIMEOUT_S}s\n\1timeout connect ",
+        config,
+        count=1,
     )
 
 
 def _unavailable() -> bytes:
-    body = problem("unavailable", "The task's worker does not answer.", "It is being restarted: try again in 2 seconds.")
+    body = problem(
+        "unavailable", "The task's worker does not answer.", "It is being restarted: try again in 2 seconds."
+    )
     text = body.model_dump_json().encode()
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(text)}\r\n"

@@ -1,5 +1,6 @@
 """Start to finish of a server on this machine: Ray, Serve, the tasks, and the end of them all."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -9,7 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -74,7 +76,7 @@ def _require_port(settings: Settings) -> None:
 
 def _is_foursight(url: str) -> bool:
     try:
-        with urlopen(f"{url}/openapi.json", timeout=2) as response:  # noqa: S310
+        with urlopen(f"{url}/openapi.json", timeout=2) as response:
             return b'"Foursight"' in response.read()
     except (OSError, ValueError):
         return False
@@ -97,11 +99,11 @@ def _private_folder() -> Iterator[Path]:
 
     Not $TMPDIR: a socket's path may have 107 characters, of which Ray and HAProxy take 90.
     """
-    for old in Path("/tmp").glob(f"fs-{os.getuid()}-*"):  # noqa: S108
+    for old in Path("/tmp").glob(f"fs-{os.getuid()}-*"):
         pid = int(old.name.split("-")[2])
         if not Path(f"/proc/{pid}").exists():
             shutil.rmtree(old, ignore_errors=True)
-    folder = Path(f"/tmp/fs-{os.getuid()}-{os.getpid()}-{secrets.token_hex(2)}")  # noqa: S108
+    folder = Path(f"/tmp/fs-{os.getuid()}-{os.getpid()}-{secrets.token_hex(2)}")
     folder.mkdir(mode=0o700)
     yield folder
     # Left in place where the start fails: the logs are the only witness.
@@ -131,6 +133,8 @@ def _start(settings: Settings, folder: Path) -> None:
     from foursight.serving.front import Front  # noqa: PLC0415
     from foursight.serving.worker import Worker  # noqa: PLC0415
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logs = {"log_level": "WARNING", "enable_access_log": False}
     try:
         ray.init(
             address="local",
@@ -143,36 +147,34 @@ def _start(settings: Settings, folder: Path) -> None:
             _node_ip_address="127.0.0.1" if loopback.is_loopback(settings.host) else None,
             _temp_dir=str(folder / "ray"),
         )
-        quiet = {"log_level": "WARNING", "enable_access_log": False}
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.host, "port": settings.port},
-            logging_config=quiet,
+            logging_config=logs,
         )
         gpus = ray.cluster_resources().get("GPU", 0) if settings.device != "cpu" else 0
-        worker = Worker.options(
+        share = min(1.0, gpus / (len(settings.tasks) * settings.replicas))
+        # The classes are wrapped here, and not where they stand, so that a replica imports them by name.
+        worker = serve.deployment(
+            serve.ingress()(Worker),
             num_replicas=settings.replicas,
             # The worker itself refuses what it cannot take, with a better answer than Serve's.
             max_ongoing_requests=100_000,
-            ray_actor_options={
-                "num_cpus": 0,
-                "num_gpus": min(1.0, gpus / (len(settings.tasks) * settings.replicas)),
-            },
-            logging_config=quiet,
+            ray_actor_options={"num_cpus": 0, "num_gpus": share},
+            logging_config=logs,
         )
-        front = Front.options(
-            max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0}, logging_config=quiet
+        front = serve.deployment(
+            serve.ingress()(Front),
+            max_ongoing_requests=1000,
+            ray_actor_options={"num_cpus": 0},
+            logging_config=logs,
         )
-        serve.run_many(
-            [
-                serve.RunTarget(worker.bind(task, settings), name=task, route_prefix=f"/v1/{task}")
-                for task in settings.tasks
-            ]
-            + [serve.RunTarget(front.bind(settings.tasks), name="front", route_prefix="/")]
-        )
+        applications = [
+            serve.RunTarget(worker.bind(task, settings), name=task, route_prefix=f"/v1/{task}")
+            for task in settings.tasks
+        ]
+        serve.run_many([*applications, serve.RunTarget(front.bind(settings.tasks), name="front", route_prefix="/")])
         _wait_until_ready(f"{address(settings)}/readyz")
-    except KeyboardInterrupt:
-        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise LaunchError(f"The server did not start: {reason} Logs: {folder}/ray/session_latest/logs") from error
@@ -183,7 +185,7 @@ def _wait_until_ready(url: str) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
-            with urlopen(url, timeout=10):  # noqa: S310
+            with urlopen(url, timeout=10):
                 return
         except (URLError, OSError):
             if time.monotonic() > deadline:
@@ -200,6 +202,8 @@ def _stop() -> None:
     # A second Ctrl-C must not leave processes behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if ray.is_initialized():
-        serve.shutdown()
-        ray.shutdown()
+    # Serve kills its controller and Ray then reports the loss of it: not for people.
+    with redirect_stderr(StringIO()):
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()

@@ -25,8 +25,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bind_replicas() -> None:
-    """In a replica's process: bind its gRPC server to loopback, where the whole server is on loopback."""
+def bind_replica() -> None:
+    """In a replica's constructor: bind its gRPC server to loopback, where the whole server is on loopback."""
     if os.environ.get(_SWITCH) != "0":
         return
     from ray.serve._private import replica  # noqa: PLC0415

@@ -13,7 +13,7 @@ def to_rle(mask: BoxMask, height: int, width: int) -> Rle:
 
 
 def to_polygons(mask: BoxMask) -> Polygons:
-    """The outer outlines, one polygon [x1, y1, x2, y2, ...] each, in pixels of the photo, where pixel (0, 0) is [0, 1)^2.
+    """The outer outlines, a polygon [x1, y1, x2, y2, ...] each, in pixels of the photo; pixel (0, 0) is [0, 1)^2.
 
     Marching squares midway between inside and outside pixels. COCO's polygons know no holes: holes are filled.
     """

@@ -16,26 +16,31 @@ class WorkerMetrics:
     def __init__(self, task: str, replica: str) -> None:
         self.registry = CollectorRegistry()
         names, values = ("task", "replica"), (task, replica)
-        self.requests = Counter(
-            "foursight_requests", "Requests answered.", (*names, "status"), registry=self.registry
-        )
-        self.photos = Counter(
-            "foursight_photos", "Photos computed.", names, registry=self.registry
-        ).labels(*values)
+        self.requests = Counter("foursight_requests", "Requests answered.", (*names, "status"), registry=self.registry)
+        self.photos = Counter("foursight_photos", "Photos computed.", names, registry=self.registry).labels(*values)
         self.waiting = Gauge(
             "foursight_waiting", "Photos taken in and not yet answered.", names, registry=self.registry
         ).labels(*values)
         self.batch = Histogram(
-            "foursight_batch_size", "Photos computed together.", names,
-            registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64),
+            "foursight_batch_size",
+            "Photos computed together.",
+            names,
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
         ).labels(*values)
         self.inference = Histogram(
-            "foursight_inference_seconds", "Time of one batch in the network.", names,
-            registry=self.registry, buckets=_SECONDS,
+            "foursight_inference_seconds",
+            "Time of one batch in the network.",
+            names,
+            registry=self.registry,
+            buckets=_SECONDS,
         ).labels(*values)
         self.latency = Histogram(
-            "foursight_request_seconds", "From the headers of a request to its answer.", names,
-            registry=self.registry, buckets=_SECONDS,
+            "foursight_request_seconds",
+            "From the headers of a request to its answer.",
+            names,
+            registry=self.registry,
+            buckets=_SECONDS,
         ).labels(*values)
         self._labels = values
 

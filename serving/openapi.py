@@ -4,7 +4,8 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
-from foursight.serving.errors import MEDIA_TYPE, STATUS, __doc__ as errors_doc
+from foursight.serving.errors import MEDIA_TYPE, STATUS
+from foursight.serving.errors import __doc__ as errors_doc
 from foursight.serving.upload import MAX_IMAGES
 from foursight.wire import Answer, Answers, ModelCards, Problem
 
@@ -78,7 +79,9 @@ def _problem() -> dict[str, Any]:
 
 
 def _get(summary: str, content: dict[str, Any], **responses: dict[str, Any]) -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}, **responses}}}
+    return {
+        "get": {"summary": summary, "responses": {"200": {"description": summary, "content": content}, **responses}}
+    }
 
 
 _FRONT = {

@@ -1,6 +1,5 @@
 """A task's worker: one Serve replica, with the model, and with its own HTTP ingress."""
 
-import logging
 import os
 from typing import Any
 
@@ -15,16 +14,12 @@ from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import ModelCard
 
-logger = logging.getLogger("ray.serve")
-loopback.bind_replicas()
 
-
-@serve.deployment
-@serve.ingress()
 class Worker:
     """Loads one task of the catalogue and answers for it."""
 
     def __init__(self, name: str, settings: Settings) -> None:
+        loopback.bind_replica()
         # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
         torch.set_num_threads(os.cpu_count() or 1)
         self._name = name
@@ -34,7 +29,7 @@ class Worker:
         self._endpoint = Endpoint(name, self._task, settings, self._metrics)
         self._warm_up()
 
-    def __serve_build_asgi_app__(self) -> Endpoint:  # noqa: PLW3201
+    def __serve_build_asgi_app__(self) -> Endpoint:
         """What Serve calls to get the ASGI application."""
         return self._endpoint
 
@@ -68,7 +63,7 @@ class Worker:
         return self._task.options.model_json_schema()
 
     def _warm_up(self) -> None:
-        """Answer for blank photos once, so that the first user does not wait for allocations and kernels to be chosen."""
+        """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))
             options = self._task.options()

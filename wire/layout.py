@@ -29,21 +29,21 @@ class Place:
 def place_tags(wishes: Sequence[Wish], size: tuple[int, int], taken: Sequence[Rect] = ()) -> list[Place | None]:
     """A place for each tag in a photo of `size` (width, height): all inside it, none over another or over `taken`.
 
-    Greedy: earlier wishes choose first. A tag first looks for a place where it hides no small object either. One that
-    finds no place at all is left out (None): the box is still there, and half a tag says nothing.
+    Greedy: earlier wishes choose first. Among the places that are free, a tag takes the one that hides least of small
+    objects. One that finds no place is left out (None), and so are all after tags cover a third of the photo: the boxes
+    are still there, and half a tag says nothing.
     """
     tags = list(taken)
+    budget = size[0] * size[1] / 3
     small = [wish.box for wish in wishes if wish.sizes and _area(wish.box) < 2 * wish.sizes[0][0] * wish.sizes[0][1]]
     places: list[Place | None] = []
     for wish in wishes:
-        forms = [(form, wide) for form, wide in enumerate(wish.sizes) if wide[0] <= size[0] and wide[1] <= size[1]]
-        rects = np.array([rect for _, wide in forms for rect in _candidates(wish.box, wide, size)], dtype=np.int64)
-        index = _first_free(rects.reshape(-1, 4), tags, small)
-        place = None
-        if index is not None:
-            x1, y1, x2, y2 = rects[index].tolist()
-            place = Place((x1, y1, x2, y2), forms[index // (len(rects) // len(forms))][0])
+        place = _place(wish, size, tags, small)
+        if place is not None and budget < _area(place.rect) and any(places):
+            place = None
+        if place is not None:
             tags.append(place.rect)
+            budget -= _area(place.rect)
         places.append(place)
     return places
 
@@ -56,14 +56,20 @@ def overlap(rects: Rects, others: Rects) -> NDArray[np.int64]:
     return areas
 
 
-def _first_free(rects: Rects, tags: Sequence[Rect], small: Sequence[Rect]) -> int | None:
-    """The index of the first of `rects` that is over no tag and no small object, else over no tag."""
-    hides_tag = overlap(rects, np.array(tags, dtype=np.int64).reshape(-1, 4)).any(axis=1)
-    hides_any = hides_tag | overlap(rects, np.array(small, dtype=np.int64).reshape(-1, 4)).any(axis=1)
-    for hides in (hides_any, hides_tag):
-        if not hides.all():
-            return int(hides.argmin())
-    return None
+def _place(wish: Wish, size: tuple[int, int], tags: Sequence[Rect], small: Sequence[Rect]) -> Place | None:
+    """The best place over none of `tags`: the one that hides least of `small`, and of those the one liked best."""
+    forms = [(form, tag) for form, tag in enumerate(wish.sizes) if tag[0] <= size[0] and tag[1] <= size[1]]
+    places = [Place(rect, form) for form, tag in forms for rect in _candidates(wish.box, tag, size)]
+    rects = _array([place.rect for place in places])
+    free = np.flatnonzero(~overlap(rects, _array(tags)).any(axis=1))
+    if not free.size:
+        return None
+    hidden = overlap(rects[free], _array(small)).sum(axis=1)
+    return places[int(free[hidden.argmin()])]
+
+
+def _array(rects: Sequence[Rect]) -> Rects:
+    return np.array(rects, dtype=np.int64).reshape(-1, 4)
 
 
 def _candidates(box: Rect, tag: tuple[int, int], size: tuple[int, int]) -> list[Rect]:

@@ -4,6 +4,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -64,7 +65,7 @@ def one_line(label: str) -> str:
     return " ".join(unicodedata.normalize("NFC", label).split())
 
 
-def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, alpha: float = 1.0) -> None:
+def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
     """Fill a rectangle with rounded corners; `alpha` 0..1."""
     width, height = rect[2] - rect[0], rect[3] - rect[1]
     radius = min(radius, width // 2, height // 2)
@@ -74,7 +75,7 @@ def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, al
     picture.paste(colour, rect, mask)
 
 
-def paste_frame(picture: Image.Image, rect: Rect, stroke: int, radius: int, colour: Rgb, alpha: float = 1.0) -> None:
+def paste_frame(picture: Image.Image, rect: Rect, stroke: int, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
     """Draw the edge of a rectangle, `stroke` pixels wide and inside `rect`, with rounded corners; `alpha` 0..1.
 
     Only the edge's own pixels are touched: a mask as large as the box would cost as much as the photo.
@@ -130,5 +131,5 @@ def _corner(radius: int, stroke: int, level: int) -> Image.Image:
 @lru_cache(maxsize=64)
 def _font(em: int) -> ImageFont.FreeTypeFont:
     # The basic layout is the same in every build of Pillow; Raqm is missing from some.
-    with files("foursight.wire").joinpath(_FONT).open("rb") as file:
-        return ImageFont.truetype(file, em, layout_engine=ImageFont.Layout.BASIC)
+    data = BytesIO(files("foursight.wire").joinpath(_FONT).read_bytes())
+    return ImageFont.truetype(data, em, layout_engine=ImageFont.Layout.BASIC)

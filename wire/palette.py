@@ -13,8 +13,8 @@ WHITE: Rgb = (255, 255, 255)
 # The two-dimensional golden ratio (Martin Roberts' R2 sequence): any few ids in a row, and most pairs of ids, are far
 # apart. Hue alone would run out: with the golden angle, ids 21 apart are 8 degrees apart.
 _HUE_STEP, _LIGHTNESS_STEP = 0.7548776662, 0.5698402910
-_FIRST_HUE = 0.28
-_LIGHTNESS = (0.64, 0.84)
+_FIRST_HUE = 0.94
+_LIGHTNESS = (0.66, 0.82)
 _CHROMA = 0.19
 # How far instances of one class are moved in lightness, in turn.
 _SHIFTS = (0.0, 0.07, -0.07, 0.035, -0.035)
@@ -22,7 +22,7 @@ _SHIFTS = (0.0, 0.07, -0.07, 0.035, -0.035)
 
 @lru_cache(maxsize=4096)
 def colour(class_id: int, instance: int = 0) -> Rgb:
-    """The colour of a class; `instance` counts the objects of that class in a photo and shifts the lightness a little."""
+    """The colour of a class; `instance`, a count of that class's objects in a photo, shifts the lightness a little."""
     darkest, lightest = _LIGHTNESS
     lightness = darkest + (lightest - darkest) * (class_id * _LIGHTNESS_STEP % 1)
     lightness += _SHIFTS[instance % len(_SHIFTS)]

@@ -1,8 +1,8 @@
 """COCO's compressed run-length encoding of masks, and polygons, in numpy alone.
 
-The format is that of pycocotools: runs over the mask in column-major order, starting with a run of zeros; each run but
-the first two as the difference to the run two before; each number in groups of 5 bits, least first, bit 5 set where more
-follow, as the characters from "0" (48) on.
+The format is that of pycocotools: runs over the mask in column-major order, starting with a run of zeros; each run
+from the fourth on as the difference to the run two before; each number in groups of 5 bits, least first, bit 5 set
+where more follow, as the characters from "0" (48) on.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def encode(mask: Mask) -> Rle:
 
 
 def encode_part(part: Mask, left: int, top: int, height: int, width: int) -> Rle:
-    """Encode the mask of a photo of `height` x `width` that is `part`, bool [h, w], at (`left`, `top`) and False elsewhere.
+    """Encode a photo's mask, [`height`, `width`], that is `part`, bool [h, w], at (`left`, `top`) and False elsewhere.
 
     Only the columns that `part` covers are looked at, so the cost is that of the object and not of the photo.
     """
@@ -52,8 +52,8 @@ def _compress(runs: NDArray[np.int64]) -> str:
     deltas = runs.copy()
     deltas[3:] -= runs[1:-2]
     characters = bytearray()
-    for value in deltas.tolist():
-        more = True
+    for delta in deltas.tolist():
+        value, more = delta, True
         while more:
             group = value & 0x1F
             value >>= 5

@@ -143,7 +143,8 @@ def loss(head: VotingHead, middle: Tensor, semantic: Tensor, targets: Tensor) ->
     placing = -(wanted * votes.log_softmax(1)).sum(1).mean()
     each: Tensor = generalized_box_iou_loss(boxes, targets[:, None].expand_as(boxes))
     mean_box: Tensor = generalized_box_iou_loss((boxes * votes.softmax(1)[..., None]).sum(1), targets)
-    return 0.5 * placing + (wanted * each).sum(1).mean() + mean_box.mean()
+    total: Tensor = 0.5 * placing + (wanted * each).sum(1).mean() + mean_box.mean()
+    return total
 
 
 def _near_centre(cells: Tensor, boxes: Tensor) -> Tensor:

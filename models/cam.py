@@ -1,0 +1,55 @@
+"""Class activation mapping (Zhou et al. 2016): a box for the main object from a classifier alone, nothing trained.
+
+The standard profile localizes with it: the trained head of models/localizer.py fits the tiny profile's backbone only.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAP_SIZE = 56
+# Of the map's own range. Zhou et al. take .2 of the maximum; at .35 the boxes are tighter.
+THRESHOLD = 0.35
+
+
+class CamLocalizer(nn.Module):
+    """Logits of the photo, and the box around the activation of its best class."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """`network` has the two halves of `backbone.Network`."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised float [N, 3, S, S] to logits [N, 1000] and boxes [N, 4], xyxy in 0..1 of the input."""
+        network: Any = self.network
+        features = network.features(pixels)
+        logits = network.classify(features.mean((2, 3)))
+        # The linear layer at every place of the map gives all classes' maps; its bias shifts a map and changes no box.
+        maps = network.classify(features.permute(0, 2, 3, 1))
+        best = logits.argmax(1)
+        chosen = maps[torch.arange(len(maps)), :, :, best]
+        return logits, box_of(chosen)
+
+
+def box_of(maps: Tensor) -> Tensor:
+    """The box around the part of each map [N, h, w] that holds its maximum and exceeds THRESHOLD: [N, 4] in 0..1."""
+    large = F.interpolate(maps[:, None], size=(MAP_SIZE, MAP_SIZE), mode="bilinear")
+    low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
+    inside = ((large - low) >= THRESHOLD * (high - low)).float()
+    part = (large == high).float()
+    # Grow from the maximum within the threshold until nothing changes: its connected component.
+    while True:
+        grown = F.max_pool2d(part, 3, stride=1, padding=1) * inside
+        if torch.equal(grown, part):
+            break
+        part = grown
+    columns, rows = part.amax(2)[:, 0], part.amax(3)[:, 0]
+    return torch.stack((_first(columns), _first(rows), 1 - _first(columns.flip(1)), 1 - _first(rows.flip(1))), 1)
+
+
+def _first(marks: Tensor) -> Tensor:
+    """The place in 0..1 where each row of 0 and 1 [N, n] has its first 1."""
+    return marks.argmax(1) / marks.shape[1]

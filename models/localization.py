@@ -1,0 +1,90 @@
+"""Localization: the one main object, label and box."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from foursight.models import backbone, devices, labels, localizer
+from foursight.models.cam import CamLocalizer
+from foursight.models.options import LocalizeOptions
+from foursight.models.results import Card, Predictions, Profile
+
+PUBLISHED = backbone.PUBLISHED
+
+
+def load(profile: Profile, device: str) -> "Localization":
+    """Load the localizer of a profile. Raises WeightsError."""
+    place = devices.resolve(device)
+    base = backbone.load(profile)
+    network = localizer.load() if profile == "tiny" else CamLocalizer(base.network)
+    devices.place(network, place)
+    card = Card(
+        name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
+        profile=profile,
+        labels=tuple(label for _, label in labels.imagenet()),
+        input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
+        device=str(place),
+        dtype="float32",
+        **devices.weigh(network),
+    )
+    return Localization(card, base, network, place)
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A photo on its way in: `pixels` uint8 [S, S, 3], stretched to the square; original `size` (width, height)."""
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A photo on its way out: `probabilities` float32 [1000], `box` float32 [4] xyxy in pixels of the original."""
+
+    probabilities: NDArray[np.float32]
+    box: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Localization:
+    """A network that gives logits and one box for a photo stretched to a square."""
+
+    card: Card
+    base: backbone.Backbone
+    network: nn.Module
+    device: torch.device
+    options: type[LocalizeOptions] = LocalizeOptions
+
+    def check(self, options: LocalizeOptions) -> None:
+        """All options fit."""
+
+    def prepare(self, image: Image.Image) -> Stretched:
+        """Stretch the photo to the square: nothing of it is cut off."""
+        side = localizer.INPUT_SIZE
+        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.size)
+
+    def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
+        """Probabilities and box for each photo."""
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
+            logits, boxes = self.network(self.base.normalize(pixels))
+            sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
+            scaled = (boxes * sizes).cpu().numpy()
+            return [Located(*pair) for pair in zip(logits.softmax(1).cpu().numpy(), scaled, strict=True)]
+
+    def finish(self, output: Located, options: LocalizeOptions) -> Predictions:
+        """The one box, with its best `top_k` labels."""
+        order = np.argsort(-output.probabilities, kind="stable")[: options.top_k]
+        names = labels.imagenet()
+        return Predictions(
+            class_ids=order.astype(np.int64),
+            labels=tuple(names[index][1] for index in order),
+            scores=output.probabilities[order],
+            boxes=np.repeat(output.box[None], len(order), axis=0),
+            wnids=tuple(names[index][0] for index in order),
+        )

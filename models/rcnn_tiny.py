@@ -1,0 +1,277 @@
+"""The tiny profile's network for detection and segmentation: EfficientNet-Lite0 under torchvision's Mask R-CNN.
+
+One file of weights serves both tasks: Faster R-CNN is the same network without its mask branch. The parts are those of
+torchvision's `GeneralizedRCNN` (transform, backbone, rpn, roi_heads), so its own `forward` runs it. Where an object is
+and what it is called are learnt apart: boxes and masks are the same for all categories, and names come from the
+backbone's ImageNet features, averaged inside each box, because few photos teach few names.
+"""
+
+import json
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from foursight.models import lite0
+
+WEIGHTS = Path(__file__).parent / "weights" / "rcnn.safetensors"
+CARD = Path(__file__).parent / "weights" / "rcnn.json"
+MIN_SIZE, MAX_SIZE = 480, 640
+CHANNELS = 128
+HIDDEN = 512
+BOX_SIDE, MASK_SIDE = 7, 14
+# The pyramid's maps by torchvision's names, with strides 4, 8, 16, 32; "pool" is every second cell of the last.
+LEVELS = ("0", "1", "2", "3")
+# No proposals from stride 4: its map is as large as all others together three times over.
+PROPOSAL_LEVELS = ("1", "2", "3", "pool")
+ANCHOR_SIZES = ((16, 28), (48, 80), (128, 200), (288, 416))
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+# fmt: off
+# COCO's categories as (category id, name); a category's class index is its place here plus one, 0 is background.
+CATEGORIES = (
+    (1, "person"), (2, "bicycle"), (3, "car"), (4, "motorcycle"), (5, "airplane"), (6, "bus"), (7, "train"),
+    (8, "truck"), (9, "boat"), (10, "traffic light"), (11, "fire hydrant"), (13, "stop sign"), (14, "parking meter"),
+    (15, "bench"), (16, "bird"), (17, "cat"), (18, "dog"), (19, "horse"), (20, "sheep"), (21, "cow"),
+    (22, "elephant"), (23, "bear"), (24, "zebra"), (25, "giraffe"), (27, "backpack"), (28, "umbrella"),
+    (31, "handbag"), (32, "tie"), (33, "suitcase"), (34, "frisbee"), (35, "skis"), (36, "snowboard"),
+    (37, "sports ball"), (38, "kite"), (39, "baseball bat"), (40, "baseball glove"), (41, "skateboard"),
+    (42, "surfboard"), (43, "tennis racket"), (44, "bottle"), (46, "wine glass"), (47, "cup"), (48, "fork"),
+    (49, "knife"), (50, "spoon"), (51, "bowl"), (52, "banana"), (53, "apple"), (54, "sandwich"), (55, "orange"),
+    (56, "broccoli"), (57, "carrot"), (58, "hot dog"), (59, "pizza"), (60, "donut"), (61, "cake"), (62, "chair"),
+    (63, "couch"), (64, "potted plant"), (65, "bed"), (67, "dining table"), (70, "toilet"), (72, "tv"),
+    (73, "laptop"), (74, "mouse"), (75, "remote"), (76, "keyboard"), (77, "cell phone"), (78, "microwave"),
+    (79, "oven"), (80, "toaster"), (81, "sink"), (82, "refrigerator"), (84, "book"), (85, "clock"), (86, "vase"),
+    (87, "scissors"), (88, "teddy bear"), (89, "hair drier"), (90, "toothbrush"),
+)
+# fmt: on
+NAMES = len(CATEGORIES)
+CLASSES = NAMES + 1
+
+
+def categories() -> list[tuple[int, str, bool]]:
+    """For each class index, background (0) first: its COCO category id, its label, and whether it is served."""
+    served = served_ids()
+    return [(0, "background", False), *((number, name, number in served) for number, name in CATEGORIES)]
+
+
+@cache
+def served_ids() -> frozenset[int]:
+    """The COCO category ids that are answered: those that worked on the validation photos, by the weights' card."""
+    card = json.loads(CARD.read_text())
+    return frozenset(row["category_id"] for row in card["categories"] if row["served"])
+
+
+def load(masks: bool) -> GeneralizedRCNN:
+    """The network in eval mode on the CPU, float32, with the shipped weights; it answers served categories only."""
+    network = build(masks)
+    state = {key: value.float() for key, value in load_file(WEIGHTS).items() if masks or not key.startswith(MASK_KEYS)}
+    restore(network, state)
+    serve(network, served_ids())
+    return network.eval()
+
+
+MASK_KEYS = ("roi_heads.mask_",)
+FROZEN_KEYS = ("backbone.network.",)
+
+
+def restore(network: GeneralizedRCNN, state: dict[str, Tensor]) -> None:
+    """Load everything but the backbone, which brings its own weights. Raises KeyError where a key is wrong or missing."""
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    wrong = [key for key in missing if not key.startswith(FROZEN_KEYS)] + list(unexpected)
+    if wrong:
+        raise KeyError(f"the weights do not fit the network: {', '.join(sorted(wrong))}")
+
+
+def trained_state(network: GeneralizedRCNN) -> dict[str, Tensor]:
+    """What `restore` takes: the network's parameters without the frozen backbone's."""
+    return {key: value for key, value in network.state_dict().items() if not key.startswith(FROZEN_KEYS)}
+
+
+def serve(network: GeneralizedRCNN, category_ids: frozenset[int]) -> None:
+    """Let the network answer these COCO categories only; the others take no part in the softmax over names."""
+    served = torch.tensor([number in category_ids for number, _ in CATEGORIES])
+    cast(BoxPredictor, network.roi_heads.box_predictor).served.copy_(served)
+
+
+def build(masks: bool) -> GeneralizedRCNN:
+    """The network with ImageNet weights in its backbone and fresh heads, as torchvision's `GeneralizedRCNN`.
+
+    It takes a list of float32 [3, H, W] in 0..1 and, in eval mode, gives for each a dict of `boxes` float32 [N, 4] xyxy in
+    pixels of the input, `labels` int64 [N] class indices, `scores` float32 [N] and, with `masks`, `masks` float32
+    [N, 1, H, W] probabilities.
+    """
+    anchors = AnchorGenerator(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
+    rpn = PyramidRpn(
+        anchors,
+        RpnHead(CHANNELS, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 600, "testing": 500},
+        post_nms_top_n={"training": 600, "testing": 250},
+        nms_thresh=0.7,
+    )
+    heads = RoIHeads(
+        BoxPool(),
+        BoxHead(),
+        BoxPredictor(),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=256,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+    )
+    if masks:
+        heads.mask_roi_pool = MultiScaleRoIAlign(LEVELS, MASK_SIDE, sampling_ratio=2)
+        heads.mask_head = MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1)
+        heads.mask_predictor = MaskPredictor()
+    mean, std = [lite0.MEAN / 255] * 3, [lite0.STD / 255] * 3
+    transform = GeneralizedRCNNTransform(MIN_SIZE, MAX_SIZE, mean, std, size_divisible=32)
+    return GeneralizedRCNN(Pyramid(lite0.load()), rpn, heads, transform)
+
+
+class Pyramid(nn.Module):
+    """The frozen backbone, the feature pyramid (Lin et al. 2017) over it, and the maps of names."""
+
+    out_channels = CHANNELS
+
+    def __init__(self, network: lite0.EfficientNetLite0) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        channels = [channels for _, _, channels in lite0.PYRAMID_TAPS]
+        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, LastLevelMaxPool())
+        # The mean over a box and a linear layer may change places: 160 channels are averaged for each box, not 1,280.
+        self.names = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1)
+        self.texture = nn.Conv2d(channels[2], NAMES, 1, bias=False)
+        self.scene = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1, bias=False)
+
+    def train(self, mode: bool = True) -> "Pyramid":
+        """As usual, but the frozen network stays in eval mode: its batch statistics are ImageNet's."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Map float [N, 3, H, W], normalised, H and W divisible by 32, to the maps by name, all float32.
+
+        "0" to "3" [N, 128, H / s, W / s] at s 4, 8, 16, 32 and "pool" at 64; the evidence for each name, "names" at 32,
+        "texture" at 16, and "scene" at 32, which is to be averaged over the whole photo: [N, 80, H / s, W / s].
+        """
+        with torch.no_grad():
+            maps = self.network.pyramid(pixels.contiguous(memory_format=torch.channels_last))
+            semantic = self.network.semantic(maps[-1])
+        pyramid = self.fpn(OrderedDict(zip(LEVELS, maps, strict=True)))
+        semantic = F.dropout2d(semantic, 0.2, self.training)
+        middle = F.dropout2d(maps[2], 0.2, self.training)
+        pyramid |= {"names": self.names(semantic), "texture": self.texture(middle), "scene": self.scene(semantic)}
+        # Anchors and proposals take the maps' dtype; under bfloat16 autocast a pixel at 600 would be rounded by 2.
+        return {name: level.float() for name, level in pyramid.items()}
+
+
+class RpnHead(RPNHead):
+    """torchvision's, with float32 answers under autocast as well."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Map L maps [N, 128, h, w] to their L objectness logits [N, A, h, w] and L box deltas [N, 4 A, h, w]."""
+        logits, deltas = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+class PyramidRpn(RegionProposalNetwork):
+    """torchvision's, over the maps that propose; the others are there for the heads."""
+
+    def forward(self, images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
+        """As torchvision's: proposals float32 [P, 4] xyxy in pixels of the resized photo, for each photo, and losses."""
+        return super().forward(images, {name: features[name] for name in PROPOSAL_LEVELS}, targets)
+
+
+class BoxPool(nn.Module):
+    """What the box head sees of each proposal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape = MultiScaleRoIAlign(LEVELS, BOX_SIDE, sampling_ratio=2)
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """Map the maps and, for each photo, boxes [P, 4] xyxy and its size (height, width) to float32 [sum P, 6272 + 80]."""
+        shape = self.shape(features, boxes, sizes).flatten(1)
+        whole = [found.new_tensor([[0, 0, width, height]]) for found, (height, width) in zip(boxes, sizes, strict=True)]
+        scene = _average(features["scene"], whole, 32).repeat_interleave(
+            torch.tensor([len(b) for b in boxes]).to(shape.device), 0
+        )
+        evidence = _average(features["names"], boxes, 32) + _average(features["texture"], boxes, 16) + scene
+        return torch.cat([shape, evidence], 1)
+
+
+def _average(level: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
+    pooled: Tensor = roi_align(level, boxes, 2, 1 / stride, sampling_ratio=4, aligned=True)
+    return pooled.mean((2, 3))
+
+
+class BoxHead(nn.Module):
+    """Two layers over a proposal's 7 x 7 cells; the evidence for names goes past them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(CHANNELS * BOX_SIDE**2, HIDDEN)
+        self.fc7 = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Map float [P, 6272 + 80] to float [P, 512 + 80]."""
+        shape, evidence = pooled[:, :-NAMES], pooled[:, -NAMES:]
+        hidden = F.relu(self.fc7(F.relu(self.fc6(shape))))
+        return torch.cat([hidden.to(evidence.dtype), evidence], 1)
+
+
+class BoxPredictor(nn.Module):
+    """Whether a proposal is an object, where exactly, and its name: P(class) = P(object) P(name | object)."""
+
+    served: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objectness = nn.Linear(HIDDEN, 1)
+        self.deltas = nn.Linear(HIDDEN, 4)
+        self.names = nn.Linear(HIDDEN, NAMES, bias=False)
+        self.register_buffer("served", torch.ones(NAMES, dtype=torch.bool), persistent=False)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map float [P, 512 + 80] to log-probabilities [P, 81] and box deltas [P, 81 * 4], the same for every class."""
+        # A box loss was now and then not finite in bfloat16.
+        with torch.autocast(features.device.type, enabled=False):
+            hidden, evidence = features.float().split([HIDDEN, NAMES], 1)
+            objectness = self.objectness(hidden)
+            names = (self.names(hidden) + evidence).masked_fill(~self.served, -torch.inf).log_softmax(1)
+            logits = torch.cat([F.logsigmoid(-objectness), F.logsigmoid(objectness) + names], 1)
+            return logits, self.deltas(hidden).repeat(1, CLASSES)
+
+
+class MaskPredictor(nn.Module):
+    """One mask for all categories, at twice the mask head's side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
+        self.logits = nn.Conv2d(CHANNELS, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map float [P, 128, 14, 14] to logits float [P, 81, 28, 28], a view of the same mask for each class."""
+        logits: Tensor = self.logits(F.relu(self.upsample(features)))
+        return logits.expand(-1, CLASSES, -1, -1)

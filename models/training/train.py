@@ -1,0 +1,136 @@
+"""Makes the detector's weights: `python -m foursight.models.training.train --data DATA --out FOLDER`.
+
+The backbone is frozen. Pyramid, proposals, boxes, masks and names train together on both sets, box and mask branch for
+all categories at once.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from foursight.models import rcnn_tiny
+from foursight.models.training import data
+from foursight.models.training.data import Photo
+
+SEED = 0
+EPOCHS = 9
+BATCH = 2
+LEARNING_RATE = 1e-3
+# Evidence for names starts from ImageNet's classifier and would leave it within an epoch at the full rate.
+NAMES_LEARNING_RATE = 2e-4
+WEIGHT_DECAY = 0.05
+NAME_LAYERS = ("backbone.names", "backbone.texture", "backbone.scene")
+# fmt: off
+# ImageNet's class indices of COCO's categories, where there are some.
+IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
+    "bicycle": (444, 671), "car": (436, 468, 511, 609, 627, 656, 661, 751, 817), "motorcycle": (665, 670),
+    "airplane": (404, 895), "bus": (654, 779, 874), "train": (466, 547, 820), "truck": (555, 569, 675, 717, 864, 867),
+    "boat": (403, 472, 484, 554, 576, 625, 628, 780, 814, 871, 914), "traffic light": (920,), "stop sign": (919,),
+    "parking meter": (704,), "bench": (703,), "bird": (*range(10, 24), *range(80, 101), *range(127, 147)),
+    "cat": tuple(range(281, 286)), "dog": tuple(range(151, 269)), "horse": (339,), "sheep": (348, 349),
+    "cow": (345, 346), "elephant": (385, 386), "bear": (294, 295, 296, 297), "zebra": (340,), "backpack": (414,),
+    "umbrella": (879,), "handbag": (636, 748), "tie": (457, 906), "skis": (795,),
+    "sports ball": (429, 430, 522, 574, 722, 768, 805, 852, 890), "tennis racket": (752,),
+    "bottle": (440, 720, 737, 898, 907), "wine glass": (966,), "cup": (504, 967, 968), "knife": (499,),
+    "spoon": (910,), "bowl": (659, 809), "banana": (954,), "apple": (948,), "sandwich": (933,), "orange": (950,),
+    "broccoli": (937,), "hot dog": (934,), "pizza": (963,), "donut": (931,), "cake": (927,), "chair": (423, 559, 765),
+    "couch": (831,), "potted plant": (738,), "bed": (520, 564), "dining table": (532,), "toilet": (861,),
+    "tv": (664, 782, 851), "laptop": (620, 681), "mouse": (673,), "remote": (761,), "keyboard": (508, 878),
+    "cell phone": (487,), "microwave": (651,), "oven": (766, 827), "toaster": (859,), "sink": (896,),
+    "refrigerator": (760,), "book": (917, 921), "clock": (409, 530, 892), "vase": (883,), "teddy bear": (850,),
+    "hair drier": (589,),
+}
+# fmt: on
+
+
+def initialise(network: GeneralizedRCNN) -> None:
+    """Start the evidence for names from ImageNet's classifier: the mean row of a category's classes, or nothing."""
+    pyramid = network.backbone
+    rows = pyramid.network._fc.weight.detach()
+    rows = rows - rows.mean(0)
+    with torch.no_grad():
+        for layer in (pyramid.names, pyramid.texture, pyramid.scene):
+            layer.weight.zero_()
+        pyramid.names.bias.zero_()
+        for index, (_, name) in enumerate(rcnn_tiny.CATEGORIES):
+            if name in IMAGENET_OF_COCO:
+                pyramid.names.weight[index, :, 0, 0] = rows[list(IMAGENET_OF_COCO[name])].mean(0)
+
+
+def fit(
+    network: GeneralizedRCNN, photos: list[Photo], indices: dict[int, int], epochs: int, seed: int
+) -> Iterator[dict[str, float]]:
+    """Train in place by AdamW, one cycle of the learning rate (Smith 2018); gives the mean losses after each epoch.
+
+    `indices` maps a COCO category id to its class index; other objects are not trained on.
+    """
+    torch.manual_seed(seed)
+    chance = random.Random(seed)
+    fast, slow = [], []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            (slow if name.startswith(NAME_LAYERS) else fast).append(parameter)
+    rates = [LEARNING_RATE, NAMES_LEARNING_RATE]
+    groups = [{"params": fast}, {"params": slow}]
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    steps = len(photos) // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, epochs * steps, pct_start=0.15)
+    for _ in range(epochs):
+        network.train()
+        order = chance.sample(photos, len(photos))
+        sums: dict[str, float] = {}
+        for step in range(steps):
+            views = [data.sample(photo, indices, chance) for photo in order[step * BATCH : (step + 1) * BATCH]]
+            losses = _step(network, [pixels for pixels, _ in views], [target for _, target in views], optimizer)
+            schedule.step()
+            sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
+        yield {name: round(value / steps, 4) for name, value in sums.items()}
+
+
+def _step(
+    network: GeneralizedRCNN, images: list[Tensor], targets: list[dict[str, Tensor]], optimizer: torch.optim.Optimizer
+) -> dict[str, float]:
+    with torch.autocast("cpu", torch.bfloat16):
+        losses: dict[str, Tensor] = network(images, targets)
+    optimizer.zero_grad()
+    sum(losses.values(), torch.zeros(())).backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 5.0)
+    if norm.isfinite():
+        optimizer.step()
+    return {name: value.item() for name, value in losses.items()}
+
+
+def save(network: GeneralizedRCNN, path: Path) -> None:
+    """Write the trained parameters as float16."""
+    state = {key: value.half().contiguous() for key, value in rcnn_tiny.trained_state(network).items()}
+    save_file(state, path)
+
+
+def main() -> None:
+    """Train on the training photos and write rcnn.safetensors after every epoch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
+    parser.add_argument("--out", type=Path, required=True, help="where the weights go")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    photos = [photo for photo in data.read(arguments.data) if not photo.is_validation]
+    torch.manual_seed(SEED)
+    network = rcnn_tiny.build(masks=True).to(memory_format=torch.channels_last)
+    initialise(network)
+    indices = {number: index + 1 for index, (number, _) in enumerate(rcnn_tiny.CATEGORIES)}
+    started = time.monotonic()
+    for epoch, losses in enumerate(fit(network, photos, indices, arguments.epochs, SEED), 1):
+        save(network, arguments.out / "rcnn.safetensors")
+        print(f"epoch {epoch}/{arguments.epochs}, {time.monotonic() - started:.0f} s: {losses}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Wrong input over a real socket: the status, the code, and nothing that leaks; and the server stays up."""
+
+import http.client
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from foursight.models import TASKS
+from foursight.wire import Problem
+from tests.photos import encoded, photo
+
+PNG = encoded(photo("coffee"))
+JPEG = encoded(photo("coffee"), "JPEG", quality=90)
+
+CASES = {
+    "an empty body": (("POST", "/v1/classify", b"", {}), 400, "empty_body"),
+    "text": (("POST", "/v1/classify", b"hello world, this is text", {}), 415, "not_an_image"),
+    "a PDF": (("POST", "/v1/detect", b"%PDF-1.7 blah", {}), 415, "unsupported_image_type"),
+    "JSON by its type": (
+        ("POST", "/v1/detect", b"{}", {"Content-Type": "application/json"}),
+        415,
+        "unsupported_media_type",
+    ),
+    "half a JPEG": (("POST", "/v1/segment", JPEG[: len(JPEG) // 2], {}), 422, "truncated_image"),
+    "half a PNG": (("POST", "/v1/segment", PNG[: len(PNG) // 2], {}), 422, "truncated_image"),
+    "an unknown parameter": (("POST", "/v1/classify?topk=3", JPEG, {}), 400, "unknown_parameter"),
+    "a parameter of another task": (("POST", "/v1/classify?mask_format=rle", JPEG, {}), 400, "unknown_parameter"),
+    "a value out of range": (("POST", "/v1/detect?score_threshold=1.5", JPEG, {}), 400, "invalid_parameter"),
+    "a value that is no number": (("POST", "/v1/classify?top_k=many", JPEG, {}), 400, "invalid_parameter"),
+    "not a number": (("POST", "/v1/detect?score_threshold=nan", JPEG, {}), 400, "invalid_parameter"),
+    "an unknown mask format": (("POST", "/v1/segment?mask_format=png", JPEG, {}), 400, "invalid_parameter"),
+    "a parameter given twice": (("POST", "/v1/classify?top_k=1&top_k=2", JPEG, {}), 400, "invalid_parameter"),
+    "an unknown class": (("POST", "/v1/detect?classes=persn", JPEG, {}), 400, "unknown_class"),
+    "no acceptable format": (("POST", "/v1/detect", JPEG, {"Accept": "text/html"}), 406, "not_acceptable"),
+    "an unknown path": (("GET", "/v2/nothing", None, {}), 404, "not_found"),
+    "a path below a task": (("POST", "/v1/detect/more", JPEG, {}), 404, "not_found"),
+    "GET on a task": (("GET", "/v1/detect", None, {}), 405, "method_not_allowed"),
+    "POST on a page": (("POST", "/v1/models", b"", {}), 405, "method_not_allowed"),
+    "a broken multipart body": (
+        ("POST", "/v1/detect", b"nothing", {"Content-Type": "multipart/form-data"}),
+        400,
+        "invalid_multipart",
+    ),
+    "too large a body": (("POST", "/v1/detect", bytes(33 * 2**20), {}), 413, "body_too_large"),
+}
+
+
+@pytest.fixture(scope="module")
+def client(server: str):
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_is_refused_with_problem_details(client: httpx.Client, case: str) -> None:
+    (method, path, content, headers), status, code = CASES[case]
+    response = client.request(method, path, content=content, headers=headers)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(response.content)
+    assert (problem.status, problem.code) == (status, code)
+    assert problem.detail
+    assert problem.hint
+    assert response.headers["x-request-id"]
+    assert not re.search(r"Traceback|File \"|/site-packages|/home|/tmp|0x[0-9a-f]{6,}", response.text)
+
+
+def test_the_bytes_seen_and_the_closest_class_are_named(client: httpx.Client) -> None:
+    assert "68 65 6c 6c 6f" in client.post("/v1/classify", content=b"hello").json()["detail"]
+    assert "person" in client.post("/v1/detect?classes=persn", content=JPEG).json()["hint"]
+    assert "image" in client.post("/v1/detect", files={"photo": JPEG}).json()["hint"]
+
+
+def test_a_body_without_length_is_cut_off_at_the_limit(server: str) -> None:
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=60)
+    chunks = (bytes(2**20) for _ in range(64))
+    connection.request(
+        "POST", "/v1/classify", body=chunks, encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
+    )
+    assert json.loads(connection.getresponse().read())["code"] == "body_too_large"
+
+
+def test_more_than_32_images_are_refused(client: httpx.Client) -> None:
+    response = client.post("/v1/classify", files=[("image", JPEG)] * 33)
+    assert (response.status_code, response.json()["code"]) == (400, "too_many_images")
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.Client) -> None:
+    with (
+        ThreadPoolExecutor(100) as pool,
+        httpx.Client(base_url=client.base_url, timeout=120, limits=httpx.Limits(max_connections=100)) as many,
+    ):
+        responses = list(pool.map(lambda _: many.post("/v1/segment", content=JPEG), range(100)))
+    answered = [one for one in responses if one.status_code == 200]
+    refused = [one for one in responses if one.status_code == 503]
+    assert len(answered) + len(refused) == 100
+    assert len(answered) >= 24
+    assert refused
+    assert {one.json()["code"] for one in refused} == {"overloaded"}
+    assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
+
+
+def test_a_killed_worker_comes_back_and_the_other_tasks_go_on(client: httpx.Client) -> None:
+    (worker,) = [
+        p for p in psutil.process_iter() if p.name().startswith("ray::") and ":localize:" in "".join(p.cmdline())
+    ]
+    worker.kill()
+    assert client.post("/v1/classify", content=JPEG).status_code == 200
+    seen = set()
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        response = client.post("/v1/localize", content=JPEG)
+        seen.add(response.status_code)
+        if response.status_code == 200:
+            break
+        # Until then whatever answers, answers with problem details, and says when to come back.
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+        assert response.headers["retry-after"]
+        time.sleep(0.1)
+    assert 200 in seen
+    assert client.get("/readyz").json()["tasks"] == dict.fromkeys(TASKS, "ready")
