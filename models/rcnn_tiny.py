@@ -88,7 +88,7 @@ FROZEN_KEYS = ("backbone.network.",)
 
 
 def restore(network: GeneralizedRCNN, state: dict[str, Tensor]) -> None:
-    """Load everything but the backbone, which brings its own weights. Raises KeyError where a key is wrong or missing."""
+    """Load all but the backbone, which brings its own weights. Raises KeyError where a key is wrong or missing."""
     missing, unexpected = network.load_state_dict(state, strict=False)
     wrong = [key for key in missing if not key.startswith(FROZEN_KEYS)] + list(unexpected)
     if wrong:
@@ -109,8 +109,8 @@ def serve(network: GeneralizedRCNN, category_ids: frozenset[int]) -> None:
 def build(masks: bool) -> GeneralizedRCNN:
     """The network with ImageNet weights in its backbone and fresh heads, as torchvision's `GeneralizedRCNN`.
 
-    It takes a list of float32 [3, H, W] in 0..1 and, in eval mode, gives for each a dict of `boxes` float32 [N, 4] xyxy in
-    pixels of the input, `labels` int64 [N] class indices, `scores` float32 [N] and, with `masks`, `masks` float32
+    It takes a list of float32 [3, H, W] in 0..1 and, in eval mode, gives for each a dict of `boxes` float32 [N, 4] xyxy
+    in pixels of the input, `labels` int64 [N] class indices, `scores` float32 [N] and, with `masks`, `masks` float32
     [N, 1, H, W] probabilities.
     """
     anchors = AnchorGenerator(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
@@ -185,7 +185,7 @@ class Pyramid(nn.Module):
         return {name: level.float() for name, level in pyramid.items()}
 
 
-class RpnHead(RPNHead):
+class RpnHead(RPNHead):  # type: ignore[misc]
     """torchvision's, with float32 answers under autocast as well."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -194,11 +194,11 @@ class RpnHead(RPNHead):
         return [level.float() for level in logits], [level.float() for level in deltas]
 
 
-class PyramidRpn(RegionProposalNetwork):
+class PyramidRpn(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's, over the maps that propose; the others are there for the heads."""
 
     def forward(self, images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
-        """As torchvision's: proposals float32 [P, 4] xyxy in pixels of the resized photo, for each photo, and losses."""
+        """As torchvision's: for each photo proposals float32 [P, 4] xyxy in its resized pixels, and the losses."""
         return super().forward(images, {name: features[name] for name in PROPOSAL_LEVELS}, targets)
 
 
@@ -210,17 +210,21 @@ class BoxPool(nn.Module):
         self.shape = MultiScaleRoIAlign(LEVELS, BOX_SIDE, sampling_ratio=2)
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Map the maps and, for each photo, boxes [P, 4] xyxy and its size (height, width) to float32 [sum P, 6272 + 80]."""
+        """Map the maps and, for each photo, boxes [P, 4] xyxy and (height, width) to float32 [sum P, 6272 + 80]."""
         shape = self.shape(features, boxes, sizes).flatten(1)
-        whole = [found.new_tensor([[0, 0, width, height]]) for found, (height, width) in zip(boxes, sizes, strict=True)]
-        scene = _average(features["scene"], whole, 32).repeat_interleave(
-            torch.tensor([len(b) for b in boxes]).to(shape.device), 0
-        )
-        evidence = _average(features["names"], boxes, 32) + _average(features["texture"], boxes, 16) + scene
+        # One box over the whole of its photo for each proposal: every proposal gets its photo's scene.
+        whole = [
+            found.new_tensor([[0, 0, width, height]]).expand(min(len(found), 1), 4)
+            for found, (height, width) in zip(boxes, sizes, strict=True)
+        ]
+        counts = torch.tensor([len(found) for found in boxes if len(found)], device=shape.device)
+        scene = average(features["scene"], whole, 32).repeat_interleave(counts, 0)
+        evidence = average(features["names"], boxes, 32) + average(features["texture"], boxes, 16) + scene
         return torch.cat([shape, evidence], 1)
 
 
-def _average(level: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
+def average(level: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
+    """The mean of a map, float [N, C, H / stride, W / stride], in each photo's boxes [P, 4] xyxy: float [sum P, C]."""
     pooled: Tensor = roi_align(level, boxes, 2, 1 / stride, sampling_ratio=4, aligned=True)
     return pooled.mean((2, 3))
 
@@ -256,7 +260,7 @@ class BoxPredictor(nn.Module):
         """Map float [P, 512 + 80] to log-probabilities [P, 81] and box deltas [P, 81 * 4], the same for every class."""
         # A box loss was now and then not finite in bfloat16.
         with torch.autocast(features.device.type, enabled=False):
-            hidden, evidence = features.float().split([HIDDEN, NAMES], 1)
+            hidden, evidence = features[:, :HIDDEN].float(), features[:, HIDDEN:].float()
             objectness = self.objectness(hidden)
             names = (self.names(hidden) + evidence).masked_fill(~self.served, -torch.inf).log_softmax(1)
             logits = torch.cat([F.logsigmoid(-objectness), F.logsigmoid(objectness) + names], 1)

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+
+import psutil
 
 from foursight.models import catalogue
 from foursight.models.errors import WeightsError
@@ -34,6 +36,7 @@ def running(settings: Settings) -> Iterator[str]:
 
     Ray's environment is set for the whole process, so a process can do this once.
     """
+    _clear_away_the_killed()
     _require_port(settings)
     _require_weights(settings)
     with _private_folder() as folder:
@@ -57,6 +60,30 @@ def wait_for_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
+
+
+def _clear_away_the_killed() -> None:
+    """End what servers left whose parent was killed, and remove their folders.
+
+    Ray's processes notice the death by themselves, but take up to a minute, and hold the port meanwhile. They are known
+    by the logs that they hold open.
+    """
+    for folder in Path("/tmp").glob(f"fs-{os.getuid()}-*"):
+        if psutil.pid_exists(int(folder.name.split("-")[2])):
+            continue
+        orphans = [process for process in psutil.process_iter() if _uses(process, folder)]
+        for process in orphans:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(orphans, timeout=10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _uses(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
+    except psutil.Error:
+        return False
 
 
 def _require_port(settings: Settings) -> None:
@@ -95,14 +122,10 @@ def _require_weights(settings: Settings) -> None:
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder for sockets and logs that only this user can enter; those of servers that were killed are cleared away.
+    """A folder for sockets and logs that only this user can enter.
 
-    Not $TMPDIR: a socket's path may have 107 characters, of which Ray and HAProxy take 90.
+    Not in $TMPDIR: a socket's path may have 107 characters, of which Ray and HAProxy take 90.
     """
-    for old in Path("/tmp").glob(f"fs-{os.getuid()}-*"):
-        pid = int(old.name.split("-")[2])
-        if not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(old, ignore_errors=True)
     folder = Path(f"/tmp/fs-{os.getuid()}-{os.getpid()}-{secrets.token_hex(2)}")
     folder.mkdir(mode=0o700)
     yield folder

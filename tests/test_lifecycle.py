@@ -68,31 +68,41 @@ def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) 
         assert part in refused.stderr
 
 
-def test_nothing_is_left_after_ctrl_c_nor_after_sigterm_nor_after_kill(tmp_path: Path) -> None:
+def test_nothing_is_left_after_ctrl_c_nor_after_sigterm_nor_after_kill_and_a_new_start(tmp_path: Path) -> None:
     port = free_port()
+    killed: list[int] = []
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         # Each start is on the same port: whoever was killed before must have let go of it.
         with Running(port, tmp_path / f"log-{number}", "--tasks", "classify") as running:
-            family = [
-                running.process.pid,
-                *(p.pid for p in psutil.Process(running.process.pid).children(recursive=True)),
-            ]
+            assert gone(killed)
+            parent = psutil.Process(running.process.pid)
+            family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
             assert len(family) > 5
             answer = httpx.post(f"{running.url}/v1/classify", content=encoded(photo("coffee")), timeout=60).json()
             assert answer["predictions"][0]["label"] == "espresso"
             running.process.send_signal(number)
             running.process.wait(timeout=60)
+        if number == signal.SIGKILL:
+            killed = family
+            continue
         assert gone(family)
-        if number != signal.SIGKILL:
-            assert running.process.returncode == 0
-            assert running.log.read_text().rstrip().endswith("Stopped.")
-            assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
+        assert running.process.returncode == 0
+        assert running.log.read_text().rstrip().endswith("Stopped.")
+        assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
 
 
 def gone(family: list[int]) -> bool:
+    """Whether all processes end; they are given a moment for it."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in family):
+        if not any(alive(pid) for pid in family):
             return True
         time.sleep(0.1)
     return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -73,7 +73,8 @@ def as_rle(segmentation: Any, height: int, width: int) -> Any:
 def sample(photo: Photo, indices: dict[int, int], chance: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
     """One augmented view: pixels float32 [3, H, W] in 0..1 and torchvision's target in pixels of the view.
 
-    `boxes` float32 [N, 4] xyxy, `labels` int64 [N] by `indices` (COCO category id to class index), `masks` uint8 [N, H, W].
+    `boxes` float32 [N, 4] xyxy, `labels` int64 [N] by `indices` (COCO category id to class index), `masks` uint8
+    [N, H, W].
     """
     image = Image.open(photo.path).convert("RGB")
     known = [item for item in photo.objects if item["category_id"] in indices]

@@ -78,7 +78,9 @@ def mean(figures: dict[int, Figures], key: str) -> float:
     return round(sum(row[key] for row in figures.values()) / max(len(figures), 1), 4)
 
 
-def report(network: GeneralizedRCNN, folder: Path, photos: list[Photo], ids: list[int]) -> dict[str, dict[int, Figures]]:
+def report(
+    network: GeneralizedRCNN, folder: Path, photos: list[Photo], ids: list[int]
+) -> dict[str, dict[int, Figures]]:
     """Box figures, and mask figures where the network has masks, on the photos of one set."""
     results = predict(network, photos, ids)
     kinds = {"box": "bbox"} | ({"mask": "segm"} if network.roi_heads.has_mask() else {})

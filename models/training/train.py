@@ -73,7 +73,8 @@ def fit(
     """
     torch.manual_seed(seed)
     chance = random.Random(seed)
-    fast, slow = [], []
+    fast: list[nn.Parameter] = []
+    slow: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (slow if name.startswith(NAME_LAYERS) else fast).append(parameter)
