@@ -15,6 +15,9 @@ from foursight.serving.errors import Refusal
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
+# Most clients send all before they read, and see a broken pipe instead of the answer if nobody takes what they send: an
+# upload over the limit is read on, and thrown away, up to so many times the limit.
+LINGER = 4
 # What curl and fetch send when nobody names a type is taken for a photo; these can only be a mistake.
 _NEVER_AN_IMAGE = ("text/", "application/json", "application/xml", "video/", "audio/")
 
@@ -38,8 +41,8 @@ async def read_images(request: Request, max_bytes: int) -> list[bytes]:
             "Send the bytes of a photo as the body, or as the field image of multipart/form-data.",
         )
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
+    if length.isdecimal() and int(length) > LINGER * max_bytes:
+        raise _too_large(max_bytes, {"Connection": "close"})
     try:
         async with asyncio.timeout(TIMEOUT_S):
             if media_type == "multipart/form-data":
@@ -78,9 +81,12 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
     total = 0
     async for chunk in request.stream():
         total += len(chunk)
-        if total > max_bytes:
-            raise _too_large(max_bytes)
-        yield chunk
+        if total <= max_bytes:
+            yield chunk
+        elif total > LINGER * max_bytes:
+            raise _too_large(max_bytes, {"Connection": "close"})
+    if total > max_bytes:
+        raise _too_large(max_bytes)
 
 
 async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
@@ -108,11 +114,10 @@ async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
     return images
 
 
-def _too_large(max_bytes: int) -> Refusal:
+def _too_large(max_bytes: int, headers: dict[str, str] | None = None) -> Refusal:
     return Refusal(
         "body_too_large",
         f"The upload is larger than {max_bytes:,} bytes.",
         "Scale the photo down before the upload, or raise FOURSIGHT_MAX_BYTES.",
-        # The rest of the upload is not read, so the connection cannot be used again.
-        {"Connection": "close"},
+        headers,
     )

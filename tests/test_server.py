@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import skimage.data
 from openapi_spec_validator import validate
@@ -16,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from foursight.models import TASKS
 from foursight.wire import Answer, ModelCards
+from loadtests.memory import server_process
 from tests.photos import encoded, photo
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -64,7 +64,7 @@ def test_masks_are_read_by_pycocotools_and_lie_in_their_boxes(client: httpx.Clie
     answer = ask(client, "segment", photo("astronaut"))
     assert answer.predictions
     for one in answer.predictions:
-        mask = coco_mask.decode({"size": list(one.mask.size), "counts": one.mask.counts.encode()})
+        mask = coco_mask.decode({"size": list(one.mask.size), "counts": one.mask.counts})
         assert mask.shape == (512, 512)
         rows, columns = np.nonzero(mask)
         left, top, right, bottom = one.box
@@ -222,11 +222,7 @@ def test_one_valid_openapi_document_describes_all_tasks(client: httpx.Client) ->
 
 
 def test_nothing_listens_beyond_loopback(server: str) -> None:
-    port = int(server.rsplit(":", 1)[1])
-    owner = next(c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port)
-    root = psutil.Process(owner)
-    while "serve" not in root.cmdline():
-        root = root.parent()
+    root = server_process(int(server.rsplit(":", 1)[1]))
     listeners = [
         connection.laddr
         for process in [root, *root.children(recursive=True)]

@@ -5,18 +5,19 @@ all categories at once.
 """
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models import rcnn_tiny
-from foursight.models.training import data
+from foursight.models.training import card, data
 from foursight.models.training.data import Photo
 
 SEED = 0
@@ -115,22 +116,34 @@ def save(network: GeneralizedRCNN, path: Path) -> None:
 
 
 def main() -> None:
-    """Train on the training photos and write rcnn.safetensors after every epoch."""
+    """Train, choose the categories to be served, and write rcnn.safetensors and rcnn.json into the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
-    parser.add_argument("--out", type=Path, required=True, help="where the weights go")
+    parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    photos = [photo for photo in data.read(arguments.data) if not photo.is_validation]
+    weights = arguments.out / "rcnn.safetensors"
+    photos = data.read(arguments.data)
+    training = [photo for photo in photos if not photo.is_validation]
     torch.manual_seed(SEED)
     network = rcnn_tiny.build(masks=True).to(memory_format=torch.channels_last)
     initialise(network)
     indices = {number: index + 1 for index, (number, _) in enumerate(rcnn_tiny.CATEGORIES)}
     started = time.monotonic()
-    for epoch, losses in enumerate(fit(network, photos, indices, arguments.epochs, SEED), 1):
-        save(network, arguments.out / "rcnn.safetensors")
+    for epoch, losses in enumerate(fit(network, training, indices, arguments.epochs, SEED), 1):
+        save(network, weights)
         print(f"epoch {epoch}/{arguments.epochs}, {time.monotonic() - started:.0f} s: {losses}", flush=True)
+    seconds = round(time.monotonic() - started)
+    # Measured as shipped: rounded to float16.
+    rcnn_tiny.restore(network, {key: value.float() for key, value in load_file(weights).items()})
+    described = {
+        "command": f"python -m foursight.models.training.train --data DATA --out FOLDER --epochs {arguments.epochs}",
+        "seconds": seconds,
+        "parameters": sum(value.numel() for value in rcnn_tiny.trained_state(network).values()),
+    } | card.describe(network, arguments.data, photos)
+    (arguments.out / "rcnn.json").write_text(json.dumps(described, indent=2) + "\n")
+    print(json.dumps(described["validation"], indent=2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""The memory of a running server: proportional set size (PSS) of each of its processes, and the sum.
+
+    python loadtests/memory.py --port 8000
+
+PSS counts a page that n processes share as 1/n in each, so the sum is what the server costs (Linux only).
+"""
+
+import argparse
+
+import psutil
+
+
+def main() -> None:
+    """Print a row for each process, largest first, and the sum."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=8000)
+    root = server_process(parser.parse_args().port)
+    rows = []
+    for process in [root, *root.children(recursive=True)]:
+        memory = process.memory_full_info()
+        rows.append((memory.pss, memory.uss, " ".join(process.cmdline())[:60] or process.name()))
+    for pss, uss, name in sorted(rows, reverse=True):
+        print(f"{pss / 2**20:8.1f} MiB PSS  {uss / 2**20:8.1f} MiB USS  {name}")
+    print(f"{sum(row[0] for row in rows) / 2**20:8.1f} MiB PSS in {len(rows)} processes")
+
+
+def server_process(port: int) -> psutil.Process:
+    """The `foursight serve` process to which the listener on a port belongs."""
+    listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
+    if not listeners:
+        raise SystemExit(f"nothing listens on port {port}")
+    process: psutil.Process | None = psutil.Process(listeners[0].pid)
+    while process is not None and "serve" not in process.cmdline():
+        process = process.parent()
+    if process is None:
+        raise SystemExit(f"the listener on port {port} is no Foursight server")
+    return process
+
+
+if __name__ == "__main__":
+    main()

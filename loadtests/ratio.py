@@ -1,0 +1,100 @@
+"""How much of the bare model's throughput reaches a user: HTTP against decode + model in this process.
+
+    foursight serve &
+    python loadtests/ratio.py --task classify --photo photo.jpg
+
+The limit: one process, the server's number of threads, photo after photo: decode, prepare, predict, finish. Then the
+server at 1 and at 16 connections with the same photo. Rounds are interleaved, since a shared machine drifts; the medians
+of the rounds are compared, and the spread of the ratios is printed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from foursight import models
+from foursight.models.catalogue import Task
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--task", default="classify", choices=models.TASKS)
+    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=6, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
+    chosen = parser.parse_args()
+    body = chosen.photo.read_bytes()
+    torch.set_num_threads(os.cpu_count() or 1)
+    task = models.load(chosen.task)
+    ways: dict[str, Callable[[], float]] = {"bare": lambda: bare(task, body, chosen.seconds)}
+    for count in chosen.connections:
+        ways[f"HTTP, {count} connections"] = lambda count=count: asyncio.run(  # type: ignore[misc]
+            over_http(f"{chosen.url}/v1/{chosen.task}", body, count, chosen.seconds)
+        )
+    for measure in ways.values():
+        measure()  # a round that does not count: caches, connections, clocks
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(chosen.rounds):
+        for name, measure in ways.items():
+            rates[name].append(measure())
+    limit = statistics.median(rates["bare"])
+    print(f"{chosen.task}, {chosen.photo.name}, {len(body):,} bytes, {os.cpu_count()} cores, {chosen.rounds} rounds")
+    for name, found in rates.items():
+        ratios = sorted(rate / base for rate, base in zip(found, rates["bare"], strict=True))
+        median = statistics.median(found)
+        print(f"{name:22} {median:8.1f} photos/s   {median / limit:.2f} of bare ({ratios[0]:.2f}..{ratios[-1]:.2f})")
+
+
+def bare(task: Task, body: bytes, seconds: float) -> float:
+    """Photos per second of decode + model in this process, one after the other."""
+    options = task.options()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        (output,) = task.predict([(task.prepare(models.decode(body)), options)])
+        task.finish(output, options)
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+async def over_http(url: str, body: bytes, connections: int, seconds: float) -> float:
+    """Answers per second over so many keep-alive connections, each asking again as soon as it is answered."""
+    parts = urlparse(url)
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    stop = time.perf_counter() + seconds
+
+    async def one_connection() -> int:
+        # A bare socket: a client library would take its share of the two cores and be measured with the server.
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        done = 0
+        while time.perf_counter() < stop:
+            writer.write(head.encode() + body)
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(answer.split("content-length:")[1].split("\r\n")[0])
+            content = json.loads(await reader.readexactly(length))
+            if "predictions" not in content:
+                raise SystemExit(f"the server refused: {content}")
+            done += 1
+        writer.close()
+        return done
+
+    start = time.perf_counter()
+    counts = await asyncio.gather(*(one_connection() for _ in range(connections)))
+    return sum(counts) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Chooses the categories to be served and describes the tiny detector's weights, machine-readable."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from foursight.models import rcnn_tiny
+from foursight.models.training import data, evaluate
+from foursight.models.training.data import Photo
+from foursight.models.training.evaluate import Figures
+
+# A category is served where it works on the validation photos and there is enough there to say so; a person always is.
+SERVED_AP50 = 0.25
+SERVED_OBJECTS = 3
+PERSON = 1
+
+
+def describe(network: GeneralizedRCNN, folder: Path, photos: list[Photo]) -> dict[str, Any]:
+    """Measure the network on the validation photos, with all categories and then with those chosen, which it then serves.
+
+    `folder` holds the sets. The figures of `categories` are those measured with all 80 answered.
+    """
+    held_back = {name: [photo for photo in photos if photo.is_validation and photo.folder == name] for name in data.FOLDERS}
+    ids = [0, *(number for number, _ in rcnn_tiny.CATEGORIES)]
+    rcnn_tiny.serve(network, frozenset(ids))
+    every = evaluate.report(network, folder / "coco", held_back["coco"], ids)["box"]
+    served = choose(every)
+    rcnn_tiny.serve(network, served)
+    street = evaluate.report(network, folder / "pennfudan", held_back["pennfudan"], ids)
+    coco = evaluate.report(network, folder / "coco", held_back["coco"], ids)
+    return {
+        "network": "Mask R-CNN over EfficientNet-Lite0; Faster R-CNN without its mask branch",
+        "input": {"min_size": rcnn_tiny.MIN_SIZE, "max_size": rcnn_tiny.MAX_SIZE},
+        "split": 'validation: int(sha256("folder/file_name"), 16) % 5 == 0',
+        "training_photos": sum(not photo.is_validation for photo in photos),
+        "validation_photos": {name: len(found) for name, found in held_back.items()},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "pycocotools")},
+        "served_rule": f"box AP50 >= {SERVED_AP50} over {SERVED_OBJECTS} or more validation objects; person always",
+        "validation": {
+            "pennfudan": {kind: _means(figures) for kind, figures in street.items()},
+            "coco_all": _means(every) | {"person_ap50": every[PERSON]["ap50"]},
+            "coco_served": {kind: _means(_only(figures, served)) for kind, figures in coco.items()}
+            | {"person_ap50": coco["box"][PERSON]["ap50"]},
+        },
+        "categories": [
+            {"category_id": number, "name": name, "served": number in served} | every.get(number, {})
+            for number, name in rcnn_tiny.CATEGORIES
+        ],
+    }
+
+
+def choose(figures: dict[int, Figures]) -> frozenset[int]:
+    """The COCO category ids to be served, by the figures of each."""
+    works = {n for n, row in figures.items() if row["ap50"] >= SERVED_AP50 and row["objects"] >= SERVED_OBJECTS}
+    return frozenset(works | {PERSON})
+
+
+def _only(figures: dict[int, Figures], category_ids: frozenset[int]) -> dict[int, Figures]:
+    return {number: row for number, row in figures.items() if number in category_ids}
+
+
+def _means(figures: dict[int, Figures]) -> dict[str, float]:
+    return {
+        "categories": len(figures),
+        "ap": evaluate.mean(figures, "ap"),
+        "ap50": evaluate.mean(figures, "ap50"),
+    }
