@@ -47,7 +47,8 @@ class Backbone:
         # int() and not round(): the truth to reproduce (chelsea, 451 x 300: tiger cat .395) was computed so.
         short = min(image.size)
         width, height = (int(self.resize * side / short) for side in image.size)
-        left, top = int((width - self.crop) / 2), int((height - self.crop) / 2)
+        # And round() here, as torchvision's CenterCrop: a photo of 640 x 427 has an odd margin.
+        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
         x, y = image.width / width, image.height / height
         box = (left * x, top * y, (left + self.crop) * x, (top + self.crop) * y)
         return np.asarray(image.resize((self.crop, self.crop), self.resample, box=box))

@@ -11,6 +11,15 @@ MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
 READABLE = ", ".join(FORMATS)
 
+# How files of our own formats begin, where that alone proves the format: (offset, magic bytes, name).
+_OURS = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WEBP"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+)
 # Pictures and documents that people do upload and that we do not read: (offset, magic bytes, name).
 _FOREIGN = (
     (4, b"ftypheic", "HEIC"),
@@ -52,12 +61,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image.load()
     except Exception as error:
-        raise ImageError(
-            "truncated_image",
-            f"The {image.format} image ends early or is damaged: {len(data):,} bytes arrived.",
-            "Send the whole file; check that it opens in a viewer.",
-        ) from error
-    return to_rgb(ImageOps.exif_transpose(image))
+        raise _damaged(data, str(image.format)) from error
+    return to_rgb(_upright(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -73,20 +78,41 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # EXIF that cannot be read says nothing of the orientation; the pixels are there.
+        return image
+
+
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     samples = np.asarray(image, dtype=np.float64)
     if image.mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     else:
-        # 32-bit samples have no nominal range: what lies within 0..255 is taken as it is, the rest by its own extremes.
-        low, high = float(np.nanmin(samples)), float(np.nanmax(samples))
+        # 32-bit samples have no nominal range: what lies within 0..255 (fractions: 0..1) is taken as it is, the rest by
+        # its own extremes.
+        finite = samples[np.isfinite(samples)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         if low >= 0 and high <= 255:
-            low, high = 0.0, 255.0
-    scaled = (np.nan_to_num(samples) - low) * (255 / max(high - low, 1e-12))
+            low, high = 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0
+    scaled = (np.nan_to_num(samples, nan=low, posinf=high, neginf=low) - low) * (255 / max(high - low, 1e-12))
     return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
+def _damaged(data: bytes, name: str) -> ImageError:
+    return ImageError(
+        "truncated_image",
+        f"The {name} image ends early or is damaged: {len(data):,} bytes arrived.",
+        "Send the whole file; check that it opens in a viewer.",
+    )
+
+
 def _refusal(data: bytes) -> ImageError:
+    for offset, magic, name in _OURS:
+        if name in FORMATS and data[offset : offset + len(magic)] == magic:
+            return _damaged(data, name)
     for offset, magic, name in _FOREIGN:
         if data[offset : offset + len(magic)].lower() == magic.lower():
             return ImageError(

@@ -69,11 +69,13 @@ class Rcnn:
         self._chosen(options)
 
     def prepare(self, image: Image.Image) -> Photo:
-        """Resize and normalise as torchvision's GeneralizedRCNNTransform does."""
+        """Resize and normalise as torchvision's GeneralizedRCNNTransform does.
+
+        It normalises first; to resize first is the same but for rounding, and spares the work on the large photo.
+        """
         transform = self.network.transform
-        pixels = transform.normalize(pil_to_tensor(image).float().div_(255))
-        pixels, _ = transform.resize(pixels, None)
-        return Photo(pixels, (image.height, image.width))
+        pixels, _ = transform.resize(pil_to_tensor(image).float(), None)
+        return Photo(transform.normalize(pixels.div_(255)), (image.height, image.width))
 
     def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
         """Run the network; photos of one padded shape go through it together.

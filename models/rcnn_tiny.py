@@ -121,8 +121,8 @@ def build(masks: bool) -> GeneralizedRCNN:
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n={"training": 600, "testing": 500},
-        post_nms_top_n={"training": 600, "testing": 250},
+        pre_nms_top_n={"training": 500, "testing": 500},
+        post_nms_top_n={"training": 400, "testing": 250},
         nms_thresh=0.7,
     )
     heads = RoIHeads(
@@ -131,7 +131,7 @@ def build(masks: bool) -> GeneralizedRCNN:
         BoxPredictor(),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
-        batch_size_per_image=256,
+        batch_size_per_image=128,
         positive_fraction=0.25,
         bbox_reg_weights=None,
         score_thresh=0.05,

@@ -63,10 +63,12 @@ class Batcher(Generic[Item, Result]):
     async def submit(self, item: Item) -> tuple[Result, Timing]:
         """Queue an item and wait for its result. An item whose caller is cancelled is never computed.
 
-        Raises whatever `compute` raises for this item.
+        Raises whatever `compute` raises for this item, and RuntimeError after `close`.
         """
         waiting: _Waiting[Item, Result] = _Waiting(item, Future())
         with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
             self._queue.append(waiting)
             self._changed.notify()
         return await asyncio.wrap_future(waiting.future)

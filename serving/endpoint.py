@@ -7,10 +7,12 @@ The pool decodes photos as they arrive, while the batch before them is in the co
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -74,37 +76,56 @@ class Endpoint:
         self._pool.shutdown(cancel_futures=True)
 
     async def _respond(self, request: Request, start: float) -> Response:
+        taken = 0
         try:
-            if request.url.path.removeprefix(request.scope["root_path"]) not in ("", "/"):
-                raise Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
-            if request.method != "POST":
-                detail = f"{request.method} is not possible here."
-                raise Refusal("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
-            options = upload.parse_options(request.url.query, self._task.options)
-            self._task.check(options)
-            form = answers.negotiate(request.headers.get("accept", ""))
-            self._require_places(1)
+            options, form = self._read_head(request)
+            # A place is taken before the body is read: what cannot be answered soon is refused before it costs memory.
+            self._take(1)
+            taken = 1
             bodies = await upload.read_images(request, self._settings.max_bytes)
+            if len(bodies) > 1 and form != "application/json":
+                raise Refusal(
+                    "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
+                )
+            self._take(len(bodies) - 1)
+            taken = len(bodies)
             return await self._answer_all(bodies, options, form, start)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
             return answers.refusal_response(refusal_of(error))
+        finally:
+            self._take(-taken)
+
+    def _read_head(self, request: Request) -> tuple[Options, Format]:
+        """What is asked for, before the body is looked at."""
+        if request.url.path.removeprefix(request.scope["root_path"]) not in ("", "/"):
+            raise Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
+        if request.method != "POST":
+            detail = f"{request.method} is not possible here."
+            raise Refusal("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
+        options = upload.parse_options(request.url.query, self._task.options)
+        self._task.check(options)
+        return options, answers.negotiate(request.headers.get("accept", ""))
+
+    def _take(self, count: int) -> None:
+        """Take so many places, or give them back. Raises Refusal (overloaded)."""
+        if count > 0 and self._taken + count > self._places:
+            raise Refusal(
+                "overloaded",
+                f"{self._taken} photos wait for the task {self._name!r} already; there is room for {self._places}.",
+                "Try again after the time that Retry-After says.",
+                {"Retry-After": str(max(1, math.ceil(self._taken * self._metrics.seconds_per_photo)))},
+            )
+        self._taken += count
+        self._metrics.waiting.set(self._taken)
 
     async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
-        if len(bodies) > 1 and form != "application/json":
-            raise Refusal("not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo.")
-        self._require_places(len(bodies))
-        self._taken += len(bodies)
-        self._metrics.waiting.set(self._taken)
-        try:
-            # A photo of several that fails leaves the others their answers; a lone one fails the request.
-            results = await asyncio.gather(
-                *(self._answer(body, options, form) for body in bodies), return_exceptions=len(bodies) > 1
-            )
-        finally:
-            self._taken -= len(bodies)
-            self._metrics.waiting.set(self._taken)
+        # A photo of several that fails leaves the others their answers; a lone one fails the request.
+        several = len(bodies) > 1
+        photos = [self._answer(body, options, form) for body in bodies]
+        bodies.clear()
+        results = await asyncio.gather(*photos, return_exceptions=several)
         good = [result for result in results if isinstance(result, Answered)]
         if good and good[0].picture is not None:
             response = Response(good[0].picture, media_type=form)
@@ -116,35 +137,30 @@ class Endpoint:
 
     async def _answer(self, body: bytes, options: Options, form: Format) -> Answered:
         start = perf_counter()
-        image, prepared = await self._in_pool(lambda: self._decode(body))
+        image, prepared = await self._in_pool(partial(self._decode, body))
+        # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
+        size, body = image.size, b""
+        canvas = None if form == "application/json" else image
+        del image
         decoded = perf_counter()
         output, timing = await self.batcher.submit((prepared, options))
-        answer, picture = await self._in_pool(lambda: self._encode(image, output, options, form))
+        answer, picture = await self._in_pool(partial(self._encode, output, options, size, canvas, form))
         return Answered(answer, picture, decoded - start, timing)
 
     def _decode(self, body: bytes) -> tuple[Image.Image, Any]:
         image = images.decode(body, self._settings.max_pixels)
         return image, self._task.prepare(image)
 
-    def _encode(self, image: Image.Image, output: Any, options: Options, form: Format) -> tuple[Answer, bytes | None]:
+    def _encode(
+        self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None, form: Format
+    ) -> tuple[Answer, bytes | None]:
         found = self._task.finish(output, options)
-        mask_format = getattr(options, "mask_format", "none")
-        if form == "application/json":
-            return answers.to_answer(self._task.card.name, image.size, found, mask_format), None
-        answer = answers.to_answer(self._task.card.name, image.size, found, "rle")
-        return answer, answers.to_picture(image, answer, form)
+        mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
+        answer = answers.to_answer(self._task.card.name, size, found, mask_format)
+        return answer, answers.to_picture(canvas, answer, form) if canvas else None
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def _require_places(self, count: int) -> None:
-        if self._taken + count > self._places:
-            raise Refusal(
-                "overloaded",
-                f"{self._taken} photos wait for the task {self._name!r} already; there is room for {self._places}.",
-                "Try again after the time that Retry-After says.",
-                {"Retry-After": "1"},
-            )
 
 
 def _result(result: Answered | BaseException) -> Answer | Failure:

@@ -68,19 +68,37 @@ def main() -> None:
 
 
 def mend(config: str, refusal: Path) -> str:
-    """The configuration without the doors named above; `refusal` is the file with the answer for 502, 503 and 504."""
+    """The configuration without the doors named above; `refusal` is the file with the answer for 502, 503 and 504.
+
+    Raises RuntimeError where a door is still open, because another Ray words its template otherwise.
+    """
     sections = re.split(r"(?m)^(?=\S)", config)
     kept = [text for text in sections if not text.startswith(("frontend prometheus", "listen stats"))]
     config = "".join(kept)
     config = re.sub(r"(?m)^ *log .*\n", "", config)
     config = re.sub(r"(stats socket \S+) mode 666", r"\1 mode 600", config)
     config = re.sub(r"(?m)^( *errorfile 50[234]) .*$", rf"\1 {refusal}", config)
-    return re.sub(
+    config = re.sub(
         r"(?m)^( *)timeout connect ",
         rf"\1timeout http-request {HEADER_TIMEOUT_S}s\n\1timeout connect ",
         config,
         count=1,
     )
+    _require_shut(config, refusal)
+    return config
+
+
+def _require_shut(config: str, refusal: Path) -> None:
+    defaults = next((text for text in re.split(r"(?m)^(?=\S)", config) if text.startswith("defaults")), "")
+    wanted = {
+        "one `bind`": len(re.findall(r"(?m)^ *bind ", config)) == 1,
+        "`stats socket` with mode 600": re.findall(r"stats socket \S+ mode (\d+)", config) == ["600"],
+        "`errorfile` for 502, 503 and 504": all(f"errorfile {code} {refusal}\n" in defaults for code in (502, 503, 504)),
+        "`timeout http-request` in its defaults": f"timeout http-request {HEADER_TIMEOUT_S}s\n" in defaults,
+    }
+    missing = [what for what, found in wanted.items() if not found]
+    if missing:
+        raise RuntimeError(f"the HAProxy configuration of this Ray is another: mended, it lacks {', '.join(missing)}")
 
 
 def _unavailable() -> bytes:

@@ -43,6 +43,8 @@ class WorkerMetrics:
             buckets=_SECONDS,
         ).labels(*values)
         self._labels = values
+        # Of late: an average that forgets.
+        self.seconds_per_photo = 0.0
 
     def answered(self, status: int, seconds: float) -> None:
         """Count a request."""
@@ -54,6 +56,7 @@ class WorkerMetrics:
         self.photos.inc(size)
         self.batch.observe(size)
         self.inference.observe(seconds)
+        self.seconds_per_photo += 0.2 * (seconds / size - self.seconds_per_photo)
 
     def page(self) -> str:
         """This worker's metrics in the text format."""

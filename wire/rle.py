@@ -42,7 +42,7 @@ def decode(rle: Rle) -> Mask:
     """Decode to bool [H, W]. Raises ValueError where the runs do not add up to the size."""
     height, width = rle.size
     runs = _expand(rle.counts)
-    if runs.sum() != height * width or (runs < 0).any():
+    if sum(runs) != height * width or min(runs, default=0) < 0:
         raise ValueError(f"the runs of the mask do not add up to {height} x {width} pixels")
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
@@ -63,7 +63,7 @@ def _compress(runs: NDArray[np.int64]) -> str:
     return characters.decode("ascii")
 
 
-def _expand(counts: str) -> NDArray[np.int64]:
+def _expand(counts: str) -> list[int]:
     runs: list[int] = []
     value = shift = 0
     for character in counts.encode("ascii"):
@@ -75,4 +75,4 @@ def _expand(counts: str) -> NDArray[np.int64]:
                 value -= 1 << shift
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
-    return np.array(runs, dtype=np.int64)
+    return runs

@@ -115,12 +115,18 @@ def save(network: GeneralizedRCNN, path: Path) -> None:
     save_file(state, path)
 
 
+def restore(network: GeneralizedRCNN, path: Path) -> None:
+    """Read what `save` wrote."""
+    rcnn_tiny.restore(network, {key: value.float() for key, value in load_file(path).items()})
+
+
 def main() -> None:
     """Train, choose the categories to be served, and write rcnn.safetensors and rcnn.json into the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
     parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--start", type=Path, help="weights to go on from, a rcnn.safetensors; otherwise fresh heads")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     weights = arguments.out / "rcnn.safetensors"
@@ -128,7 +134,10 @@ def main() -> None:
     training = [photo for photo in photos if not photo.is_validation]
     torch.manual_seed(SEED)
     network = rcnn_tiny.build(masks=True).to(memory_format=torch.channels_last)
-    initialise(network)
+    if arguments.start is None:
+        initialise(network)
+    else:
+        restore(network, arguments.start)
     indices = {number: index + 1 for index, (number, _) in enumerate(rcnn_tiny.CATEGORIES)}
     started = time.monotonic()
     for epoch, losses in enumerate(fit(network, training, indices, arguments.epochs, SEED), 1):
@@ -136,7 +145,7 @@ def main() -> None:
         print(f"epoch {epoch}/{arguments.epochs}, {time.monotonic() - started:.0f} s: {losses}", flush=True)
     seconds = round(time.monotonic() - started)
     # Measured as shipped: rounded to float16.
-    rcnn_tiny.restore(network, {key: value.float() for key, value in load_file(weights).items()})
+    restore(network, weights)
     described = {
         "command": f"python -m foursight.models.training.train --data DATA --out FOLDER --epochs {arguments.epochs}",
         "seconds": seconds,

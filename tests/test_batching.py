@@ -1,0 +1,206 @@
+"""The batcher: a lone item starts at once, what gathers meanwhile is computed together, and nobody spoils another's."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from foursight.serving.batching import Batcher
+
+PATIENCE_S = 30
+
+
+class Compute:
+    """Multiplies by ten. It notes its batches, holds each until `gate` is open, and fails on negative numbers."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.started = threading.Event()
+        self.gate = threading.Event()
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        self.started.set()
+        assert self.gate.wait(PATIENCE_S)
+        if any(item < 0 for item in items):
+            raise ValueError(f"negative: {[item for item in items if item < 0]}")
+        return [10 * item for item in items]
+
+
+@pytest.fixture
+def compute() -> Compute:
+    return Compute()
+
+
+@pytest.fixture
+def batcher(compute: Compute) -> Iterator[Batcher[int, int]]:
+    batcher: Batcher[int, int] = Batcher(compute, 4)
+    yield batcher
+    compute.gate.set()
+    batcher.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+
+
+async def queue_behind(batcher: Batcher[int, int], compute: Compute, items: list[int]) -> list[asyncio.Task]:
+    """Let item 0 be in the network, and then `items` wait in the queue; their tasks, that of 0 first."""
+    first = asyncio.create_task(batcher.submit(0))
+    assert await asyncio.to_thread(compute.started.wait, PATIENCE_S)
+    rest = [asyncio.create_task(batcher.submit(item)) for item in items]
+    await asyncio.sleep(0)
+    assert len(batcher) == len(items)
+    return [first, *rest]
+
+
+def test_a_lone_item_is_computed_alone_without_company(batcher: Batcher[int, int], compute: Compute) -> None:
+    compute.gate.set()
+
+    async def scenario() -> None:
+        for item in (3, 4):
+            result, timing = await batcher.submit(item)
+            assert (result, timing.batch) == (10 * item, 1)
+
+    run(scenario)
+    assert compute.batches == [[3], [4]]
+
+
+def test_what_arrives_during_a_batch_is_computed_together_in_order(batcher: Batcher[int, int], compute: Compute) -> None:
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, list(range(1, 11)))
+        compute.gate.set()
+        answers = await asyncio.gather(*tasks)
+        assert [result for result, _ in answers] == [10 * item for item in range(11)]
+        assert [timing.batch for _, timing in answers] == [1, 4, 4, 4, 4, 4, 4, 4, 4, 2, 2]
+
+    run(scenario)
+    assert compute.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+def test_nothing_of_a_batch_is_computed_twice_nor_left_waiting(batcher: Batcher[int, int], compute: Compute) -> None:
+    compute.gate.set()
+
+    async def scenario() -> None:
+        answers = await asyncio.gather(*(batcher.submit(item) for item in range(500)))
+        assert [result for result, _ in answers] == [10 * item for item in range(500)]
+
+    run(scenario)
+    assert sorted(item for batch in compute.batches for item in batch) == list(range(500))
+    assert max(map(len, compute.batches)) <= 4
+    assert len(batcher) == 0
+
+
+def test_an_item_that_fails_leaves_its_neighbours_their_answers(batcher: Batcher[int, int], compute: Compute) -> None:
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, -2, 3, -4])
+        compute.gate.set()
+        zero, one, minus_two, three, minus_four = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [answer[0] for answer in (zero, one, three)] == [0, 10, 30]
+        assert str(minus_two) == "negative: [-2]"
+        assert str(minus_four) == "negative: [-4]"
+
+    run(scenario)
+    assert batcher.alive
+
+
+def test_a_lone_failure_is_raised_and_the_next_item_is_computed(batcher: Batcher[int, int], compute: Compute) -> None:
+    compute.gate.set()
+
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match=r"negative: \[-1\]"):
+            await batcher.submit(-1)
+        assert (await batcher.submit(1))[0] == 10
+
+    run(scenario)
+    assert compute.batches == [[-1], [1]]
+
+
+def test_a_cancelled_item_is_never_computed(batcher: Batcher[int, int], compute: Compute) -> None:
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, 2, 3, 4, 5])
+        for index in (1, 3):
+            tasks[index].cancel()
+        await asyncio.sleep(0)
+        compute.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(answers[1], asyncio.CancelledError)
+        assert isinstance(answers[3], asyncio.CancelledError)
+        assert [answers[index][0] for index in (0, 2, 4, 5)] == [0, 20, 40, 50]
+
+    run(scenario)
+    # Nor does it take a place in the batch.
+    assert compute.batches == [[0], [2, 4, 5]]
+
+
+def test_a_queue_of_cancelled_items_is_passed_over(batcher: Batcher[int, int], compute: Compute) -> None:
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, 2])
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.sleep(0)
+        compute.gate.set()
+        await tasks[0]
+        assert (await batcher.submit(3))[0] == 30
+
+    run(scenario)
+    assert compute.batches == [[0], [3]]
+
+
+def test_cancelling_an_item_in_the_network_does_not_disturb_the_rest(
+    batcher: Batcher[int, int], compute: Compute
+) -> None:
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1])
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        compute.gate.set()
+        assert (await tasks[1])[0] == 10
+        assert tasks[0].cancelled()
+
+    run(scenario)
+    assert batcher.alive
+
+
+async def until_refused(batcher: Batcher[int, int]) -> str:
+    """Submit items, and take them back, until one is refused."""
+    while True:
+        probe = asyncio.create_task(batcher.submit(99))
+        await asyncio.sleep(0)
+        if probe.done():
+            return str(probe.exception())
+        probe.cancel()
+        await asyncio.sleep(0)
+
+
+def test_closing_finishes_the_batch_at_hand_and_cancels_what_waits(
+    batcher: Batcher[int, int], compute: Compute
+) -> None:
+    async def scenario() -> None:
+        computing, waiting = await queue_behind(batcher, compute, [1])
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        assert await until_refused(batcher) == "the batcher is closed"
+        compute.gate.set()
+        assert (await computing)[0] == 0
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await closing
+
+    run(scenario)
+    assert compute.batches == [[0]]
+    assert not batcher.alive
+
+
+def test_the_observer_is_told_of_every_batch() -> None:
+    compute, seen = Compute(), []
+    batcher: Batcher[int, int] = Batcher(compute, 2, lambda size, seconds: seen.append((size, seconds >= 0)))
+
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, 2, 3])
+        compute.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(scenario)
+    batcher.close()
+    assert seen == [(1, True), (2, True), (1, True)]

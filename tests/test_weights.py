@@ -1,0 +1,168 @@
+"""The standard profile's weights: fetched once, checked by hash, and the network that they make is torchvision's."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.helpers import as_tensor, photo, settle
+from torch.hub import set_dir
+from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models._api import Weights
+
+from foursight.models import backbone, classification, weights
+from foursight.models.errors import WeightsError
+
+STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
+
+
+class Publisher:
+    """An HTTP server on loopback that gives one file, and counts how often."""
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        self.requests: list[str] = []
+        publisher = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                publisher.requests.append(self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self) -> "Publisher":
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder in which the files are kept."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    before = torch.hub._hub_dir
+    set_dir(str(tmp_path))
+    yield tmp_path / "checkpoints"
+    torch.hub._hub_dir = before
+
+
+def saved(state: dict[str, torch.Tensor]) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def name_of(data: bytes) -> str:
+    return f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+
+
+def published(url: str, transforms: Callable | None = None) -> Weights:
+    return Weights(url=url, transforms=transforms, meta={"_file_size": 97.8})
+
+
+def test_weights_are_fetched_once_and_then_found_in_the_cache(cache: Path) -> None:
+    data = saved(STATE)
+    with Publisher(data) as publisher:
+        source = published(f"{publisher.url}/models/{name_of(data)}")
+        path = weights.fetch(source)
+        assert path == cache / name_of(data)
+        assert path.read_bytes() == data
+        assert weights.fetch(source) == path
+        assert publisher.requests == [f"/models/{name_of(data)}"]
+    state = weights.state_dict(source)
+    assert state.keys() == STATE.keys()
+    assert torch.equal(state["layer.weight"], STATE["layer.weight"])
+
+
+def test_a_file_that_arrives_with_a_wrong_hash_is_refused_and_not_kept(cache: Path) -> None:
+    with Publisher(b"not what was published") as publisher, pytest.raises(WeightsError) as caught:
+        weights.fetch(published(f"{publisher.url}/{name_of(saved(STATE))}"))
+    assert caught.value.code == "weights_corrupt"
+    assert "arrived with a wrong SHA-256" in caught.value.detail
+    assert list(cache.iterdir()) == []
+
+
+def test_a_damaged_file_in_the_cache_is_refused_without_a_request(cache: Path) -> None:
+    data = saved(STATE)
+    cache.mkdir()
+    (cache / name_of(data)).write_bytes(data[:-1] + b"?")
+    with Publisher(data) as publisher, pytest.raises(WeightsError) as caught:
+        weights.fetch(published(f"{publisher.url}/{name_of(data)}"))
+    assert caught.value.code == "weights_corrupt"
+    assert "in the cache" in caught.value.detail
+    assert str(cache) in caught.value.hint
+    assert publisher.requests == []
+
+
+def test_without_a_network_the_error_says_which_file_is_missing_and_what_helps(cache: Path) -> None:
+    with Publisher(b"") as publisher:
+        gone = publisher.url
+    with pytest.raises(WeightsError) as caught:
+        weights.fetch(published(f"{gone}/net-0123abcd.pth"))
+    assert caught.value.code == "weights_unavailable"
+    message = str(caught.value)
+    for part in ("net-0123abcd.pth", "98 MB", gone, str(cache), "--profile tiny"):
+        assert part in message
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_that_the_publisher_lacks_is_unavailable(cache: Path) -> None:
+    with Publisher(b"no such file", status=404) as publisher, pytest.raises(WeightsError) as caught:
+        weights.fetch(published(f"{publisher.url}/net-0123abcd.pth"))
+    assert caught.value.code == "weights_unavailable"
+    assert list(cache.iterdir()) == []
+
+
+def test_every_published_file_has_its_hash_in_its_name(cache: Path) -> None:
+    from_catalogue = [backbone.PUBLISHED, *ResNet50_Weights]
+    for source in from_catalogue:
+        assert weights.cached_path(source).parent == cache
+        with Publisher(b"") as publisher, pytest.raises(WeightsError, match="wrong SHA-256"):
+            weights.fetch(published(f"{publisher.url}/{weights.cached_path(source).name}"))
+
+
+@pytest.fixture
+def network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """torchvision's ResNet-50 with random weights, whose file was put into the cache by hand."""
+    torch.manual_seed(0)
+    network = resnet50()
+    settle(network, ResNet50_Weights.IMAGENET1K_V2.transforms()(photo("astronaut"))[None])
+    with torch.no_grad():
+        network.fc.weight *= 8
+    data = saved(network.state_dict())
+    cache.mkdir()
+    (cache / name_of(data)).write_bytes(data)
+    source = published(f"http://127.0.0.1:9/{name_of(data)}", ResNet50_Weights.IMAGENET1K_V2.transforms)
+    monkeypatch.setattr(backbone, "PUBLISHED", source)
+    return network
+
+
+def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.Module) -> None:
+    task = classification.load("standard", "cpu")
+    assert (task.card.name, task.card.parameters) == ("resnet50", sum(p.numel() for p in network.parameters()))
+    preset = ResNet50_Weights.IMAGENET1K_V2.transforms()
+    # 640 x 427 leaves an odd margin around the crop.
+    for image in (photo("chelsea"), photo("coffee").resize((640, 427)), photo("coffee").resize((200, 300))):
+        with torch.inference_mode():
+            expected = network(preset(image)[None]).softmax(1)[0].numpy()
+        assert expected.max() > 0.02
+        (actual,) = task.predict([(task.prepare(image), task.options())])
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
