@@ -26,10 +26,11 @@ def main() -> None:
 
 def server_process(port: int) -> psutil.Process:
     """The `foursight serve` process to which the listener on a port belongs."""
-    listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port]
-    if not listeners:
+    listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    owners = [c.pid for c in listeners if c.laddr and c.laddr[1] == port]
+    if not owners:
         raise SystemExit(f"nothing listens on port {port}")
-    process: psutil.Process | None = psutil.Process(listeners[0].pid)
+    process: psutil.Process | None = psutil.Process(owners[0])
     while process is not None and "serve" not in process.cmdline():
         process = process.parent()
     if process is None:

@@ -4,8 +4,8 @@
     python loadtests/ratio.py --task classify --photo photo.jpg
 
 The limit: one process, the server's number of threads, photo after photo: decode, prepare, predict, finish. Then the
-server at 1 and at 16 connections with the same photo. Rounds are interleaved, since a shared machine drifts; the medians
-of the rounds are compared, and the spread of the ratios is printed.
+server at 1 and at 16 connections with the same photo. Rounds are interleaved, since a shared machine drifts; the
+medians of the rounds are compared, and the spread of the ratios is printed.
 """
 
 import argparse

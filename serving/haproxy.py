@@ -93,7 +93,9 @@ def _require_shut(config: str, refusal: Path) -> None:
     wanted = {
         "one `bind`": len(re.findall(r"(?m)^ *bind ", config)) == 1,
         "`stats socket` with mode 600": re.findall(r"stats socket \S+ mode (\d+)", config) == ["600"],
-        "`errorfile` for 502, 503 and 504": all(f"errorfile {code} {refusal}\n" in defaults for code in (502, 503, 504)),
+        "`errorfile` for 502, 503 and 504": all(
+            f"errorfile {code} {refusal}\n" in defaults for code in (502, 503, 504)
+        ),
         "`timeout http-request` in its defaults": f"timeout http-request {HEADER_TIMEOUT_S}s\n" in defaults,
     }
     missing = [what for what, found in wanted.items() if not found]

@@ -69,7 +69,9 @@ def _clear_away_the_killed() -> None:
     by the logs that they hold open.
     """
     for folder in Path("/tmp").glob(f"fs-{os.getuid()}-*"):
-        if psutil.pid_exists(int(folder.name.split("-")[2])):
+        owner = int(folder.name.split("-")[2])
+        # In a container that is started again, this process has the number of the one that was killed.
+        if psutil.pid_exists(owner) and owner != os.getpid():
             continue
         orphans = [process for process in psutil.process_iter() if _uses(process, folder)]
         for process in orphans:

@@ -1,27 +1,12 @@
-"""What several tests need: photos, their bytes, and networks with random weights whose answers depend on the photo."""
-
-import io
+"""What several tests compare with: COCO's own masks, and networks with random weights that answer to the photo."""
 
 import numpy as np
-import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
-
-
-def photo(name: str) -> Image.Image:
-    """A photo that scikit-image carries, as RGB: astronaut 512 x 512, chelsea 451 x 300, coffee 600 x 400."""
-    return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
-
-
-def encoded(image: Image.Image, name: str = "PNG", **options: object) -> bytes:
-    """The bytes of a file in one of Pillow's formats."""
-    file = io.BytesIO()
-    image.save(file, name, **options)
-    return file.getvalue()
 
 
 def as_tensor(image: Image.Image) -> Tensor:

@@ -67,7 +67,7 @@ def test_a_lone_item_is_computed_alone_without_company(batcher: Batcher[int, int
     assert compute.batches == [[3], [4]]
 
 
-def test_what_arrives_during_a_batch_is_computed_together_in_order(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_what_arrives_during_a_batch_is_computed_together(batcher: Batcher[int, int], compute: Compute) -> None:
     async def scenario() -> None:
         tasks = await queue_behind(batcher, compute, list(range(1, 11)))
         compute.gate.set()

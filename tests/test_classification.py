@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.helpers import photo
 from torch.nn import functional as F
 
 from foursight.models import backbone, catalogue, classification, labels, lite0
 from foursight.models.errors import OptionError
+from tests.photos import photo
 
 PHOTOS = ("chelsea", "coffee", "astronaut")
 
@@ -102,8 +102,10 @@ def test_the_crop_is_that_of_resizing_all_and_cropping(size: tuple[int, int], re
     left, top = (round((side - 224) / 2) for side in resized.size)
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
     difference = np.abs(base.crop_photo(image) - expected)
-    assert difference.max() <= 1
-    assert difference.mean() < 0.1
+    # Pillow may take the two passes of a resize in another order, and each rounds: one sample in 30,000 is off by two.
+    assert (difference > 1).mean() < 1e-4
+    assert difference.max() <= 2
+    assert difference.mean() < 0.2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (2000, 3), (3, 2000)])
@@ -133,11 +135,8 @@ def test_classes_keep_their_own_labels_only(ask: Callable) -> None:
     assert found.scores[0] == ask("chelsea").scores[0]
 
 
-def test_a_label_of_two_classes_gives_both(ask: Callable) -> None:
-    # ImageNet has two cranes: the bird and the machine.
-    found = ask("chelsea", classes="crane")
-    assert found.labels == ("crane", "crane")
-    assert set(found.wnids) == {"n02012849", "n03126707"}
+def test_a_label_of_two_classes_gives_both() -> None:
+    assert labels.ids_of(["Crane", "cat"], ["crane", "cat", "dog", "crane"], [3, 5, 7, 9]) == {3, 5, 9}
 
 
 def test_an_unknown_class_is_refused_with_the_closest_labels(ask: Callable) -> None:

@@ -1,105 +1,117 @@
 """Detection and segmentation: our order of the work gives what torchvision's own `forward` gives.
 
-The networks have random weights, with heads made loud enough that they find objects: the arithmetic is what is tested.
+Random weights, with heads made loud enough that they find objects, test the arithmetic; the tiny profile is there too.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from tests.helpers import as_tensor, photo, settle
-from torch import nn
+from PIL import Image
 from torchvision.models.detection import (
     MaskRCNN_ResNet50_FPN_Weights,
     fasterrcnn_mobilenet_v3_large_320_fpn,
     maskrcnn_resnet50_fpn,
 )
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
 
-from foursight.models import rcnn
-from foursight.models.catalogue import run
+from foursight.models import load, rcnn, run
 from foursight.models.errors import OptionError
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import Predictions
+from tests.helpers import as_tensor, settle
+from tests.photos import photo
 
 COCO = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
-RANDOM = {"weights": None, "weights_backbone": None, "rpn_post_nms_top_n_test": 200}
+RANDOM = {"weights": None, "weights_backbone": None, "min_size": 128, "max_size": 192, "rpn_post_nms_top_n_test": 100}
 
 
-def loud(network: nn.Module, scores: float, boxes: float) -> nn.Module:
-    """Make a random network's scores spread over 0..1, its boxes over the photo, and its masks over both sides of .5."""
+def loud(network: GeneralizedRCNN, scores: float) -> GeneralizedRCNN:
+    """Make a random network's scores spread over 0..1, and its boxes and masks differ."""
     batch, _ = network.eval().transform([as_tensor(photo("astronaut"))])
     settle(network.backbone, batch.tensors)
     heads = network.roi_heads
     with torch.no_grad():
         heads.box_predictor.cls_score.weight *= scores
-        heads.box_predictor.bbox_pred.weight *= boxes
-        network.rpn.head.bbox_pred.weight *= boxes
+        heads.box_predictor.bbox_pred.weight *= 5
+        network.rpn.head.bbox_pred.weight *= 5
         if heads.has_mask():
             heads.mask_predictor.mask_fcn_logits.weight *= 20
     return network.eval()
 
 
 def fasterrcnn() -> rcnn.Rcnn:
-    network = loud(fasterrcnn_mobilenet_v3_large_320_fpn(**RANDOM, box_detections_per_img=50), 30, 20)
+    network = loud(fasterrcnn_mobilenet_v3_large_320_fpn(**RANDOM, box_detections_per_img=50), 30)
     return rcnn.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, rcnn.coco_categories(COCO))
 
 
 def maskrcnn() -> rcnn.Rcnn:
-    options = {**RANDOM, "min_size": 160, "max_size": 256, "box_detections_per_img": 10}
-    network = loud(maskrcnn_resnet50_fpn(**options), 6, 20)
+    network = loud(maskrcnn_resnet50_fpn(**RANDOM, box_detections_per_img=8), 6)
     return rcnn.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, rcnn.coco_categories(COCO))
 
 
-TASKS: dict[str, Callable[[], rcnn.Rcnn]] = {"faster r-cnn": fasterrcnn, "mask r-cnn": maskrcnn}
-
+RANDOM_TASKS: dict[str, Callable[[], Any]] = {"random faster r-cnn": fasterrcnn, "random mask r-cnn": maskrcnn}
+TASKS = RANDOM_TASKS | {
+    "tiny detect": lambda: load("detect", "tiny", "cpu"),
+    "tiny segment": lambda: load("segment", "tiny", "cpu"),
+}
 ASTRONAUT = photo("astronaut")
 PHOTOS = {
     "square": ASTRONAUT,
     "portrait": ASTRONAUT.resize((300, 420)),
     "landscape": photo("chelsea"),
-    "mirrored portrait": ImageOps.mirror(ASTRONAUT.resize((300, 420))),
-    "portrait, a little narrower": photo("coffee").resize((296, 420)),
+    "portrait, a little narrower": ASTRONAUT.resize((296, 420)),
     "panorama": photo("coffee").crop((0, 100, 600, 220)),
     "tiny": ASTRONAUT.resize((40, 30)),
 }
 
 
-@pytest.fixture(scope="module", params=TASKS)
-def task(request: pytest.FixtureRequest) -> rcnn.Rcnn:
+@cache
+def made(name: str) -> rcnn.Rcnn:
     torch.manual_seed(0)
-    return TASKS[request.param]()
+    return TASKS[name]()
 
 
-@pytest.fixture(scope="module")
-def all_of(task: rcnn.Rcnn) -> Callable[[str], Predictions]:
-    """Everything that a task finds in a photo, computed once."""
-    found: dict[str, Predictions] = {}
+@cache
+def everything_in(task_name: str, photo_name: str) -> Predictions:
+    return run(made(task_name), PHOTOS[photo_name], score_threshold=0.05)
 
-    def all_of(name: str) -> Predictions:
-        if name not in found:
-            found[name] = run(task, PHOTOS[name], score_threshold=0.05)
-        return found[name]
 
-    return all_of
+@pytest.fixture(params=TASKS)
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of each task."""
+    return request.param
+
+
+@pytest.fixture(params=RANDOM_TASKS)
+def random(request: pytest.FixtureRequest) -> str:
+    """The name of each task with random weights: what a request may ask is the same code for all."""
+    return request.param
 
 
 def full(found: Predictions, image: Image.Image) -> NDArray[np.bool_]:
     """The masks as bool [N, H, W]."""
-    return np.stack([mask.full(image.height, image.width) for mask in found.masks])
+    masks = [mask.full(image.height, image.width) for mask in found.masks]
+    return np.stack(masks) if masks else np.zeros((0, image.height, image.width), dtype=bool)
 
 
 def assert_same(one: Predictions, other: Predictions, image: Image.Image) -> None:
-    assert one.labels == other.labels
-    np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
-    np.testing.assert_allclose(one.boxes, other.boxes, atol=0.5)
+    """The same objects, but for the last bits of a number: two of nearly the same score may change places."""
+    assert len(one.labels) == len(other.labels)
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
+    distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(2)
+    distance[np.array(one.labels)[:, None] != np.array(other.labels)[None]] = np.inf
+    partner = distance.argmin(1) if len(distance) else np.zeros(0, dtype=int)
+    assert sorted(partner) == list(range(len(other.labels)))
+    assert (distance.min(1, initial=np.inf) < 0.5).all()
     assert (one.masks is None) == (other.masks is None)
     if one.masks:
-        # The batch may change the last bits of a probability, and so a pixel at exactly one half.
-        assert (full(one, image) != full(other, image)).mean() < 1e-4
+        assert (full(one, image) != full(other, image)[partner]).mean() < 1e-3
 
 
 def chosen(found: Predictions, keep: NDArray[np.bool_]) -> Predictions:
@@ -114,45 +126,60 @@ def chosen(found: Predictions, keep: NDArray[np.bool_]) -> Predictions:
     )
 
 
-@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("photo_name", PHOTOS)
+def test_a_photo_is_prepared_as_torchvision_does(name: str, photo_name: str) -> None:
+    task, image = made(name), PHOTOS[photo_name]
+    prepared = task.prepare(image)
+    expected, _ = task.network.transform([as_tensor(image)])
+    height, width = expected.image_sizes[0]
+    assert prepared.size == (image.height, image.width)
+    assert tuple(prepared.pixels.shape) == (3, height, width)
+    torch.testing.assert_close(prepared.pixels, expected.tensors[0, :, :height, :width], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("photo_name", PHOTOS)
 def test_a_photo_gets_the_answer_of_torchvisions_own_forward(
-    task: rcnn.Rcnn, all_of: Callable[[str], Predictions], name: str
+    name: str, photo_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = PHOTOS[name]
+    task, image = made(name), PHOTOS[photo_name]
+    # From our own resized pixels on: the last bits of a pixel grow in a random network until they can be seen.
+    transform, pixels = task.network.transform, task.prepare(image).pixels
+    resized = ImageList(transform.batch_images([pixels]), [tuple(pixels.shape[1:])])
+    monkeypatch.setattr(transform, "forward", lambda images, targets=None: (resized, targets))
     with torch.inference_mode():
         (expected,) = task.network([as_tensor(image)])
-    found = all_of(name)
-    assert len(found.scores) >= 5
+    found = everything_in(name, photo_name)
     assert found.labels == tuple(task.names[index] for index in expected["labels"])
     assert found.class_ids.tolist() == [task.class_ids[index] for index in expected["labels"]]
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-6)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
     if "masks" in expected:
-        masks = expected["masks"][:, 0].numpy() > 0.5
-        assert masks.any()
-        np.testing.assert_array_equal(full(found, image), masks)
+        np.testing.assert_array_equal(full(found, image), expected["masks"][:, 0].numpy() > 0.5)
     else:
         assert found.masks is None
 
 
-def test_random_networks_find_different_things_in_different_photos(all_of: Callable[[str], Predictions]) -> None:
-    square, mirrored = all_of("portrait"), all_of("mirrored portrait")
-    assert not np.allclose(square.boxes[:5], mirrored.boxes[:5], atol=5)
-    assert len(set(square.labels)) > 1
+def test_the_networks_find_enough_for_these_tests(name: str) -> None:
+    found = [everything_in(name, photo_name) for photo_name in PHOTOS]
+    assert all(len(one.labels) >= (5 if name in RANDOM_TASKS else 0) for one in found)
+    assert len(everything_in(name, "square").labels) >= 3
+    assert len({label for one in found for label in one.labels}) >= 2
+    assert len({tuple(one.boxes[0].tolist()) for one in found if len(one.boxes)}) >= 3
+    if made(name).options is SegmentOptions:
+        assert 0 < full(everything_in(name, "square"), ASTRONAUT).mean() < 0.9
 
 
-def test_photos_of_different_sizes_in_a_batch_are_answered_as_alone(
-    task: rcnn.Rcnn, all_of: Callable[[str], Predictions]
-) -> None:
+def test_photos_of_different_sizes_in_a_batch_are_answered_as_alone(name: str) -> None:
+    task = made(name)
     options = task.options(score_threshold=0.05)
     outputs = task.predict([(task.prepare(image), options) for image in PHOTOS.values()])
-    for (name, image), output in zip(PHOTOS.items(), outputs, strict=True):
-        assert_same(task.finish(output, options), all_of(name), image)
+    for (photo_name, image), output in zip(PHOTOS.items(), outputs, strict=True):
+        assert_same(task.finish(output, options), everything_in(name, photo_name), image)
 
 
-def test_each_photo_of_a_batch_has_its_own_options(task: rcnn.Rcnn, all_of: Callable[[str], Predictions]) -> None:
-    everything = all_of("portrait")
-    label = everything.labels[-1]
+def test_each_photo_of_a_batch_has_its_own_options(random: str) -> None:
+    task, everything = made(random), everything_in(random, "portrait")
+    label = served(task, everything)
     asked: list[dict[str, Any]] = [{}, {"max_detections": 2}, {"classes": [label]}, {"score_threshold": 1}]
     if task.options is SegmentOptions:
         asked.append({"mask_format": "none"})
@@ -161,53 +188,56 @@ def test_each_photo_of_a_batch_has_its_own_options(task: rcnn.Rcnn, all_of: Call
     outputs = task.predict([(prepared, one) for one in options])
     found = [task.finish(output, one) for output, one in zip(outputs, options, strict=True)]
     assert_same(found[0], everything, PHOTOS["portrait"])
-    assert found[1].labels == everything.labels[:2]
-    assert set(found[2].labels) == {label}
-    assert len(found[3].labels) == sum(everything.scores >= 1)
+    np.testing.assert_allclose(found[1].scores, everything.scores[:2], atol=1e-3)
+    assert_same(found[2], chosen(everything, np.array(everything.labels) == label), PHOTOS["portrait"])
+    assert found[3].labels == ()
     assert [one.masks is None for one in found] == [
         task.options is DetectOptions or one.get("mask_format") == "none" for one in asked
     ]
 
 
-def test_a_threshold_keeps_the_scores_at_or_above_it(task: rcnn.Rcnn, all_of: Callable[[str], Predictions]) -> None:
-    everything = all_of("square")
+def test_a_threshold_keeps_the_scores_at_or_above_it(random: str) -> None:
+    everything = everything_in(random, "square")
     bound = float(everything.scores[3])
-    found = run(task, PHOTOS["square"], score_threshold=bound)
+    found = run(made(random), PHOTOS["square"], score_threshold=bound)
     assert_same(found, chosen(everything, everything.scores >= bound), PHOTOS["square"])
     assert len(found.scores) == 4
 
 
-def test_at_most_so_many_objects_are_given_the_best_first(
-    task: rcnn.Rcnn, all_of: Callable[[str], Predictions]
-) -> None:
-    everything = all_of("landscape")
+def test_at_most_so_many_objects_are_given_the_best_first(random: str) -> None:
+    everything = everything_in(random, "square")
     assert (np.diff(everything.scores) <= 0).all()
-    found = run(task, PHOTOS["landscape"], score_threshold=0.05, max_detections=3)
-    assert_same(found, chosen(everything, np.arange(len(everything.scores)) < 3), PHOTOS["landscape"])
+    found = run(made(random), PHOTOS["square"], score_threshold=0.05, max_detections=3)
+    assert_same(found, chosen(everything, np.arange(len(everything.scores)) < 3), PHOTOS["square"])
+    assert len(found.scores) == 3
 
 
-def test_classes_keep_their_own_objects_only(task: rcnn.Rcnn, all_of: Callable[[str], Predictions]) -> None:
-    everything = all_of("square")
-    label = everything.labels[-1]
+def test_classes_keep_their_own_objects_only(random: str) -> None:
+    task, everything = made(random), everything_in(random, "square")
+    label = served(task, everything)
     assert set(everything.labels) != {label}
     found = run(task, PHOTOS["square"], score_threshold=0.05, classes=label.upper())
     assert_same(found, chosen(everything, np.array(everything.labels) == label), PHOTOS["square"])
 
 
-def test_a_photo_in_which_nothing_is_found_has_an_empty_answer(task: rcnn.Rcnn, all_of: Callable) -> None:
-    absent = next(label for label in task.card.labels if label not in all_of("square").labels)
+def test_a_photo_in_which_nothing_is_found_has_an_empty_answer(random: str) -> None:
+    task, everything = made(random), everything_in(random, "square")
+    absent = next(label for label in task.card.labels if label not in everything.labels)
     found = run(task, PHOTOS["square"], score_threshold=0.05, classes=absent)
     assert (found.labels, found.boxes.shape, found.scores.shape) == ((), (0, 4), (0,))
     assert found.masks == (None if task.options is DetectOptions else ())
 
 
-@pytest.mark.parametrize("name", ["persn", "N/A", "__background__", "background"])
-def test_what_is_no_class_to_be_served_is_refused(task: rcnn.Rcnn, name: str) -> None:
+def served(task: rcnn.Rcnn, found: Predictions) -> str:
+    """The last label that is served: a random network also finds the places in COCO's list that have no name."""
+    return next(label for label in reversed(found.labels) if label in task.card.labels)
+
+
+@pytest.mark.parametrize("unknown", ["persn", "N/A", "__background__", "background", "person2"])
+def test_what_is_no_class_to_be_served_is_refused(name: str, unknown: str) -> None:
+    task = made(name)
     with pytest.raises(OptionError) as caught:
-        task.check(task.options(classes=name))
+        task.check(task.options(classes=["person", unknown]))
     assert caught.value.code == "unknown_class"
-
-
-def test_the_closest_label_is_named(task: rcnn.Rcnn) -> None:
-    with pytest.raises(OptionError, match="person"):
-        task.check(task.options(classes="persn"))
+    assert repr(unknown) in caught.value.detail
+    assert ("person" in caught.value.hint) == unknown.startswith("pers")

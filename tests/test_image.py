@@ -1,4 +1,4 @@
-"""Decoding: every picture that Pillow reads comes out as Pillow shows it, upright and RGB; the rest is refused by name."""
+"""Decoding: a picture comes out as Pillow shows it, upright and RGB; what is none is refused by name."""
 
 import io
 import struct
@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, features
-from tests.helpers import encoded, photo
 
 from foursight.models.errors import ImageError
 from foursight.models.image import decode
+from tests.photos import encoded, photo
 
 CAT = photo("chelsea").resize((91, 60))
 # Transparency that changes from pixel to pixel.
@@ -21,7 +21,7 @@ ALPHA = Image.fromarray(np.linspace(0, 255, 91 * 60).reshape(60, 91).astype(np.u
 FILES = {
     "JPEG": encoded(CAT, "JPEG"),
     "progressive JPEG": encoded(CAT, "JPEG", progressive=True),
-    "JPEG in the manner of telephones (MPO)": encoded(CAT, "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))]),
+    "a telephone's JPEG with a second picture": encoded(CAT, "MPO", save_all=True, append_images=[CAT.rotate(180)]),
     "PNG": encoded(CAT, "PNG"),
     "WebP": encoded(CAT, "WEBP"),
     "lossless WebP": encoded(CAT, "WEBP", lossless=True),
@@ -186,7 +186,7 @@ RAMP = np.linspace(0, 1, 60 * 91, dtype=np.float32).reshape(60, 91)
         (RAMP * 9000 - 4000, RAMP * 255),
         ((RAMP * 9000).astype(np.int32), RAMP * 255),
         (np.where(RAMP > 0.9, np.nan, RAMP), np.where(RAMP > 0.9, 0, RAMP * 255)),
-        (np.where(RAMP > 0.9, np.inf, RAMP * 100), RAMP.clip(None, 0.9) * 100),
+        (np.where(RAMP > 0.9, np.inf, RAMP * 100), np.where(RAMP > 0.9, 255, RAMP * 100)),
         (RAMP * 0 + np.float32(np.nan), RAMP * 0),
     ],
     ids=["0..1", "0..0.5", "0..200", "-4000..5000", "int32", "with NaN", "with infinity", "NaN only"],
@@ -227,13 +227,12 @@ def test_what_is_no_photo_is_refused_by_name(data: bytes, code: str, named: str)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("kind", sorted({"JPEG", "progressive JPEG", "PNG", "WebP", "BMP", "GIF", "AVIF"} & FILES.keys()))
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", sorted({"JPEG", "progressive JPEG", "PNG", "WebP", "GIF", "AVIF"} & FILES.keys()))
 def test_a_file_cut_short_is_called_truncated(kind: str, share: float) -> None:
     data = FILES[kind]
     error = refusal(data[: int(len(data) * share)])
     assert error.code == "truncated_image"
-    assert kind.split()[-1].lower() in error.detail.lower()
+    assert kind.removeprefix("progressive ").lower() in error.detail.lower()
 
 
 def test_a_damaged_png_is_called_truncated() -> None:

@@ -5,10 +5,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
-from tests.helpers import coco_rle, iou
 
 from foursight.models.results import BoxMask
 from foursight.serving import masks
+from tests.helpers import coco_rle, iou
 
 HEIGHT, WIDTH = 240, 320
 

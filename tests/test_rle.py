@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from tests.helpers import coco_rle
 
 from foursight.wire import Rle, rle
+from tests.helpers import coco_rle
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (13, 17), (64, 48), (31, 100)]
 
@@ -25,7 +25,7 @@ def large() -> NDArray[np.bool_]:
 
 
 MASKS = {
-    **{f"{h} x {w}, {p}": np.random.default_rng(h * w).random((h, w)) < p for h, w in SHAPES for p in (0.02, 0.5, 0.98)},
+    **{f"{h} x {w}, {p}": np.random.default_rng(0).random((h, w)) < p for h, w in SHAPES for p in (0.02, 0.5, 0.98)},
     **{f"empty {h} x {w}": np.zeros((h, w), dtype=bool) for h, w in SHAPES},
     **{f"full {h} x {w}": np.ones((h, w), dtype=bool) for h, w in SHAPES},
     **{f"corner {r}, {c}": single((13, 17), r, c) for r in (0, -1) for c in (0, -1)},
@@ -50,7 +50,7 @@ def test_what_pycocotools_encoded_is_decoded_to_the_mask(name: str) -> None:
     np.testing.assert_array_equal(decoded, MASKS[name])
 
 
-@pytest.mark.parametrize("name", ["13 x 17, 0.5", "full 13 x 17", "lower row", "right column", "empty 13 x 17", "full 1 x 1"])
+@pytest.mark.parametrize("name", ["13 x 17, 0.5", "full 13 x 17", "lower row", "right column", "empty 1 x 7"])
 @pytest.mark.parametrize(
     ("above", "below", "left", "right"),
     [(0, 0, 0, 0), (5, 0, 0, 0), (0, 5, 0, 0), (0, 0, 5, 0), (0, 0, 0, 5), (3, 4, 5, 6), (0, 0, 5, 6), (3, 4, 0, 0)],

@@ -18,11 +18,13 @@ PERSON = 1
 
 
 def describe(network: GeneralizedRCNN, folder: Path, photos: list[Photo]) -> dict[str, Any]:
-    """Measure the network on the validation photos, with all categories and then with those chosen, which it then serves.
+    """Measure the network on the validation photos with all categories, choose, and measure it serving the choice.
 
     `folder` holds the sets. The figures of `categories` are those measured with all 80 answered.
     """
-    held_back = {name: [photo for photo in photos if photo.is_validation and photo.folder == name] for name in data.FOLDERS}
+    held_back = {
+        name: [photo for photo in photos if photo.is_validation and photo.folder == name] for name in data.FOLDERS
+    }
     ids = [0, *(number for number, _ in rcnn_tiny.CATEGORIES)]
     rcnn_tiny.serve(network, frozenset(ids))
     every = evaluate.report(network, folder / "coco", held_back["coco"], ids)["box"]

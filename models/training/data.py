@@ -25,17 +25,22 @@ GREY = 127
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo and its objects: COCO annotations with `segmentation` as RLE; `folder` is the set it comes from."""
+    """A photo of a set, its `size` (height, width), and its objects: COCO annotations with `segmentation` as RLE."""
 
     folder: str
     path: Path
     image_id: int
+    size: tuple[int, int]
     objects: tuple[dict[str, Any], ...]
 
     @property
     def is_validation(self) -> bool:
         """Which side of the split it is on."""
         return in_validation(self.folder, self.path.name)
+
+    def proportion(self) -> float:
+        """Width over height."""
+        return self.size[1] / self.size[0]
 
 
 def in_validation(folder: str, file_name: str) -> bool:
@@ -55,7 +60,13 @@ def read(data: Path, folders: tuple[str, ...] = FOLDERS) -> list[Photo]:
                 rle = as_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
                 objects[annotation["image_id"]].append(annotation | {"segmentation": rle})
         photos += [
-            Photo(folder, data / folder / "images" / image["file_name"], image["id"], tuple(objects[image["id"]]))
+            Photo(
+                folder,
+                data / folder / "images" / image["file_name"],
+                image["id"],
+                sizes[image["id"]],
+                tuple(objects[image["id"]]),
+            )
             for image in listing["images"]
         ]
     return photos

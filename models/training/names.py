@@ -15,10 +15,10 @@ from torchvision.transforms.functional import hflip, pil_to_tensor
 from foursight.models import rcnn_tiny
 from foursight.models.training.data import Photo
 
-EPOCHS = 20
+EPOCHS = 5
 BATCH = 64
 LEARNING_RATE = 1e-3
-WEIGHT_DECAY = 0.05
+WEIGHT_DECAY = 0.5
 DROPOUT = 0.3
 # Boxes as proposals have them: each corner is off by a normal of so much of the box's side.
 JITTER = 0.08
@@ -27,7 +27,7 @@ VIEWS = 3
 
 @dataclass(frozen=True)
 class Objects:
-    """M boxes: `features` float16 [M, 1280 + 112 + 1280], the means that `names`, `texture` and `scene` see, `labels` [M]."""
+    """M boxes: `features` float16 [M, 1280 + 112 + 1280], what `names`, `texture`, `scene` see; `labels` int64 [M]."""
 
     features: Tensor
     labels: Tensor
@@ -35,7 +35,7 @@ class Objects:
 
 @torch.inference_mode()
 def collect(network: GeneralizedRCNN, photos: list[Photo], indices: dict[int, int], seed: int) -> Objects:
-    """The features of all objects of the photos, and of the photos mirrored, each in its box and in VIEWS jittered ones.
+    """The features of all objects, as they are and mirrored, each in its box and in VIEWS jittered ones.
 
     `indices` maps a COCO category id to its class index, which starts at 1; `labels` are class indices less 1.
     """
@@ -98,7 +98,7 @@ def fit(network: GeneralizedRCNN, objects: Objects, seed: int) -> None:
             schedule.step()
     with torch.no_grad():
         weight = linear.weight / spread
-        parts = weight.split([layer.in_channels for layer in layers], 1)
+        parts = torch.split(weight, [layer.in_channels for layer in layers], 1)
         for layer, part in zip(layers, parts, strict=True):
             layer.weight.copy_(part[:, :, None, None])
         layers[0].bias.copy_(linear.bias - weight @ mean)

@@ -86,7 +86,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, epochs * steps, pct_start=0.15)
     for _ in range(epochs):
         network.train()
-        order = chance.sample(photos, len(photos))
+        order = _shuffle(photos, chance)
         sums: dict[str, float] = {}
         for step in range(steps):
             views = [data.sample(photo, indices, chance) for photo in order[step * BATCH : (step + 1) * BATCH]]
@@ -94,6 +94,16 @@ def fit(
             schedule.step()
             sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
         yield {name: round(value / steps, 4) for name, value in sums.items()}
+
+
+def _shuffle(photos: list[Photo], chance: random.Random) -> list[Photo]:
+    """A random order in which photos of like proportions are neighbours, for a batch is padded to its largest sides."""
+    order = chance.sample(photos, len(photos))
+    groups = [
+        sorted(order[start : start + 8 * BATCH], key=Photo.proportion) for start in range(0, len(order), 8 * BATCH)
+    ]
+    pairs = [group[start : start + BATCH] for group in groups for start in range(0, len(group), BATCH)]
+    return [photo for pair in chance.sample(pairs, len(pairs)) for photo in pair]
 
 
 def _step(

@@ -1,0 +1,169 @@
+"""The files for containers, as far as they can be judged without Docker: by the Compose specification's own schema, and
+against the Makefile and the settings that they repeat."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator, ValidationError
+
+from foursight.serving.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+SERVICES = yaml.safe_load(COMPOSE)["services"]
+SERVER, LOAD = SERVICES["server"], SERVICES["load"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+
+
+def validate(compose: str) -> None:
+    """Raise ValidationError where the schema of the Compose specification is not met."""
+    schema = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
+    Draft7Validator(schema).validate(yaml.safe_load(compose))
+
+
+def stage(name: str) -> str:
+    """The lines of a stage of the Dockerfile."""
+    found = re.search(rf"(?ms)^FROM \S+ AS {name}$(.*?)(?=^FROM |\Z)", DOCKERFILE)
+    assert found, f"no stage {name}"
+    return found[1]
+
+
+def make_targets(name: str) -> list[str]:
+    """What a stage of the Dockerfile runs make for."""
+    return [target for line in re.findall(r"(?m)^RUN .*\bmake (\S.*)$", stage(name)) for target in line.split()]
+
+
+def would_run(target: str, folder: Path = ROOT) -> list[str]:
+    """The commands by which make would make a target from nothing."""
+    command = ["make", "--dry-run", "--always-make", "--no-print-directory", target]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_compose_file_meets_the_specification() -> None:
+    validate(COMPOSE)
+
+
+def test_the_line_for_a_gpu_meets_it_too() -> None:
+    with_gpu = COMPOSE.replace("    # deploy:", "    deploy:")
+    (device,) = yaml.safe_load(with_gpu)["services"]["server"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    validate(with_gpu)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("healthcheck:", "healthchecks:"),
+        ("condition: service_healthy", "condition: service_ready"),
+        ("interval: 10s", "interval: [10s]"),
+        ("services:", "service:"),
+        ("volumes:\n  weights:", "volumes:\n  weights: /srv"),
+    ],
+)
+def test_a_broken_compose_file_is_rejected(right: str, wrong: str) -> None:
+    assert right in COMPOSE
+    with pytest.raises(ValidationError):
+        validate(COMPOSE.replace(right, wrong))
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    assert SERVER["ports"] == ["127.0.0.1:${FOURSIGHT_PORT:-8000}:8000"]
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert "network_mode" not in service
+
+
+def test_every_foursight_variable_is_a_setting_of_the_server() -> None:
+    named = set(re.findall(r"FOURSIGHT_(\w+)", COMPOSE + DOCKERFILE))
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+
+
+def test_every_setting_is_passed_through_with_the_servers_own_default() -> None:
+    given = {name.removeprefix("FOURSIGHT_").lower(): value for name, value in SERVER["environment"].items()}
+    # These two are the container's own: all its interfaces, and the default port, which compose publishes.
+    assert "ENV FOURSIGHT_HOST=0.0.0.0" in stage("server")
+    assert set(given) == set(Settings.model_fields) - {"host", "port"}
+    for name, value in given.items():
+        passed = re.fullmatch(rf"\$\{{FOURSIGHT_{name.upper()}:-(.*)\}}", value)
+        assert passed, value
+        assert getattr(Settings.model_validate({name: passed[1]}), name) == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_health_check_asks_readyz_and_believes_its_status(status: int, healthy: bool) -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    kind, python, *arguments = SERVER["healthcheck"]["test"]
+    assert (kind, python) == ("CMD", "python3")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
+        threading.Thread(target=stub.serve_forever).start()
+        command = [text.replace("127.0.0.1:8000", f"127.0.0.1:{stub.server_port}") for text in arguments]
+        checked = subprocess.run([sys.executable, *command], capture_output=True, check=False)
+        stub.shutdown()
+    assert asked == ["/readyz"]
+    assert (checked.returncode == 0) is healthy
+
+
+def test_the_image_is_installed_and_started_as_make_run_does_it() -> None:
+    (target,) = make_targets("server")
+    *installation, start = would_run("run")
+    assert would_run(target) == installation
+    assert any("pip install" in line and "'.[server]'" in line for line in installation)
+    command = re.search(r"(?m)^CMD (\[.*\])$", stage("server"))
+    assert command
+    assert json.loads(command[1]) == shlex.split(start)
+
+
+def test_the_image_of_the_load_test_is_installed_by_the_makefile_too() -> None:
+    (target,) = make_targets("load")
+    assert any("pip install" in line and "'.[load]'" in line for line in would_run(target))
+
+
+@pytest.mark.parametrize("name", ["server", "load"])
+def test_what_the_ignore_file_lets_through_is_enough_to_install(name: str, tmp_path: Path) -> None:
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source = ROOT / line[1:]
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / source.name)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+    assert all((tmp_path / folder).is_dir() for folder in packages.values())
+    (target,) = make_targets(name)
+    assert would_run(target, tmp_path) == would_run(target)
+
+
+def test_the_server_does_not_run_as_root() -> None:
+    users = re.findall(r"(?m)^USER (\S+)$", DOCKERFILE)
+    assert users
+    assert not {"root", "0"} & set(users)
+
+
+def test_the_stages_that_compose_builds_are_there() -> None:
+    for service in SERVICES.values():
+        assert stage(service["build"]["target"])
+
+
+def test_the_load_waits_for_a_healthy_server_and_is_asked_for_by_name() -> None:
+    assert LOAD["profiles"] == ["load"]
+    assert "profiles" not in SERVER
+    assert LOAD["depends_on"] == {"server": {"condition": "service_healthy"}}
+    assert "--host http://server:8000" in LOAD["command"]
+    assert "--run-time 2m" in LOAD["command"]

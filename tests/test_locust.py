@@ -1,0 +1,117 @@
+"""The load test is run for real, against the server and against servers that answer wrongly."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.photos import encoded, photo
+
+LOCUSTFILE = Path(__file__).parent.parent / "loadtests" / "locustfile.py"
+USERS = ("Classifier", "Localizer", "Detector", "Segmenter")
+
+
+def locust(host: str, *options: str, seconds: int = 4) -> subprocess.CompletedProcess[str]:
+    """A headless run of four users; those in the middle of a request at its end finish it."""
+    limits = ["-u", "4", "-r", "4", "-t", f"{seconds}s", "--stop-timeout", "60"]
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, *limits, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def counts(report: Path) -> dict[str, tuple[int, int]]:
+    """From a JSON report: each path, with its numbers of requests and of failures."""
+    entries = json.loads(report.read_text())
+    return {entry["name"]: (entry["num_requests"], entry["num_failures"]) for entry in entries}
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A server that gives every upload the same answer, by its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
+        thread = threading.Thread(target=stub.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{stub.server_port}"
+        finally:
+            stub.shutdown()
+            thread.join()
+
+
+def test_a_run_against_the_server_has_requests_and_no_failure(server: str, tmp_path: Path) -> None:
+    run = locust(server, "--json-file", str(tmp_path / "report"))
+    assert run.returncode == 0, run.stderr
+    found = counts(tmp_path / "report.json")
+    assert sum(requests for requests, _ in found.values()) > 0
+    assert sum(failures for _, failures in found.values()) == 0
+
+
+def test_every_task_answers_the_photos_of_a_folder(server: str, tmp_path: Path) -> None:
+    sideways = photo("coffee")
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    (tmp_path / "sideways.jpg").write_bytes(encoded(sideways, "JPEG", exif=exif))
+    # One user of each class, and not by weight.
+    one_each = [json.dumps({"user_class_name": name, "fixed_count": 1}) for name in USERS]
+    report = str(tmp_path / "report")
+    run = locust(server, "--photos", str(tmp_path), "--json-file", report, "--config-users", *one_each)
+    assert run.returncode == 0, run.stderr
+    found = counts(tmp_path / "report.json")
+    assert set(found) == {"/v1/classify", "/v1/localize", "/v1/detect", "/v1/segment"}
+    assert all(requests > 0 and failures == 0 for requests, failures in found.values())
+
+
+NO_PREDICTIONS = b'{"model": "stub", "image": {"width": 451, "height": 300}}'
+WRONG_SIZE = b'{"model": "stub", "image": {"width": 451, "height": 301}, "predictions": []}'
+NO_BOX = (
+    b'{"model": "stub", "image": {"width": 451, "height": 300},'
+    b' "predictions": [{"label": "cat", "class_id": 1, "score": 0.9}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (503, NO_BOX, "status 503"),
+        (200, b"<html>", "no answer"),
+        (200, NO_PREDICTIONS, "predictions"),
+        (200, WRONG_SIZE, "a photo of (451, 300) was answered as width=451 height=301"),
+        (200, NO_BOX, "a prediction has no box"),
+    ],
+    ids=["refusal", "not JSON", "no predictions list", "wrong size", "no box"],
+)
+def test_a_wrong_answer_is_a_failure_of_the_run(status: int, body: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "chelsea.png").write_bytes(encoded(photo("chelsea")))
+    with answering(status, body) as url:
+        run = locust(url, "--photos", str(tmp_path), "Detector", seconds=1)
+    assert run.returncode == 1
+    assert said in (run.stdout + run.stderr).partition("Error report")[2]
+
+
+def test_load_is_refused_for_another_machine_in_one_line() -> None:
+    run = locust("http://foursight.invalid:8000")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("locustfile: no load for http://foursight.invalid:8000")
+
+
+def test_a_folder_without_photos_is_refused_in_one_line(tmp_path: Path) -> None:
+    run = locust("http://127.0.0.1:9", "--photos", str(tmp_path))
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(f"locustfile: {tmp_path} has no photo")
