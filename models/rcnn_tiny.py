@@ -39,6 +39,9 @@ LEVELS = ("0", "1", "2", "3")
 PROPOSAL_LEVELS = ("1", "2", "3", "pool")
 ANCHOR_SIZES = ((16, 28), (48, 80), (128, 200), (288, 416))
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+# Beginnings of parameter names: those that detection has no use for, and those that the backbone's package brings.
+MASK_KEYS = "roi_heads.mask_"
+FROZEN_KEYS = "backbone.network."
 # fmt: off
 # COCO's categories as (category id, name); a category's class index is its place here plus one, 0 is background.
 CATEGORIES = (
@@ -83,10 +86,6 @@ def load(masks: bool) -> GeneralizedRCNN:
     return network.eval()
 
 
-MASK_KEYS = ("roi_heads.mask_",)
-FROZEN_KEYS = ("backbone.network.",)
-
-
 def restore(network: GeneralizedRCNN, state: dict[str, Tensor]) -> None:
     """Load all but the backbone, which brings its own weights. Raises KeyError where a key is wrong or missing."""
     missing, unexpected = network.load_state_dict(state, strict=False)
@@ -101,7 +100,7 @@ def trained_state(network: GeneralizedRCNN) -> dict[str, Tensor]:
 
 
 def serve(network: GeneralizedRCNN, category_ids: frozenset[int]) -> None:
-    """Let the network answer these COCO categories only; the others take no part in the softmax over names."""
+    """Let the network answer these COCO categories only; the others become background."""
     served = torch.tensor([number in category_ids for number, _ in CATEGORIES])
     cast(BoxPredictor, network.roi_heads.box_predictor).served.copy_(served)
 
@@ -157,7 +156,7 @@ class Pyramid(nn.Module):
         self.network = network.requires_grad_(False)
         channels = [channels for _, _, channels in lite0.PYRAMID_TAPS]
         self.fpn = FeaturePyramidNetwork(channels, CHANNELS, LastLevelMaxPool())
-        # The mean over a box and a linear layer may change places: 160 channels are averaged for each box, not 1,280.
+        # The mean over a box and a linear layer may change places, so that 240 channels are averaged, not 2,672.
         self.names = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1)
         self.texture = nn.Conv2d(channels[2], NAMES, 1, bias=False)
         self.scene = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1, bias=False)
@@ -262,8 +261,13 @@ class BoxPredictor(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             hidden, evidence = features[:, :HIDDEN].float(), features[:, HIDDEN:].float()
             objectness = self.objectness(hidden)
-            names = (self.names(hidden) + evidence).masked_fill(~self.served, -torch.inf).log_softmax(1)
-            logits = torch.cat([F.logsigmoid(-objectness), F.logsigmoid(objectness) + names], 1)
+            names = (self.names(hidden) + evidence).log_softmax(1)
+            # What is not served counts as background. Shared out among the served names instead, it made false alarms:
+            # their mean AP50 on COCO fell from .542 to .445.
+            unserved = names.exp().masked_fill(self.served, 0).sum(1, keepdim=True)
+            background = torch.log(torch.sigmoid(-objectness) + torch.sigmoid(objectness) * unserved)
+            served = (F.logsigmoid(objectness) + names).masked_fill(~self.served, -torch.inf)
+            logits = torch.cat([background, served], 1)
             return logits, self.deltas(hidden).repeat(1, CLASSES)
 
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -10,6 +13,8 @@ import torch
 from torch.hub import download_url_to_file, get_dir
 
 from foursight.models.errors import WeightsError
+
+TIMEOUT_S = 30.0
 
 
 def fetch(published: Any) -> Path:
@@ -24,7 +29,8 @@ def fetch(published: Any) -> Path:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            download_url_to_file(published.url, str(path), hash_prefix=digest, progress=False)
+            with _impatient():
+                download_url_to_file(published.url, str(path), hash_prefix=digest, progress=False)
         actual = _sha256(path)
     except OSError as error:
         # URLError is an OSError too.
@@ -41,6 +47,17 @@ def state_dict(published: Any) -> dict[str, Any]:
     """The parameters of torchvision weights, on the CPU. Raises WeightsError."""
     state: dict[str, Any] = torch.load(fetch(published), map_location="cpu", weights_only=True)
     return state
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give up on a network that swallows packets: torch's download has no time-out of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def cached_path(published: Any) -> Path:

@@ -104,6 +104,8 @@ class Batcher(Generic[Item, Result]):
         start = perf_counter()
         try:
             results = self._compute([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} items went in and {len(results)} results came out")
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

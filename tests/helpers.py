@@ -8,6 +8,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+# Small networks gain little by a second thread, and lose much where the cores are busy: it waits by spinning.
+torch.set_num_threads(1)
+
 
 def as_tensor(image: Image.Image) -> Tensor:
     """A photo as torchvision's detection networks take it, float32 [3, H, W] in 0..1."""

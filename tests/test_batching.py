@@ -204,3 +204,15 @@ def test_the_observer_is_told_of_every_batch() -> None:
     run(scenario)
     batcher.close()
     assert seen == [(1, True), (2, True), (1, True)]
+
+
+def test_a_wrong_number_of_results_is_an_error_for_all_and_the_thread_goes_on() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda items: [] if 0 in items else items, 4)
+
+    async def scenario() -> None:
+        with pytest.raises(RuntimeError, match="1 items went in and 0 results"):
+            await batcher.submit(0)
+        assert (await batcher.submit(7))[0] == 7
+
+    run(scenario)
+    batcher.close()

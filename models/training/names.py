@@ -1,6 +1,6 @@
 """Teaches the tiny detector its names: a linear layer over frozen ImageNet features, averaged in the objects' boxes.
 
-It takes two minutes and no box or mask head, so it can be done again alone for other categories.
+It needs no box or mask head, so it can be done again alone; the head's own share in the names stays as it is.
 """
 
 from dataclasses import dataclass
