@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import torch
 from torch.hub import set_dir
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models._api import Weights
+from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 
-from foursight.models import TASKS, backbone, classification, weights
+from foursight.models import TASKS, backbone, classification, detection, load, run, segmentation, weights
 from foursight.models.errors import WeightsError
 from tests.helpers import settle
 from tests.photos import photo
@@ -170,3 +172,32 @@ def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.M
         assert np.abs(task.prepare(image).astype(int) - crop).max() <= 1
         (actual,) = task.predict([(crop, task.options())])
         np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "build"),
+    [("detect", detection, fasterrcnn_resnet50_fpn_v2), ("segment", segmentation, maskrcnn_resnet50_fpn_v2)],
+)
+def test_the_standard_detectors_load_a_file_of_the_right_shape(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: ModuleType, build: Callable
+) -> None:
+    original = build(weights=None, weights_backbone=None)
+    data = saved(original.state_dict())
+    source = Weights(f"http://127.0.0.1:9/{name_of(data)}", None, module.PUBLISHED.meta)
+    cache.mkdir()
+    (cache / name_of(data)).write_bytes(data)
+    monkeypatch.setattr(module, "PUBLISHED", source)
+    task = load(name, "standard", "cpu")
+    assert len(task.card.labels) == 80
+    assert {"person", "toothbrush"} <= set(task.card.labels)
+    assert task.card.parameters == sum(parameter.numel() for parameter in original.parameters())
+    loaded = task.network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in original.state_dict().items())
+
+
+def test_the_standard_localizer_boxes_what_the_class_looks_at(network: torch.nn.Module) -> None:
+    found = run(load("localize", "standard", "cpu"), photo("coffee"), top_k=2)
+    assert len(found.labels) == 2
+    left, top, right, bottom = found.boxes[0]
+    assert 0 <= left < right <= 600
+    assert 0 <= top < bottom <= 400

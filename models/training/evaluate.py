@@ -65,7 +65,7 @@ def measure(instances: Path, photos: list[Photo], results: list[dict[str, Any]],
         # [IoU threshold, recall, category, all areas, 100 detections]; the first threshold is 0.5.
         precision = evaluation.eval["precision"][:, :, index, 0, -1]
         if (precision > -1).any():
-            figures[category_id] = {
+            figures[int(category_id)] = {
                 "ap": round(float(precision.mean()), 4),
                 "ap50": round(float(precision[0].mean()), 4),
                 "objects": counts[category_id],
@@ -94,12 +94,13 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="measure all 80 categories, served or not")
     arguments = parser.parse_args()
     network = rcnn_tiny.load(masks=True)
-    if arguments.all:
-        rcnn_tiny.serve(network, frozenset(number for number, _ in rcnn_tiny.CATEGORIES))
     ids = [number for number, _, _ in rcnn_tiny.categories()]
+    asked = frozenset(ids) if arguments.all else rcnn_tiny.served_ids()
+    rcnn_tiny.serve(network, asked)
     for folder in data.FOLDERS:
         photos = [photo for photo in data.read(arguments.data, (folder,)) if photo.is_validation]
-        for kind, figures in report(network, arguments.data / folder, photos, ids).items():
+        for kind, every in report(network, arguments.data / folder, photos, ids).items():
+            figures = {number: row for number, row in every.items() if number in asked}
             means = {key: mean(figures, key) for key in ("ap", "ap50")}
             print(json.dumps({"set": folder, "kind": kind, "photos": len(photos), "mean": means, "each": figures}))
 
