@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
@@ -227,8 +227,8 @@ def _stop() -> None:
     # A second Ctrl-C must not leave processes behind.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Serve kills its controller and Ray then reports the loss of it: not for people.
-    with redirect_stderr(StringIO()):
+    # Serve kills its controller, and Ray's listener then reports the loss of it: not for people.
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         if ray.is_initialized():
             serve.shutdown()
             ray.shutdown()

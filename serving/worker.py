@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import torch
 from PIL import Image
 from ray import serve
 
@@ -20,6 +19,9 @@ class Worker:
 
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
+        # Imported here: who starts the server names this class too, and needs no torch (270 MB) for that.
+        import torch  # noqa: PLC0415
+
         # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
         torch.set_num_threads(os.cpu_count() or 1)
         self._name = name
