@@ -38,6 +38,11 @@ class Photo:
         """Which side of the split it is on."""
         return in_validation(self.folder, self.path.name)
 
+    def boxes(self) -> Tensor:
+        """The boxes of its objects, float32 [M, 4] xyxy in pixels."""
+        xywh = torch.tensor([item["bbox"] for item in self.objects], dtype=torch.float32).reshape(-1, 4)
+        return torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), 1)
+
     def proportion(self) -> float:
         """Width over height."""
         return self.size[1] / self.size[0]

@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import lite0
+from foursight.models import lite0, rcnn_tiny
 from foursight.models.localizer import Localizer, VotingHead, cell_centres, consensus, iou, pool
-from foursight.models.training.localizer_views import FOLDERS, Photo, areas, read, views
+from foursight.models.training.data import FOLDERS, Photo, read
+from foursight.models.training.localizer_views import areas, views
 
 SEED = 0
 WINDOWS = 10
@@ -202,7 +203,9 @@ def _extent(hot: Tensor) -> Tensor:
 
 def _measure_labels(localizer: Localizer, features: Features, found: Tensor) -> dict[str, float]:
     """How often the label is the main object's, for features pooled over the box found and over the whole photo."""
-    names = [photo.categories[main] for photo, main in zip(features.photos, features.mains, strict=True)]
+    label = dict(rcnn_tiny.CATEGORIES)
+    mains = [photo.objects[main] for photo, main in zip(features.photos, features.mains, strict=True)]
+    names = [label[item["category_id"]] for item in mains]
     rows = torch.tensor([row for row, name in enumerate(names) if name in IMAGENET_OF_COCO])
     figures: dict[str, float] = {"labelled_photos": len(rows)}
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(found), 4)
@@ -224,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
     arguments = parser.parse_args()
     started = time.monotonic()
-    photos = read(arguments.data)
+    photos = [photo for photo in read(arguments.data) if photo.objects]
     training = [photo for photo in photos if not photo.is_validation]
     validation = [photo for photo in photos if photo.is_validation]
     torch.manual_seed(SEED)

@@ -1,34 +1,15 @@
-"""What the localizer learns from: photos of both sets, and views of them with the largest object in each."""
+"""What the localizer learns from: views of photos, with the largest object in each."""
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from foursight.models.localizer import INPUT_SIZE
-
-FOLDERS = ("coco", "pennfudan")
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo with its objects, crowds left out: `boxes` float32 [M, 4] xyxy in pixels, `categories` M COCO names."""
-
-    folder: str
-    path: Path
-    boxes: Tensor
-    categories: tuple[str, ...]
-
-    @property
-    def is_validation(self) -> bool:
-        """One photo in five, by the hash of its name: the same split in every training of this project."""
-        return int(hashlib.sha256(f"{self.folder}/{self.path.name}".encode()).hexdigest(), 16) % 5 == 0
+from foursight.models.training.data import Photo
 
 
 @dataclass(frozen=True)
@@ -40,30 +21,14 @@ class View:
     box: Tensor
 
 
-def read(data: Path) -> list[Photo]:
-    """All photos of both sets that have an object."""
-    photos = []
-    for folder in FOLDERS:
-        content = json.loads((data / folder / "instances.json").read_text())
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        for entry in content["images"]:
-            objects = [a for a in content["annotations"] if a["image_id"] == entry["id"] and not a.get("iscrowd")]
-            if objects:
-                xywh = torch.tensor([a["bbox"] for a in objects])
-                boxes = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), 1)
-                categories = tuple(names[a["category_id"]] for a in objects)
-                photos.append(Photo(folder, data / folder / "images" / entry["file_name"], boxes, categories))
-    return photos
-
-
 def views(photo: Photo, windows: int, chance: random.Random) -> Iterator[View]:
     """The whole photo, its mirror image, and so many random windows, each with the object that is largest in it."""
-    image = Image.open(photo.path).convert("RGB")
-    whole = _window(image, photo.boxes, (0, 0), image.size)
+    image, boxes = Image.open(photo.path).convert("RGB"), photo.boxes()
+    whole = _window(image, boxes, (0, 0), image.size)
     yield whole
     yield _mirror(whole)
     for _ in range(windows):
-        view = _jitter(image, photo.boxes, chance)
+        view = _jitter(image, boxes, chance)
         yield _mirror(view) if chance.random() < 0.5 else view
 
 
