@@ -1,0 +1,118 @@
+"""Training, on a small set made here: views keep boxes and masks together, and perfect answers score 1."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+
+from foursight.models.training import card, data, evaluate
+
+PERSON, DOG = 1, 18
+INDICES = {PERSON: 1, DOG: 17}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two sets of ten photos in COCO's format: an ellipse (polygon) and a rectangle (RLE) in each, and a crowd."""
+    source = random.Random(0)
+    for name in data.FOLDERS:
+        (tmp_path / name / "images").mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(1, 11):
+            image = Image.new("RGB", (200, 150), "white")
+            x, y = source.randrange(20, 100), source.randrange(20, 60)
+            ImageDraw.Draw(image).rectangle((x, y, x + 59, y + 39), fill="red")
+            image.save(tmp_path / name / "images" / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "height": 150, "width": 200})
+            mask = np.zeros((150, 200), np.uint8, order="F")
+            mask[y : y + 40, x : x + 60] = 1
+            rle = coco_mask.encode(mask)
+            rle["counts"] = rle["counts"].decode()
+            polygon = [5, 100, 45, 100, 45, 140, 5, 140]
+            for category, segmentation, box, crowd in (
+                (PERSON, rle, [x, y, 60, 40], 0),
+                (DOG, [polygon], [5, 100, 40, 40], 0),
+                (PERSON, rle, [0, 0, 200, 150], 1),
+            ):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number,
+                        "category_id": category,
+                        "segmentation": segmentation,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": crowd,
+                    }
+                )
+        categories = [{"id": PERSON, "name": "person"}, {"id": DOG, "name": "dog"}]
+        listing = {"images": images, "annotations": annotations, "categories": categories}
+        (tmp_path / name / "instances.json").write_text(json.dumps(listing))
+    return tmp_path
+
+
+def test_photos_are_read_without_crowds_and_split_the_same_way_every_time(folder: Path) -> None:
+    photos = data.read(folder)
+    assert len(photos) == 20
+    assert all(len(photo.objects) == 2 for photo in photos)
+    assert photos[0].boxes()[1].tolist() == [5, 100, 45, 140]
+    sides = [photo.is_validation for photo in photos]
+    assert sides == [photo.is_validation for photo in data.read(folder)]
+    assert 0 < sum(sides) < 20
+
+
+def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
+    chance = random.Random(0)
+    seen = 0
+    for photo in data.read(folder) * 5:
+        pixels, target = data.sample(photo, INDICES, chance)
+        assert target["masks"].shape[1:] == pixels.shape[1:]
+        assert set(target["labels"].tolist()) <= {1, 17}
+        for box, mask in zip(target["boxes"].tolist(), target["masks"].numpy(), strict=True):
+            rows, columns = np.nonzero(mask)
+            around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, around, atol=1.01)
+            seen += 1
+        # What is red is the person, wherever the view put it.
+        red = (pixels[0] > 0.9) & (pixels[1] < 0.1)
+        person = target["masks"][target["labels"] == 1].any(0)
+        if (target["labels"] == 1).any():
+            assert (red != person.bool()).float().mean() < 0.02
+    assert seen > 100
+
+
+def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
+    photos = data.read(folder, ("coco",))
+    perfect = [
+        {
+            "image_id": photo.image_id,
+            "category_id": item["category_id"],
+            "bbox": item["bbox"],
+            "segmentation": item["segmentation"],
+            "score": 0.9,
+        }
+        for photo in photos
+        for item in photo.objects
+    ]
+    instances = folder / "coco" / "instances.json"
+    for kind in ("bbox", "segm"):
+        figures = evaluate.measure(instances, photos, perfect, kind)
+        assert {number: row["ap"] for number, row in figures.items()} == pytest.approx({PERSON: 1, DOG: 1})
+    dogs = [answer for answer in perfect if answer["category_id"] == DOG]
+    halved = evaluate.measure(instances, photos, dogs[::2], "bbox")
+    assert halved[PERSON]["ap50"] == 0
+    assert halved[DOG]["ap50"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_categories_are_served_by_the_rule_and_a_person_always() -> None:
+    figures = {
+        PERSON: {"ap50": 0.01, "objects": 100},
+        DOG: {"ap50": card.SERVED_AP50, "objects": card.SERVED_OBJECTS},
+        17: {"ap50": card.SERVED_AP50 - 0.01, "objects": 50},
+        24: {"ap50": 1.0, "objects": card.SERVED_OBJECTS - 1},
+    }
+    assert card.choose(figures) == {PERSON, DOG}
