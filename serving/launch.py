@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from foursight.models import catalogue
+from foursight.models import allocator, catalogue
 from foursight.models.errors import WeightsError
 from foursight.serving import haproxy, loopback
 from foursight.serving.settings import Settings
@@ -142,6 +142,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     return {
         **haproxy.environment(folder, threads=max(1, (os.cpu_count() or 1) // 4)),
         **loopback.environment(settings.host),
+        **allocator.ENVIRONMENT,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(spare_port),
         # Replicas keep answering so long after they were told to go, for load balancers elsewhere: ours is told first.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
