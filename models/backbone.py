@@ -1,7 +1,6 @@
 """The classification networks of both profiles behind one face: how to prepare a photo, and the network itself."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,19 +16,13 @@ from foursight.models.results import Profile
 PUBLISHED = ResNet50_Weights.IMAGENET1K_V2
 
 
-class Network(Protocol):
-    """A classifier in its two halves: a map of features, and the linear layer over its mean."""
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Map float [N, 3, H, W], normalised, to the last feature map, float [N, C, h, w]."""
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Map pooled features, float [..., C], to ImageNet logits, float [..., 1000]."""
-
-
 @dataclass(frozen=True)
 class Backbone:
-    """A network with its preprocessing: bicubic or bilinear resize of the short side, centre crop, (x - mean) / std."""
+    """A network with its preprocessing: bicubic or bilinear resize of the short side, centre crop, (x - mean) / std.
+
+    `network` is a classifier in two halves: `features` maps normalised pixels, float [N, 3, H, W], to the last feature
+    map, float [N, C, h, w], and `classify` maps features averaged over places, float [..., C], to logits [..., 1000].
+    """
 
     network: nn.Module
     name: str
@@ -60,12 +53,11 @@ class Backbone:
 
 
 class ResNet50(nn.Module):
-    """torchvision's ResNet-50 (He et al. 2015) in the two halves of `Network`."""
+    """torchvision's ResNet-50 (He et al. 2015) in the two halves of `Backbone.network`."""
 
     def __init__(self, network: ResNet) -> None:
         super().__init__()
         self.head = network.fc
-        network.avgpool = nn.Identity()
         network.fc = nn.Identity()
         self.body = network
 

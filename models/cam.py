@@ -18,7 +18,7 @@ class CamLocalizer(nn.Module):
     """Logits of the photo, and the box around the activation of its best class."""
 
     def __init__(self, network: nn.Module) -> None:
-        """`network` has the two halves of `backbone.Network`."""
+        """`network` has the two halves of `backbone.Backbone.network`."""
         super().__init__()
         self.network = network
 

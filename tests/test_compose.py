@@ -7,9 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ import yaml
 from jsonschema import Draft7Validator, ValidationError
 
 from foursight.serving.settings import Settings
+from tests.stubs import Stub
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -101,25 +100,12 @@ def test_every_setting_is_passed_through_with_the_servers_own_default() -> None:
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
 def test_the_health_check_asks_readyz_and_believes_its_status(status: int, healthy: bool) -> None:
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     kind, python, *arguments = SERVER["healthcheck"]["test"]
     assert (kind, python) == ("CMD", "python3")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
-        threading.Thread(target=stub.serve_forever).start()
-        command = [text.replace("127.0.0.1:8000", f"127.0.0.1:{stub.server_port}") for text in arguments]
+    with Stub(status=status) as stub:
+        command = [text.replace("127.0.0.1:8000", f"127.0.0.1:{stub.port}") for text in arguments]
         checked = subprocess.run([sys.executable, *command], capture_output=True, check=False)
-        stub.shutdown()
-    assert asked == ["/readyz"]
+    assert stub.requests == ["/readyz"]
     assert (checked.returncode == 0) is healthy
 
 

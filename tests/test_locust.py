@@ -3,15 +3,12 @@
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.photos import encoded, photo
+from tests.stubs import Stub
 
 LOCUSTFILE = Path(__file__).parent.parent / "loadtests" / "locustfile.py"
 USERS = ("Classifier", "Localizer", "Detector", "Segmenter")
@@ -28,31 +25,6 @@ def counts(report: Path) -> dict[str, tuple[int, int]]:
     """From a JSON report: each path, with its numbers of requests and of failures."""
     entries = json.loads(report.read_text())
     return {entry["name"]: (entry["num_requests"], entry["num_failures"]) for entry in entries}
-
-
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A server that gives every upload the same answer, by its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
-        thread = threading.Thread(target=stub.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{stub.server_port}"
-        finally:
-            stub.shutdown()
-            thread.join()
 
 
 def test_a_run_against_the_server_has_requests_and_no_failure(server: str, tmp_path: Path) -> None:
@@ -99,8 +71,8 @@ NO_BOX = (
 )
 def test_a_wrong_answer_is_a_failure_of_the_run(status: int, body: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "chelsea.png").write_bytes(encoded(photo("chelsea")))
-    with answering(status, body) as url:
-        run = locust(url, "--photos", str(tmp_path), "Detector", seconds=1)
+    with Stub(body, status) as stub:
+        run = locust(stub.url, "--photos", str(tmp_path), "Detector", seconds=1)
     assert run.returncode == 1
     assert said in (run.stdout + run.stderr).partition("Error report")[2]
 

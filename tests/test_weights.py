@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,38 +19,9 @@ from foursight.models import TASKS, backbone, classification, detection, load, r
 from foursight.models.errors import WeightsError
 from tests.helpers import settle
 from tests.photos import photo
+from tests.stubs import Stub
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
-
-
-class Publisher:
-    """An HTTP server on loopback that gives one file, and counts how often."""
-
-    def __init__(self, body: bytes, status: int = 200) -> None:
-        self.requests: list[str] = []
-        publisher = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                publisher.requests.append(self.path)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self) -> "Publisher":
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +51,7 @@ def published(url: str, transforms: Callable | None = None) -> Weights:
 
 def test_weights_are_fetched_once_and_then_found_in_the_cache(cache: Path) -> None:
     data = saved(STATE)
-    with Publisher(data) as publisher:
+    with Stub(data) as publisher:
         source = published(f"{publisher.url}/models/{name_of(data)}")
         path = weights.fetch(source)
         assert path == cache / name_of(data)
@@ -95,7 +64,7 @@ def test_weights_are_fetched_once_and_then_found_in_the_cache(cache: Path) -> No
 
 
 def test_a_file_that_arrives_with_a_wrong_hash_is_refused_and_not_kept(cache: Path) -> None:
-    with Publisher(b"not what was published") as publisher, pytest.raises(WeightsError) as caught:
+    with Stub(b"not what was published") as publisher, pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{publisher.url}/{name_of(saved(STATE))}"))
     assert caught.value.code == "weights_corrupt"
     assert "arrived with a wrong SHA-256" in caught.value.detail
@@ -106,7 +75,7 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_request(cache: Path) -
     data = saved(STATE)
     cache.mkdir()
     (cache / name_of(data)).write_bytes(data[:-1] + b"?")
-    with Publisher(data) as publisher, pytest.raises(WeightsError) as caught:
+    with Stub(data) as publisher, pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{publisher.url}/{name_of(data)}"))
     assert caught.value.code == "weights_corrupt"
     assert "in the cache" in caught.value.detail
@@ -115,7 +84,7 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_request(cache: Path) -
 
 
 def test_without_a_network_the_error_says_which_file_is_missing_and_what_helps(cache: Path) -> None:
-    with Publisher(b"") as publisher:
+    with Stub(b"") as publisher:
         gone = publisher.url
     with pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{gone}/net-0123abcd.pth"))
@@ -127,7 +96,7 @@ def test_without_a_network_the_error_says_which_file_is_missing_and_what_helps(c
 
 
 def test_a_file_that_the_publisher_lacks_is_unavailable(cache: Path) -> None:
-    with Publisher(b"no such file", status=404) as publisher, pytest.raises(WeightsError) as caught:
+    with Stub(b"no such file", status=404) as publisher, pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{publisher.url}/net-0123abcd.pth"))
     assert caught.value.code == "weights_unavailable"
     assert list(cache.iterdir()) == []
@@ -136,7 +105,7 @@ def test_a_file_that_the_publisher_lacks_is_unavailable(cache: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_file_of_each_task_has_a_hash_in_its_name_that_is_checked(cache: Path, task: str) -> None:
     name = weights.cached_path(import_module(TASKS[task]).PUBLISHED).name
-    with Publisher(b"not what was published") as publisher, pytest.raises(WeightsError, match="wrong SHA-256"):
+    with Stub(b"not what was published") as publisher, pytest.raises(WeightsError, match="wrong SHA-256"):
         weights.fetch(published(f"{publisher.url}/{name}"))
 
 
