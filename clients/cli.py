@@ -1,31 +1,43 @@
-"""The command `foursight`."""
+"""The command `foursight`. Each command is a function in a module of `commands/`, registered here.
 
-import argparse
+A command's module imports nothing heavy at its top, so that `foursight --help` answers at once and works where only the
+client is installed.
+"""
+
 import sys
 from collections.abc import Sequence
+
+import typer
+
+from foursight.commands.serve import serve
+
+app = typer.Typer(
+    name="foursight",
+    help="Vision inference: four tasks behind one address.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+# serve's options are those of the server's settings, which it reads itself.
+app.command(
+    "serve",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(serve)
+
+
+@app.callback()
+def _foursight() -> None:
+    """Vision inference: four tasks behind one address."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the result is the exit status: 0 done, 1 failed, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="foursight", description="Vision inference: four tasks behind one address.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     try:
-        # The server is an extra: without it the client side works alone.
-        from foursight.serving import command  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        serve = commands.add_parser("serve", help="start a server (needs: pip install 'foursight[server]')")
-        missing = error.name
-        serve.set_defaults(run=lambda _: _missing(missing))
-    else:
-        command.add_to(commands)
-    chosen = parser.parse_args(arguments)
-    status: int = chosen.run(chosen)
-    return status
+        app(args=arguments, prog_name="foursight")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
-def _missing(package: str | None) -> int:
-    print(
-        f"foursight serve needs the server's packages ({package} is missing): pip install 'foursight[server]'",
-        file=sys.stderr,
-    )
-    return 1
+if __name__ == "__main__":
+    sys.exit(main())

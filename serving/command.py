@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
@@ -11,11 +11,10 @@ from foursight.serving import launch
 from foursight.serving.settings import Settings
 
 
-def add_to(commands: Any) -> None:
-    """Add `serve` to the subparsers of the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "serve",
-        help="start a server",
+def main(words: Sequence[str]) -> int:
+    """Run `foursight serve` with these words of the command line; gives the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="foursight serve",
         description="Start a server. Each option can be set as FOURSIGHT_NAME in the environment as well.",
     )
     for name, field in Settings.model_fields.items():
@@ -27,14 +26,8 @@ def add_to(commands: Any) -> None:
             default=argparse.SUPPRESS,
             help=f"{field.description} ({default})",
         )
-    parser.set_defaults(run=serve)
-
-
-def serve(arguments: argparse.Namespace) -> int:
-    """Run a server until Ctrl-C or SIGTERM."""
-    given = {name: value for name, value in vars(arguments).items() if name in Settings.model_fields}
     try:
-        settings = Settings(**given)
+        settings = Settings(**vars(parser.parse_args(words)))
     except ValidationError as error:
         for problem in error.errors():
             name = str(problem["loc"][0]) if problem["loc"] else "settings"
