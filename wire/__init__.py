@@ -36,6 +36,9 @@ class Prediction(Wire):
     wnid: str | None = Field(None, description="WordNet id of an ImageNet label.")
     box: Box | None = None
     mask: Rle | Polygons | None = None
+    classification: "list[Prediction] | None" = Field(
+        None, description="What ImageNet's labels say of this object alone, cut out by its box: `then=classify`."
+    )
 
 
 class ImageSize(Wire):
@@ -74,6 +77,13 @@ class Answers(Wire):
     """Answers for several photos of one upload, in their order."""
 
     results: list[Answer | Failure]
+
+
+class Analysis(Wire):
+    """Several tasks' answers for one photo, by the task's name; one task's failure leaves the others their answers."""
+
+    image: ImageSize
+    tasks: dict[str, Answer | Failure]
 
 
 class ModelCard(Wire):
