@@ -7,7 +7,7 @@ SOURCES := $(shell find clients models serving wire -name '*.py' | sort)
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 STRICT = --config-settings editable_mode=strict
 
-.PHONY: run test lint
+.PHONY: run test lint load
 
 run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
@@ -19,6 +19,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Two minutes of load against the server that runs on this machine, and a report with plots in load-report/.
+load: $(VENV)/installed-load
+	mkdir -p load-report
+	$(BIN)/locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless --only-summary \
+		--csv load-report/run --csv-full-history --html load-report/locust.html --stop-timeout 60 --exit-code-on-error 0
+	$(BIN)/python loadtests/report.py load-report/run --out load-report/report.png
 
 $(VENV)/installed-%: pyproject.toml $(SOURCES)
 	@test -x $(BIN)/python || (echo "Making a virtual environment in $(VENV) ..." && $(PYTHON) -m venv $(VENV))

@@ -1,9 +1,11 @@
 """Users that upload photos, for locust; each answer's content is checked, and a wrong one counts as a failure.
 
     locust -f loadtests/locustfile.py --headless -u 8 -r 8 -t 10s [--photos FOLDER]
+    locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless
 
-Each user waits for its answer and asks again at once. Load goes to this machine or to the server of docker-compose.yml,
-and nowhere else.
+A user of one task (Classifier, Localizer, Detector, Segmenter) asks again as soon as it is answered; a Visitor looks at
+the page and at what it answers, and an Application works through its own photos. Load goes to this machine or to the
+server of docker-compose.yml, and nowhere else.
 """
 
 import ipaddress
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from locust import FastHttpUser, events, task
+from locust import FastHttpUser, between, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from PIL import Image, ImageDraw, ImageOps
@@ -26,16 +28,18 @@ from foursight.wire import Answer
 DEFAULT_HOST = "http://127.0.0.1:8000"
 # Besides loopback addresses: this machine, and the service's name on the network of docker-compose.yml.
 HOSTNAMES = {"localhost", "server"}
-SIZES = ((320, 240), (640, 480), (480, 640), (1280, 960))
+# Sizes in pixels, from a thumbnail to 12 megapixels, and how many uploads of a hundred have them.
+SIZES = {(160, 120): 10, (500, 400): 30, (640, 480): 25, (480, 640): 15, (1280, 960): 15, (4000, 3000): 5}
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file to upload, and the size (width, height) of its upright photo, as the answer has to give it."""
+    """A file to upload, the size (width, height) of its upright photo, as the answer has to give it, and its share."""
 
     content: bytes
     size: tuple[int, int]
+    weight: int = 1
 
 
 # Filled once, before the first user starts.
@@ -90,8 +94,10 @@ def draw_photos() -> list[Photo]:
     """One JPEG of each size: discs on grain, so that it has edges and weighs as much as a photo."""
     source = random.Random(0)
     drawn = []
-    for width, height in SIZES:
-        image = Image.effect_noise((width, height), 24).convert("RGB")
+    for (width, height), weight in SIZES.items():
+        # The grain of a large photo is finer than its pixels.
+        grain = (min(width, 1000), min(height, 750)) if width >= height else (min(width, 750), min(height, 1000))
+        image = Image.effect_noise(grain, 24).convert("RGB").resize((width, height))
         pen = ImageDraw.Draw(image)
         for _ in range(12):
             x, y, radius = source.randrange(width), source.randrange(height), source.randrange(10, height // 4)
@@ -99,11 +105,16 @@ def draw_photos() -> list[Photo]:
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
         file = BytesIO()
         image.save(file, "JPEG", quality=90)
-        drawn.append(Photo(file.getvalue(), image.size))
+        drawn.append(Photo(file.getvalue(), image.size, weight))
     return drawn
 
 
-def fault(content: bytes, photo: Photo, parts: set[str], always_finds: bool) -> str | None:
+def choose() -> Photo:
+    """One of the photos, the likely ones more often."""
+    return random.choices(photos, [photo.weight for photo in photos])[0]
+
+
+def fault(content: bytes, photo: Photo, parts: frozenset[str], always_finds: bool) -> str | None:
     """What is wrong with the content of a 200 answer, if anything; `parts` is what each prediction has to have."""
     try:
         answer = Answer.model_validate_json(content)
@@ -119,68 +130,116 @@ def fault(content: bytes, photo: Photo, parts: set[str], always_finds: bool) -> 
     return None
 
 
-class Uploader(FastHttpUser):
-    """Uploads one photo after the other to one task."""
+@dataclass(frozen=True)
+class Asked:
+    """A task's path, and what its answers have to have."""
+
+    path: str
+    parts: frozenset[str] = frozenset()
+    # Whether every photo has a prediction: there is always a best label, but not always an object.
+    always_finds: bool = False
+
+
+CLASSIFY = Asked("/v1/classify", always_finds=True)
+LOCALIZE = Asked("/v1/localize", frozenset({"box"}), always_finds=True)
+DETECT = Asked("/v1/detect", frozenset({"box"}))
+SEGMENT = Asked("/v1/segment", frozenset({"box", "mask"}))
+
+
+class Person(FastHttpUser):
+    """Whoever has photos and asks our server about them."""
 
     abstract = True
     host = DEFAULT_HOST
     # An answer elsewhere is no answer, and the load must not follow it.
     max_redirects = 0
-    path: ClassVar[str]
-    parts: ClassVar[set[str]] = set()
-    # Whether every photo has a prediction: there is always a best label, but not always an object.
-    always_finds: ClassVar[bool] = False
 
     def __init__(self, environment: Environment, *arguments: Any) -> None:
         super().__init__(environment, *arguments)
         # Once more, since the page of locust can change it.
         require_own(self.host or "")
 
-    @task
-    def upload(self) -> None:
+    def upload(self, asked: Asked, photo: Photo) -> None:
         """Upload, and check the answer."""
-        photo = random.choice(photos)
         # Locust's type hint of `data` forgets bytes.
-        with self.client.post(self.path, data=photo.content, catch_response=True) as response:  # type: ignore[arg-type]
+        with self.client.post(asked.path, data=photo.content, catch_response=True) as response:  # type: ignore[arg-type]
             if response.status_code == 200:
-                if problem := fault(response.content or b"", photo, self.parts, self.always_finds):
+                if problem := fault(response.content or b"", photo, asked.parts, asked.always_finds):
                     response.failure(problem)
             elif response.status_code:
                 response.failure(f"status {response.status_code}: {(response.content or b'').decode()[:200]}")
             # Where there is no status there was no answer, and locust itself says why.
 
 
+class Uploader(Person):
+    """Uploads one photo after the other to one task, without a pause."""
+
+    abstract = True
+    asked: ClassVar[Asked]
+
+    @task
+    def ask(self) -> None:
+        """Upload any photo."""
+        self.upload(self.asked, choose())
+
+
 class Classifier(Uploader):
     """Most ask what is in a photo."""
 
     weight = 6
-    path = "/v1/classify"
-    always_finds = True
+    asked = CLASSIFY
 
 
 class Localizer(Uploader):
     """Some ask where the one main object is."""
 
     weight = 2
-    path = "/v1/localize"
-    always_finds = True
-    parts: ClassVar = {"box"}
+    asked = LOCALIZE
 
 
 class Detector(Uploader):
     """Some ask where everything is."""
 
     weight = 2
-    path = "/v1/detect"
-    parts: ClassVar = {"box"}
+    asked = DETECT
 
 
 class Segmenter(Uploader):
     """Few ask for outlines."""
 
     weight = 1
-    path = "/v1/segment"
-    parts: ClassVar = {"box", "mask"}
+    asked = SEGMENT
+
+
+class Visitor(Person):
+    """Somebody with a browser: opens the page, uploads a photo, looks at the answer, and tries another."""
+
+    weight = 4
+    wait_time = between(2, 8)
+
+    def on_start(self) -> None:
+        """What a browser asks for first."""
+        for path in ("/", "/v1/models"):
+            self.client.get(path)
+
+    @task
+    def look(self) -> None:
+        """One photo, for two tasks."""
+        photo = choose()
+        for asked in (CLASSIFY, random.choice((LOCALIZE, DETECT, SEGMENT))):
+            self.upload(asked, photo)
+
+
+class Application(Person):
+    """Somebody's program: mostly classifies, and has work of its own between two photos."""
+
+    weight = 4
+    wait_time = between(0.05, 0.5)
+
+    @task
+    def work(self) -> None:
+        """One photo, for one task."""
+        self.upload(random.choices((CLASSIFY, DETECT, SEGMENT), (7, 2, 1))[0], choose())
 
 
 events.init_command_line_parser.add_listener(add_options)

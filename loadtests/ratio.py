@@ -10,18 +10,16 @@ medians of the rounds are compared, and the spread of the ratios is printed.
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 
-from foursight import models
+from foursight import benchmark, models
 from foursight.models import allocator
 from foursight.models.catalogue import Task
 
@@ -74,31 +72,11 @@ def bare(task: Task, body: bytes, seconds: float) -> float:
 
 async def over_http(url: str, body: bytes, connections: int, seconds: float) -> float:
     """Answers per second over so many keep-alive connections, each asking again as soon as it is answered."""
-    parts = urlparse(url)
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    stop = time.perf_counter() + seconds
-
-    async def one_connection() -> int:
-        # A bare socket: a client library would take its share of the two cores and be measured with the server.
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        done = 0
-        while time.perf_counter() < stop:
-            writer.write(head.encode() + body)
-            answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(answer.split("content-length:")[1].split("\r\n")[0])
-            content = json.loads(await reader.readexactly(length))
-            if "predictions" not in content:
-                raise SystemExit(f"the server refused: {content}")
-            done += 1
-        writer.close()
-        return done
-
-    start = time.perf_counter()
-    counts = await asyncio.gather(*(one_connection() for _ in range(connections)))
-    return sum(counts) / (time.perf_counter() - start)
+    samples = await benchmark.closed_loop(benchmark.Target(url, [body]), connections, seconds)
+    found = benchmark.report("", samples, seconds)
+    if found.failed or found.refused:
+        raise SystemExit(f"the server refused or failed: {sorted({sample.status for sample in samples})}")
+    return found.rate
 
 
 if __name__ == "__main__":

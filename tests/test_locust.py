@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.photos import encoded, photo
 from tests.stubs import Stub
@@ -48,6 +49,34 @@ def test_every_task_answers_the_photos_of_a_folder(server: str, tmp_path: Path) 
     found = counts(tmp_path / "report.json")
     assert set(found) == {"/v1/classify", "/v1/localize", "/v1/detect", "/v1/segment"}
     assert all(requests > 0 and failures == 0 for requests, failures in found.values())
+
+
+def test_arrivals_come_at_their_rate_and_the_report_has_them(server: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "chelsea.png").write_bytes(encoded(photo("chelsea")))
+    shape = LOCUSTFILE.parent / "shapes" / "arrivals.py"
+    command = [sys.executable, "-m", "locust", "-f", f"{LOCUSTFILE},{shape}", "--headless", "--host", server]
+    options = ["--arrivals", "2", "--arrivals-seconds", "9.5", "--photos", str(tmp_path / "photos")]
+    history = ["--csv", str(tmp_path / "run"), "--csv-full-history", "--json-file", str(tmp_path / "report")]
+    run = subprocess.run(
+        [*command, *options, *history, "Application", "--stop-timeout", "60"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = counts(tmp_path / "report.json")
+    # Twenty users are started over ten seconds, and each asks once in that time.
+    assert sum(failures for _, failures in found.values()) == 0
+    assert 1 <= sum(requests for requests, _ in found.values()) <= 20
+    picture = tmp_path / "report.png"
+    script = LOCUSTFILE.parent / "report.py"
+    told = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run"), "--out", str(picture)], capture_output=True, check=True
+    )
+    assert {step["users"] for step in json.loads(told.stdout)["steps"]} <= set(range(21))
+    with Image.open(picture) as image:
+        assert len(image.getcolors(1 << 24) or ()) > 3
 
 
 NO_PREDICTIONS = b'{"model": "stub", "image": {"width": 451, "height": 300}}'

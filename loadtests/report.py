@@ -1,0 +1,132 @@
+"""Plots a run of locust: throughput and latency over time, and against the number of users.
+
+    locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless --csv out/run --csv-full-history
+    python loadtests/report.py out/run --out out/report.png
+
+`make load` does both. The knee is the step after which more users bring less than a tenth more answers.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+KNEE = 1.1
+
+
+@dataclass(frozen=True)
+class Second:
+    """One row of locust's history: percentiles are those of the last ten seconds, in milliseconds."""
+
+    time: float
+    users: int
+    rate: float
+    failures: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A number of users that was held, and the medians of what came of it."""
+
+    users: int
+    rate: float
+    failures: float
+    p50: float
+    p95: float
+    p99: float
+
+
+def read(prefix: Path) -> list[Second]:
+    """The aggregated rows of `PREFIX_stats_history.csv`, those without an answer left out."""
+    with prefix.with_name(prefix.name + "_stats_history.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated" and row["50%"] != "N/A"]
+    if not rows:
+        raise SystemExit(f"{prefix}: there is no answer in this run.")
+    start = float(rows[0]["Timestamp"])
+    return [
+        Second(
+            float(row["Timestamp"]) - start,
+            int(row["User Count"]),
+            float(row["Requests/s"]),
+            float(row["Failures/s"]),
+            *(float(row[name]) for name in ("50%", "95%", "99%")),
+        )
+        for row in rows
+    ]
+
+
+def steps(seconds: list[Second]) -> list[Step]:
+    """Of each number of users the last half of the time that it was held, when the step before is forgotten."""
+    found = []
+    for users in sorted({second.users for second in seconds}):
+        held = [second for second in seconds if second.users == users]
+        settled = held[len(held) // 2 :]
+        found.append(
+            Step(
+                users,
+                *(
+                    round(statistics.median(getattr(second, name) for second in settled), 2)
+                    for name in ("rate", "failures", "p50", "p95", "p99")
+                ),
+            )
+        )
+    return found
+
+
+def knee(found: list[Step]) -> Step:
+    """The step after which more users bring less than a tenth more good answers."""
+    best = found[0]
+    for step in found[1:]:
+        if step.rate - step.failures >= KNEE * (best.rate - best.failures):
+            best = step
+    return best
+
+
+def plot(seconds: list[Second], found: list[Step], path: Path) -> None:
+    """Over time to the left, against users to the right."""
+    figure, ((rate, load), (latency, spread)) = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+    times = [second.time for second in seconds]
+    rate.plot(times, [second.rate for second in seconds], label="requests/s")
+    rate.plot(times, [second.failures for second in seconds], label="failures/s", color="tab:red")
+    rate.plot(times, [second.users for second in seconds], label="users", color="tab:gray", linestyle=":")
+    rate.set(xlabel="seconds", ylim=(0, None))
+    users = [step.users for step in found]
+    load.plot(users, [step.rate for step in found], marker="o", label="requests/s")
+    load.plot(users, [step.failures for step in found], marker="o", label="failures/s", color="tab:red")
+    load.axvline(knee(found).users, color="tab:gray", linestyle="--", label="knee")
+    load.set(xlabel="users", ylim=(0, None))
+    for name in ("p50", "p95", "p99"):
+        latency.plot(times, [getattr(second, name) for second in seconds], label=name)
+        spread.plot(users, [getattr(step, name) for step in found], marker="o", label=name)
+    latency.set(xlabel="seconds", ylabel="ms", yscale="log")
+    spread.set(xlabel="users", ylabel="ms", yscale="log")
+    for axes in (rate, load, latency, spread):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Read, plot, and print the steps as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prefix", type=Path, help="what locust's --csv was given")
+    parser.add_argument("--out", type=Path, required=True, help="the picture to write")
+    chosen = parser.parse_args()
+    seconds = read(chosen.prefix)
+    found = steps(seconds)
+    plot(seconds, found, chosen.out)
+    print(json.dumps({"knee": asdict(knee(found)), "steps": [asdict(step) for step in found]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

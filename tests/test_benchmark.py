@@ -1,0 +1,118 @@
+"""`foursight benchmark`, against servers whose times and answers are known, and against the real one."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from foursight import benchmark
+from foursight.benchmark import Sample, Target
+from tests.conftest import free_port
+from tests.stubs import Stub
+
+ANSWER = b'{"model": "stub", "image": {"width": 1, "height": 1}, "predictions": []}'
+SERVICE = 0.02
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "foursight", "benchmark", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+async def one_at_a_time(port: int) -> asyncio.Server:
+    """A server that needs SERVICE seconds for each request and answers them one after the other."""
+    turn = asyncio.Lock()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+            async with turn:
+                await asyncio.sleep(SERVICE)
+            timing = b"Server-Timing: queue;dur=1.5, inference;dur=18.5, batch;desc=1"
+            length = str(len(ANSWER)).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %b\r\n\r\n%b" % (timing, length, ANSWER))
+
+    return await asyncio.start_server(serve, "127.0.0.1", port)
+
+
+def test_an_open_loop_counts_the_time_that_a_request_waited_to_be_sent_and_queued() -> None:
+    port, rate, seconds = free_port(), 100.0, 1.0
+
+    async def measure() -> list[Sample]:
+        async with await one_at_a_time(port):
+            return await benchmark.open_loop(Target(f"http://127.0.0.1:{port}/", [b"x"]), rate, seconds)
+
+    samples = asyncio.run(measure())
+    # Every request that was due was made, though the server manages half of them.
+    assert len(samples) == rate * seconds
+    assert {sample.status for sample in samples} == {200}
+    # The server cannot have been quicker than this, however fast the machine: the n-th answer takes n times SERVICE.
+    first = round(rate * benchmark.WARM_UP)
+    answered = np.sort([sample.due + sample.latency for sample in samples]) - (samples[0].due - first / rate)
+    assert (answered >= SERVICE * np.arange(first + 1, first + 1 + len(samples)) - 0.01).all()
+    found = benchmark.report("", samples, seconds)
+    assert found.p50 >= 1000 * (SERVICE * 1.5 * rate - 1.5) - 20
+    assert found.steps == {"queue": 1.5, "inference": 18.5}
+
+
+def test_a_closed_loop_never_asks_twice_at_once() -> None:
+    port = free_port()
+
+    async def measure() -> list[Sample]:
+        async with await one_at_a_time(port):
+            return await benchmark.closed_loop(Target(f"http://127.0.0.1:{port}/", [b"x"]), 2, 1.0)
+
+    samples = asyncio.run(measure())
+    spans = sorted((sample.due, sample.due + sample.latency) for sample in samples)
+    # Of three requests in a row, the first is over before the third begins: two connections.
+    assert all(one[1] <= third[0] for one, third in zip(spans, spans[2:], strict=False))
+    assert 10 < len(samples) <= 1.5 / SERVICE
+
+
+def test_quantiles_are_numpys_nearest_rank() -> None:
+    for count in (1, 2, 7, 100, 101):
+        values = np.sort(np.random.default_rng(count).uniform(0, 50, count).round(2))
+        for share in (0.5, 0.95, 0.99, 1.0):
+            expected = np.quantile(values, share, method="inverted_cdf")
+            assert benchmark.quantile(values.tolist(), share) == pytest.approx(expected)
+
+
+def test_the_real_server_is_measured(server: str) -> None:
+    done = run(server, "--connections", "2", "--rate", "4", "--seconds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    closed, opened = json.loads(done.stdout)["loads"]
+    assert closed["answered"] > 0
+    assert opened["answered"] == 8
+    for load in (closed, opened):
+        assert load["failed"] == load["refused"] == 0
+        assert 0 < load["p50"] <= load["p95"] <= load["p99"] <= load["longest"]
+        assert set(load["steps"]) == {"decode", "queue", "inference", "total"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "column"), [(503, b"{}", "refused"), (500, b"{}", "failed"), (200, b"<html>", "failed")]
+)
+def test_what_is_no_answer_is_not_counted_as_one(status: int, body: bytes, column: str) -> None:
+    with Stub(body, status) as stub:
+        done = run(stub.url, "--connections", "1", "--seconds", "1", "--json")
+    assert done.returncode == 1
+    (load,) = json.loads(done.stdout)["loads"]
+    assert load["answered"] == load["rate"] == load["p50"] == 0
+    assert load[column] > 0
+
+
+def test_no_server_is_said_in_one_line() -> None:
+    done = run(f"http://127.0.0.1:{free_port()}", "--seconds", "1")
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert "foursight serve" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--connections", "x"), ("--rate", "-1"), ("--image", "nowhere.jpg")])
+def test_wrong_use_is_refused(words: tuple[str, str]) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert words[0] in done.stderr
