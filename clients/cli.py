@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import typer
 
 from foursight.commands.benchmark import benchmark
+from foursight.commands.models import models
 from foursight.commands.serve import serve
+from foursight.commands.tasks import analyze, classify, detect, localize, segment
 
 app = typer.Typer(
     name="foursight",
@@ -25,6 +27,15 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve)
 app.command()(benchmark)
+for command, example in (
+    (classify, "photo.jpg --top-k 3"),
+    (localize, "photo.jpg --draw drawn.png"),
+    (detect, "holiday/ --classes dog,person --draw drawn/"),
+    (segment, "photo.jpg --mask-format polygon --json > photo.json"),
+    (analyze, "photo.jpg --tasks classify,detect --then classify"),
+):
+    app.command(command.__name__, epilog=f"Example: [bold]foursight {command.__name__} {example}[/bold]")(command)
+app.command("models", epilog="Example: [bold]foursight models --url http://127.0.0.1:9000[/bold]")(models)
 
 
 @app.callback()
@@ -33,7 +44,7 @@ def _foursight() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the result is the exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Run a command; the result is the exit status: 0 done, 1 (some) failed, 2 wrong usage, 3 no server."""
     try:
         app(args=arguments, prog_name="foursight")
     except SystemExit as end:

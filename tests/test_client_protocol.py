@@ -1,0 +1,379 @@
+"""The SDK against servers that fail, that are slow or that lie: errors, retries, many photos, and what it imports."""
+
+import io
+import itertools
+import json
+import logging
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import foursight
+from foursight import (
+    CannotConnect,
+    Client,
+    Failed,
+    FoursightError,
+    InvalidAnswer,
+    Overloaded,
+    Rejected,
+    ServerError,
+    TimedOut,
+    UnreadableImage,
+    async_client,
+    client,
+    protocol,
+)
+from foursight.wire import Problem
+from tests import twins
+from tests.conftest import free_port
+from tests.photos import encoded
+from tests.scripted import Asked, Reply, Scripted
+
+ANSWER = {
+    "model": "stub",
+    "image": {"width": 8, "height": 6},
+    "predictions": [{"label": "cat", "class_id": 3, "score": 0.75, "box": [1, 2, 5, 6]}],
+}
+GOOD = Reply(json.dumps(ANSWER).encode())
+PHOTO = encoded(Image.new("RGB", (8, 6)))
+
+
+def problem(status: int, code: str = "some_code") -> Problem:
+    return Problem(type=f"/docs#{code}", title="Title", status=status, code=code, detail="Wrong.", hint="Do right.")
+
+
+def refusal(status: int, **headers: str) -> Reply:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(problem(status).model_dump_json().encode(), status, headers)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits that a client asks for; none is waited."""
+    waited: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(client.time, "sleep", waited.append)
+    monkeypatch.setattr(async_client.asyncio, "sleep", note)
+    return waited
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (refusal(404), Rejected),
+        (refusal(413), Rejected),
+        (refusal(429), Overloaded),
+        (refusal(500), ServerError),
+        (refusal(503), Overloaded),
+        (Reply(b"<html>bad gateway", 502), ServerError),
+        (Reply(b"<html>hello", 200), InvalidAnswer),
+        (Reply(b'{"predictions": 3}', 200), InvalidAnswer),
+        (Reply(b"", 302, {"Location": "/elsewhere"}), InvalidAnswer),
+        (Reply(None), CannotConnect),
+    ],
+)
+def test_each_failure_has_its_error_and_the_requests_id(kind: str, reply: Reply, error: type[FoursightError]) -> None:
+    with Scripted(lambda _: reply) as server, twins.make(kind, server.url, retries=0) as asking:
+        with pytest.raises(FoursightError) as caught:
+            asking.classify(PHOTO)
+        assert type(caught.value) is error
+        assert caught.value.request_id == server.asked[0].headers["X-Request-ID"]
+        assert caught.value.request_id in str(caught.value)
+        if reply.body and b"some_code" in reply.body:
+            told = caught.value
+            assert (told.status, told.code, told.detail, told.hint) == (
+                reply.status,
+                "some_code",
+                "Wrong.",
+                "Do right.",
+            )
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), str(again)) == (error, str(caught.value))
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_the_id_that_the_server_gives_is_the_one_reported(kind: str) -> None:
+    reply = refusal(400, X_Request_ID="the-servers-own")
+    with Scripted(lambda _: reply) as server, twins.make(kind, server.url) as asking:
+        with pytest.raises(Rejected) as caught:
+            asking.classify(PHOTO)
+        assert caught.value.request_id == "the-servers-own"
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_a_server_that_says_nothing_times_out_and_is_not_asked_again(kind: str, pauses: list[float]) -> None:
+    def slow(_: Asked) -> Reply:
+        threading.Event().wait(1)
+        return GOOD
+
+    with Scripted(slow) as server, twins.make(kind, server.url, timeout=0.2) as asking:
+        with pytest.raises(TimedOut):
+            asking.classify(PHOTO)
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_what_may_pass_is_tried_again_and_logged(
+    kind: str, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    replies = iter([Reply(None), refusal(503, Retry_After="3"), refusal(429), GOOD])
+    with (
+        caplog.at_level(logging.WARNING, "foursight"),
+        Scripted(lambda _: next(replies)) as server,
+        twins.make(kind, server.url) as asking,
+    ):
+        assert asking.classify(PHOTO).predictions[0].label == "cat"
+    assert len(server.asked) == 4
+    assert {asked.body for asked in server.asked} == {PHOTO}
+    assert len({asked.headers["X-Request-ID"] for asked in server.asked}) == 1
+    first, second, third = pauses
+    assert 0 < first <= 0.25
+    assert 3 < second <= 3.5
+    assert 0 < third <= 1
+    assert ["attempt 2 of 6" in caplog.messages[0], "attempt 4 of 6" in caplog.messages[2]] == [True, True]
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_trying_again_ends(kind: str, pauses: list[float]) -> None:
+    with Scripted(lambda _: refusal(503)) as server, twins.make(kind, server.url, retries=3) as asking:
+        with pytest.raises(Overloaded):
+            asking.classify(PHOTO)
+        assert len(server.asked) == 4
+    with twins.make(kind, f"http://127.0.0.1:{free_port()}", retries=2) as asking:
+        with pytest.raises(CannotConnect):
+            asking.classify(PHOTO)
+        assert asking.ready() is False
+    assert len(pauses) == 3 + 2
+
+
+def test_retry_after_is_a_number_or_a_date_and_too_long_is_not_waited_for(pauses: list[float]) -> None:
+    asked_for = ["7", formatdate(time.time() + 30, usegmt=True), "soon"]
+    replies = iter([*(refusal(503, Retry_After=value) for value in asked_for), GOOD, refusal(503, Retry_After="3600")])
+    with Scripted(lambda _: next(replies)) as server, Client(server.url) as asking:
+        asking.classify(PHOTO)
+        assert pauses == [pytest.approx(7.2, abs=0.3), pytest.approx(30, abs=5), pytest.approx(0.75, abs=0.25)]
+        with pytest.raises(Overloaded) as caught:
+            asking.classify(PHOTO)
+    assert caught.value.retry_after == 3600
+    assert len(pauses) == 3
+
+
+def test_the_pause_grows_is_left_to_chance_and_is_bounded() -> None:
+    error = CannotConnect("no")
+    waits = [[protocol.retry_delay(error, attempt, 99) for _ in range(200)] for attempt in range(12)]
+    for attempt, found in enumerate(waits):
+        longest = min(8.0, 0.25 * 2**attempt)
+        assert longest / 2 <= min(found) < 0.6 * longest
+        assert 0.9 * longest < max(found) <= longest
+    for hopeless in (TimedOut("no"), Rejected(problem(400)), ServerError(problem(500)), UnreadableImage("no")):
+        assert protocol.retry_delay(hopeless, 0, 99) is None
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_the_key_goes_as_a_bearer_token_with_every_request(kind: str) -> None:
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url, api_key="secret") as asking:
+        asking.classify(PHOTO)
+        asking.ready()
+    assert [asked.headers["Authorization"] for asked in server.asked] == ["Bearer secret"] * 2
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("missing.jpg", "missing.jpg"),
+        (Path("/"), "/"),
+        (np.zeros((4, 4, 3)), "uint8"),
+        (np.zeros((3, 5, 5), np.uint8), "[3, 5, 5]"),
+        (np.zeros((0, 4, 3), np.uint8), "[0, 4, 3]"),
+        (io.StringIO("text"), "'rb'"),
+        (17, "int"),
+        ("http://127.0.0.1:9/photo.jpg", "http://127.0.0.1:9/photo.jpg"),
+        ("http://", "http://"),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_said_and_nothing_is_sent(kind: str, image: Any, said: str) -> None:
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
+        with pytest.raises(UnreadableImage) as caught:
+            asking.classify(image)
+        assert said in str(caught.value)
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_a_fetched_photo_is_limited_and_follows_redirects(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_FETCH_BYTES", 1000)
+    pages = {
+        "/good": Reply(PHOTO),
+        "/moved": Reply(b"", 302, {"Location": "/good"}),
+        "/large": Reply(bytes(1001)),
+        # Without a length, its end is that of the connection.
+        "/endless": Reply(bytes(1_000_000), headers={"Content-Length": ""}),
+        "/missing": Reply(b"no", 404),
+    }
+    with (
+        Scripted(lambda asked: pages[asked.path]) as web,
+        Scripted(lambda _: GOOD) as server,
+        twins.make(kind, server.url) as asking,
+    ):
+        for path in ("/good", "/moved"):
+            asking.classify(web.url + path)
+        assert [asked.body for asked in server.asked] == [PHOTO, PHOTO]
+        for path, said in (("/large", "1,000 bytes"), ("/endless", "1,000 bytes"), ("/missing", "404")):
+            with pytest.raises(UnreadableImage, match=said):
+                asking.classify(web.url + path)
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_only_so_many_at_a_time_over_so_many_connections_and_little_is_read_ahead(kind: str) -> None:
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        for taken in itertools.count(1):  # noqa: B007
+            yield PHOTO
+
+    def answer(asked: Asked) -> Reply:
+        time.sleep(0.01)
+        return GOOD
+
+    with Scripted(answer) as server, twins.make(kind, server.url) as asking:
+        results = asking.classify_many(endless(), concurrency=3)
+        assert len(list(itertools.islice(results, 40))) == 40
+        results.close()
+        assert taken <= 40 + 5 * 3
+        assert server.most_at_once == 3
+        assert server.connections == 3
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_a_slow_photo_keeps_its_place_and_a_server_that_fails_is_told_for_each(kind: str) -> None:
+    def answer(asked: Asked) -> Reply:
+        number = int(asked.body)
+        time.sleep(0.3 if number == 0 else 0)
+        if number % 5 == 3:
+            return refusal(500)
+        return Reply(json.dumps(ANSWER | {"model": str(number)}).encode())
+
+    images = [str(number).encode() for number in range(20)]
+    with Scripted(answer) as server, twins.make(kind, server.url) as asking:
+        outcomes = list(asking.detect_many(images, concurrency=4))
+    for number, outcome in enumerate(outcomes):
+        if number % 5 == 3:
+            assert isinstance(outcome, Failed)
+            assert isinstance(outcome.error, ServerError)
+            assert outcome.image == images[number]
+        else:
+            assert outcome.model == str(number)
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_all_results_kept_do_not_keep_the_photos(kind: str) -> None:
+    photos = (number.to_bytes(2) * 200_000 for number in range(100))
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
+        # What the server notes must not be counted.
+        server.asked = _Nothing()
+        tracemalloc.start()
+        results = list(asking.classify_many(photos, concurrency=2))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(results) == 100
+    # 100 photos are 40 MB; under way at a time are 8, each of them here, in the socket's buffers and at the server.
+    assert peak < 20_000_000
+    with pytest.raises(ValueError, match=r"result\.draw\(photo\)"):
+        results[0].draw()
+    assert results[0].draw(Image.new("RGB", (8, 6))).size == (8, 6)
+    with pytest.raises(UnreadableImage, match="9 x 6"):
+        results[0].draw(Image.new("RGB", (9, 6)))
+
+
+class _Nothing(list[Any]):
+    def append(self, _: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("images", ["photo.jpg", b"bytes", Path("photo.jpg")])
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_one_image_in_the_place_of_many_is_said(kind: str, images: Any) -> None:
+    with twins.make(kind, "http://127.0.0.1:9") as asking, pytest.raises(TypeError, match="list"):
+        list(asking.classify_many(images))
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind: str) -> None:
+    detected = {"label": "dog", "class_id": 18, "score": 0.5, "box": [1, 1, 4, 3]}
+    breed = {"label": "pug", "class_id": 254, "score": 0.9, "wnid": "n02110958"}
+    analysis = {
+        "image": {"width": 8, "height": 6},
+        "tasks": {
+            "classify": ANSWER | {"predictions": [breed]},
+            "detect": ANSWER | {"predictions": [detected | {"classification": [breed]}]},
+            "segment": {"error": problem(503, "unavailable").model_dump()},
+        },
+    }
+    with (
+        Scripted(lambda _: Reply(json.dumps(analysis).encode())) as server,
+        twins.make(kind, server.url) as asking,
+    ):
+        found = asking.analyze(PHOTO, tasks=["classify", "detect", "segment"], then="classify")
+        (again,) = asking.analyze_many([PHOTO])
+        large = asking.analyze(Image.new("RGB", (80, 60)), max_side=8)
+    assert server.asked[0].path == "/v1/analyze"
+    assert server.asked[0].query == {"tasks": "classify,detect,segment", "then": "classify"}
+    assert found["detect"].predictions[0].classification[0].label == "pug"
+    assert (
+        json.loads(found.model_dump_json(exclude_none=True))
+        == analysis
+        == again.model_dump(exclude_none=True, mode="json")
+    )
+    assert list(found.failed) == ["segment"]
+    with pytest.raises(Overloaded) as caught:
+        found["segment"]
+    assert caught.value.code == "unavailable"
+    assert found.draw().size == (8, 6)
+    assert large["detect"].predictions[0].box == (10, 10, 40, 30)
+    assert large.draw().size == (80, 60)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", ""])
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_an_address_that_is_none_is_said(kind: str, url: str) -> None:
+    with pytest.raises(ValueError, match="http://"):
+        twins.make(kind, url)
+
+
+@pytest.mark.parametrize(
+    ("statement", "foreign"),
+    [
+        ("import foursight", {"ray", "torch", "typer", "rich", "httpx", "numpy"}),
+        ("from foursight import *", {"ray", "torch", "torchvision", "typer", "fastapi", "pandas", "supervision"}),
+    ],
+)
+def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> None:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert foreign.isdisjoint(loaded)
+
+
+def test_all_that_is_promised_is_there() -> None:
+    for name in foursight.__all__:
+        assert getattr(foursight, name).__name__ == name
+    with pytest.raises(AttributeError):
+        foursight.nothing  # noqa: B018
