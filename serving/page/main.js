@@ -166,25 +166,31 @@ function renderRows() {
   const trouble = state.trouble ?? one?.trouble;
   const box = byId("trouble");
   box.hidden = !trouble;
-  if (trouble) {
+  // An alert is spoken when it changes: not at each step of the slider.
+  if (trouble && trouble !== box.trouble) {
     box.replaceChildren(make("strong", {}, trouble.message), " ", trouble.hint ?? "");
     if (trouble.again) box.append(make("button", { type: "button", class: "button", id: "again" }, "Try again"));
   }
+  box.trouble = trouble;
   byId("threshold-row").hidden = !one?.rows || !COUNTED.has(state.shown);
   const rows = state.shown ? visible(state.shown) : [];
-  byId("rows").replaceChildren(...rows.map((row) => item(row)));
-  for (const [at, element] of [...byId("rows").children].entries()) element.firstChild.row = rows[at];
+  const listed = [...byId("rows").children].map((element) => element.firstChild.row);
+  // The same rows stay, and with them the focus.
+  if (rows.length === listed.length && rows.every((row, at) => row === listed[at])) return;
+  byId("rows").replaceChildren(...rows.map(item));
 }
 
 function item(row) {
-  const shade = css(colour(row.classId, row.instance));
   const bar = make("span", { class: "bar" });
   bar.style.inlineSize = `${100 * row.score}%`;
   const parts = [make("span", { class: "name" }, row.label), make("span", { class: "score" }, percent(row.score)), bar];
-  if (!row.box) return make("li", {}, make("div", { class: "row" }, ...parts));
   const swatch = make("span", { class: "swatch" });
-  swatch.style.backgroundColor = bar.style.backgroundColor = shade;
-  return make("li", {}, make("button", { type: "button", class: "row" }, swatch, ...parts));
+  swatch.style.backgroundColor = css(colour(row.classId, row.instance));
+  const element = row.box
+    ? make("button", { type: "button", class: "row" }, swatch, ...parts)
+    : make("div", { class: "row" }, ...parts);
+  element.row = row;
+  return make("li", {}, element);
 }
 
 function renderSummary() {
@@ -192,12 +198,13 @@ function renderSummary() {
   const text = summary();
   // Said once to who listens, not at each step of the slider that changes nothing.
   if (line.textContent !== text) line.textContent = text;
+  line.classList.toggle("idle", !state.photo);
 }
 
 function summary() {
   const one = state.asked.get(state.shown);
-  if (state.trouble || one?.trouble) return "";
-  if (!state.photo) return "Choose a photo, and its answer is here.";
+  if (!state.photo) return "Choose a photo, and the answer is here.";
+  if (one?.trouble) return "";
   if (!one) return "Choose at least one task.";
   if (!one.rows) return "Looking …";
   const rows = visible(state.shown);
@@ -332,6 +339,7 @@ byId("camera").addEventListener("click", async () => {
 // Everything else that can be pressed.
 
 byId("tasks").addEventListener("change", ({ target }) => {
+  state.trouble = null;
   if (state.photo && target.checked) {
     start(target.value);
     Object.assign(state, { shown: target.value, pickedTab: true });
@@ -353,7 +361,7 @@ byId("trouble").addEventListener("click", (event) => {
   render();
 });
 
-tabList(byId("task-tabs"), ({ task }) => Object.assign(state, { shown: task, pickedTab: true, lit: null }));
+tabList(byId("task-tabs"), ({ task }) => Object.assign(state, { shown: task, pickedTab: true, lit: null, trouble: null }));
 tabList(byId("code-tabs"), ({ code: kind }) => Object.assign(state, { code: kind }));
 
 /** Tabs as the ARIA practices describe them: arrows move, and moving chooses. */

@@ -22,11 +22,11 @@ export function toRows(task, answer) {
   });
 }
 
-/** "2 horse, 1 person", most first. */
+/** "2 × horse, 1 × person", most first. */
 export function census(rows) {
   const counts = new Map();
   for (const { label } of rows) counts.set(label, (counts.get(label) ?? 0) + 1);
-  return [...counts].sort((one, other) => other[1] - one[1]).map(([label, count]) => `${count} ${label}`).join(", ");
+  return [...counts].sort((one, other) => other[1] - one[1]).map(([label, count]) => `${count} × ${label}`).join(", ");
 }
 
 function row({ label, class_id: classId, score, mask }, instance, box) {
