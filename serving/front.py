@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from foursight.serving import answers, loopback, metrics, openapi
+from foursight.serving import answers, loopback, metrics, openapi, web
 from foursight.serving.errors import Refusal, refusal_of
 from foursight.wire import ModelCard, ModelCards
 
@@ -28,7 +28,6 @@ class Front:
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve calls to get the ASGI application."""
         routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/": self.docs,
             "/healthz": self.healthz,
             "/readyz": self.readyz,
             "/metrics": self.metrics,
@@ -37,7 +36,7 @@ class Front:
             "/docs": self.docs,
         }
         return Starlette(
-            routes=[Route(path, handler, methods=["GET"]) for path, handler in routes.items()],
+            routes=[*(Route(path, handler, methods=["GET"]) for path, handler in routes.items()), *web.routes()],
             exception_handlers={HTTPException: _refuse_path, Exception: _refuse},
         )
 
