@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from foursight.models.options import Options
+from foursight.models.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
 from foursight.models.results import Card, Predictions, Profile
 
 # Task name, which is also its path under /v1/, to the module that implements it.
@@ -14,6 +14,14 @@ TASKS = {
     "localize": "foursight.models.localization",
     "detect": "foursight.models.detection",
     "segment": "foursight.models.segmentation",
+}
+
+# What a request may ask of each task, known without loading any.
+OPTIONS: dict[str, type[Options]] = {
+    "classify": ClassifyOptions,
+    "localize": LocalizeOptions,
+    "detect": DetectOptions,
+    "segment": SegmentOptions,
 }
 
 Device = Literal["auto", "cpu", "cuda"]

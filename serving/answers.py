@@ -17,14 +17,14 @@ Format = Literal["application/json", "image/jpeg", "image/png"]
 FORMATS: tuple[Format, ...] = ("application/json", "image/jpeg", "image/png")
 
 
-def negotiate(accept: str) -> Format:
-    """The format that an Accept header prefers (RFC 9110, section 12.5.1); JSON where it does not mind.
+def negotiate(accept: str, offered: Sequence[Format] = FORMATS) -> Format:
+    """The format of those offered that an Accept header prefers (RFC 9110, section 12.5.1); the first if it is all one.
 
     Raises Refusal (not_acceptable).
     """
     best: tuple[float, Format] | None = None
     ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
-    for candidate in FORMATS:
+    for candidate in offered:
         # The most specific range that matches decides.
         quality = max(
             ((specific, q) for pattern, q in ranges if (specific := _specificity(pattern, candidate))), default=(0, 0.0)
@@ -34,7 +34,7 @@ def negotiate(accept: str) -> Format:
         if quality > 0 and (best is None or quality > best[0]):
             best = (quality, candidate)
     if best is None:
-        raise Refusal("not_acceptable", f"Accept: {accept} leaves no format.", f"There are {', '.join(FORMATS)}.")
+        raise Refusal("not_acceptable", f"Accept: {accept} leaves no format.", f"There is {', '.join(offered)}.")
     return best[1]
 
 

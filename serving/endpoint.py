@@ -1,21 +1,23 @@
-"""A task over HTTP: the ASGI application inside a worker. Decode, queue, compute, encode; the event loop only hands on.
+"""A task's photos inside a worker: decode, queue, compute, encode; the event loop only hands on.
 
     request --> bytes --> [pool: decode, prepare] --> [queue] --> [compute thread: predict]
                               response <-- [pool: finish, encode or draw] <--'
 
-The pool decodes photos as they arrive, while the batch before them is in the compute thread.
+The pool decodes photos as they arrive, while the batch before them is in the compute thread. Photos come over HTTP
+(this is the ASGI application of the worker), or decoded, from `analyze` (`Endpoint.answer`), and go the same way.
 """
 
 import asyncio
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -25,14 +27,17 @@ from foursight.models import image as images
 from foursight.models.catalogue import Task
 from foursight.models.options import Options
 from foursight.serving import answers, upload
+from foursight.serving.admission import Places
 from foursight.serving.answers import Format
 from foursight.serving.batching import Batcher, Timing
-from foursight.serving.errors import Refusal, refusal_of
+from foursight.serving.errors import STATUS, Refusal, refusal_of
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import Answer, Failure
 
 Value = TypeVar("Value")
+Pixels = NDArray[np.uint8]
+Region = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,10 @@ class Endpoint:
     """POST on the task's own path. Everything else is refused."""
 
     def __init__(self, name: str, task: Task, settings: Settings, metrics: WorkerMetrics) -> None:
-        self._name = name
         self._task = task
         self._settings = settings
         self._metrics = metrics
-        self._places = settings.max_queue + settings.max_batch
-        self._taken = 0
+        self._places = Places(name, settings.max_queue + settings.max_batch, metrics)
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, metrics.computed)
 
@@ -75,27 +78,56 @@ class Endpoint:
         self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
 
+    def admit(self, options: Options) -> Refusal | None:
+        """Why a photo with these options would not be answered now; None where it would."""
+        try:
+            self._task.check(options)
+            with self._places.take(1):
+                return None
+        except Exception as error:
+            return refusal_of(error)
+
+    async def answer(
+        self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None
+    ) -> list[Answered] | Refusal:
+        """Answer for a decoded photo, uint8 [H, W, 3], or for regions of it, (left, top, right, bottom) in its pixels.
+
+        `fetch` gives the photo once there is a place for it.
+        """
+        start = perf_counter()
+        status = 200
+        try:
+            self._task.check(options)
+            with self._places.take(len(regions) if regions else 1):
+                pixels = await fetch()
+                parts = [pixels] if regions is None else [pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in regions]
+                del pixels
+                photos = [self._answer(part, options) for part in parts]
+                parts.clear()
+                return await asyncio.gather(*photos)
+        except Exception as error:
+            refusal = refusal_of(error)
+            status = STATUS[refusal.code]
+            return refusal
+        finally:
+            self._metrics.answered(status, perf_counter() - start)
+
     async def _respond(self, request: Request, start: float) -> Response:
-        taken = 0
         try:
             options, form = self._read_head(request)
             # A place is taken before the body is read: what cannot be answered soon is refused before it costs memory.
-            self._take(1)
-            taken = 1
-            bodies = await upload.read_images(request, self._settings.max_bytes)
-            if len(bodies) > 1 and form != "application/json":
-                raise Refusal(
-                    "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
-                )
-            self._take(len(bodies) - 1)
-            taken = len(bodies)
-            return await self._answer_all(bodies, options, form, start)
+            with self._places.take(1):
+                bodies = await upload.read_images(request, self._settings.max_bytes)
+                if len(bodies) > 1 and form != "application/json":
+                    raise Refusal(
+                        "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
+                    )
+                with self._places.take(len(bodies) - 1):
+                    return await self._answer_all(bodies, options, form, start)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
             return answers.refusal_response(refusal_of(error))
-        finally:
-            self._take(-taken)
 
     def _read_head(self, request: Request) -> tuple[Options, Format]:
         """What is asked for, before the body is looked at."""
@@ -107,18 +139,6 @@ class Endpoint:
         options = upload.parse_options(request.url.query, self._task.options)
         self._task.check(options)
         return options, answers.negotiate(request.headers.get("accept", ""))
-
-    def _take(self, count: int) -> None:
-        """Take so many places, or give them back. Raises Refusal (overloaded)."""
-        if count > 0 and self._taken + count > self._places:
-            raise Refusal(
-                "overloaded",
-                f"{self._taken} photos wait for the task {self._name!r} already; there is room for {self._places}.",
-                "Try again after the time that Retry-After says.",
-                {"Retry-After": str(max(1, math.ceil(self._taken * self._metrics.seconds_per_photo)))},
-            )
-        self._taken += count
-        self._metrics.waiting.set(self._taken)
 
     async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
         # A photo of several that fails leaves the others their answers; a lone one fails the request.
@@ -135,11 +155,11 @@ class Endpoint:
         response.headers["Vary"] = "Accept"
         return response
 
-    async def _answer(self, body: bytes, options: Options, form: Format) -> Answered:
+    async def _answer(self, photo: bytes | Pixels, options: Options, form: Format = "application/json") -> Answered:
         start = perf_counter()
-        image, prepared = await self._in_pool(partial(self._decode, body))
+        image, prepared = await self._in_pool(partial(self._decode, photo))
         # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
-        size, body = image.size, b""
+        size, photo = image.size, b""
         canvas = None if form == "application/json" else image
         del image
         decoded = perf_counter()
@@ -147,8 +167,8 @@ class Endpoint:
         answer, picture = await self._in_pool(partial(self._encode, output, options, size, canvas, form))
         return Answered(answer, picture, decoded - start, timing)
 
-    def _decode(self, body: bytes) -> tuple[Image.Image, Any]:
-        image = images.decode(body, self._settings.max_pixels)
+    def _decode(self, photo: bytes | Pixels) -> tuple[Image.Image, Any]:
+        image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
         return image, self._task.prepare(image)
 
     def _encode(

@@ -1,4 +1,4 @@
-"""The front application at `/`: what belongs to no task. It is light: no torch, and never in a photo's way."""
+"""The front application at `/`: what is for no task, or for several. It is light: no torch, and not in a task's way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,10 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from foursight.serving import answers, loopback, metrics, openapi, web
+from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import Refusal, refusal_of
+from foursight.serving.metrics import RequestMetrics
+from foursight.serving.settings import Settings
 from foursight.wire import ModelCard, ModelCards
 
 TIMEOUT_S = 5.0
@@ -21,9 +24,11 @@ TIMEOUT_S = 5.0
 class Front:
     """Readiness, the list of models, metrics and documentation, gathered from the tasks' workers."""
 
-    def __init__(self, tasks: tuple[str, ...]) -> None:
+    def __init__(self, settings: Settings) -> None:
         loopback.bind_replica()
-        self._tasks = tasks
+        self._tasks = settings.tasks
+        self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
+        self._analyzer = Analyzer(settings, self._metrics)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve calls to get the ASGI application."""
@@ -36,7 +41,11 @@ class Front:
             "/docs": self.docs,
         }
         return Starlette(
-            routes=[*(Route(path, handler, methods=["GET"]) for path, handler in routes.items()), *web.routes()],
+            routes=[
+                Route("/v1/analyze", self._analyzer.answer, methods=["POST"]),
+                *(Route(path, handler, methods=["GET"]) for path, handler in routes.items()),
+                *web.routes(),
+            ],
             exception_handlers={HTTPException: _refuse_path, Exception: _refuse},
         )
 
@@ -54,6 +63,7 @@ class Front:
     async def metrics(self, request: Request) -> Response:
         """All workers' metrics for Prometheus."""
         pages = [page for pages in (await self._ask_all("metrics")).values() for page in pages]
+        pages.append(self._metrics.page())
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
 
     async def models(self, request: Request) -> Response:
@@ -97,7 +107,9 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if status == 405:
         detail = f"{request.method} is not possible on {request.url.path}."
-        return answers.refusal_response(Refusal("method_not_allowed", detail, "Use GET.", {"Allow": "GET, HEAD"}))
+        allowed = getattr(error, "headers", None) or {"Allow": "GET"}
+        hint = f"Use {allowed['Allow'].split(',')[0]}."
+        return answers.refusal_response(Refusal("method_not_allowed", detail, hint, allowed))
     refusal = Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
     return answers.refusal_response(refusal)
 

@@ -199,7 +199,7 @@ def _start(settings: Settings, folder: Path) -> None:
             serve.RunTarget(worker.bind(task, settings), name=task, route_prefix=f"/v1/{task}")
             for task in settings.tasks
         ]
-        serve.run_many([*applications, serve.RunTarget(front.bind(settings.tasks), name="front", route_prefix="/")])
+        serve.run_many([*applications, serve.RunTarget(front.bind(settings), name="front", route_prefix="/")])
         _wait_until_ready(f"{address(settings)}/readyz")
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

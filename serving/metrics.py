@@ -7,20 +7,49 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+_NAMES = ("task", "replica")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class WorkerMetrics:
-    """The metrics of one worker, labelled with its task and replica."""
+class RequestMetrics:
+    """The metrics of requests, labelled with the task, or `analyze`, and the replica that answers them."""
 
     def __init__(self, task: str, replica: str) -> None:
         self.registry = CollectorRegistry()
-        names, values = ("task", "replica"), (task, replica)
-        self.requests = Counter("foursight_requests", "Requests answered.", (*names, "status"), registry=self.registry)
-        self.photos = Counter("foursight_photos", "Photos computed.", names, registry=self.registry).labels(*values)
+        self._labels = values = task, replica
+        self._requests = Counter(
+            "foursight_requests", "Requests answered.", (*_NAMES, "status"), registry=self.registry
+        )
         self.waiting = Gauge(
-            "foursight_waiting", "Photos taken in and not yet answered.", names, registry=self.registry
+            "foursight_waiting", "Photos taken in and not yet answered.", _NAMES, registry=self.registry
         ).labels(*values)
+        self._latency = Histogram(
+            "foursight_request_seconds",
+            "From the headers of a request to its answer.",
+            _NAMES,
+            registry=self.registry,
+            buckets=_SECONDS,
+        ).labels(*values)
+        # Of late: an average that forgets.
+        self.seconds_per_photo = 0.0
+
+    def answered(self, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(*self._labels, str(status)).inc()
+        self._latency.observe(seconds)
+
+    def page(self) -> str:
+        """These metrics in Prometheus' text format."""
+        return generate_latest(self.registry).decode()
+
+
+class WorkerMetrics(RequestMetrics):
+    """The metrics of one worker: of its requests, and of what it computes."""
+
+    def __init__(self, task: str, replica: str) -> None:
+        super().__init__(task, replica)
+        names, values = _NAMES, self._labels
+        self.photos = Counter("foursight_photos", "Photos computed.", names, registry=self.registry).labels(*values)
         self.batch = Histogram(
             "foursight_batch_size",
             "Photos computed together.",
@@ -35,21 +64,6 @@ class WorkerMetrics:
             registry=self.registry,
             buckets=_SECONDS,
         ).labels(*values)
-        self.latency = Histogram(
-            "foursight_request_seconds",
-            "From the headers of a request to its answer.",
-            names,
-            registry=self.registry,
-            buckets=_SECONDS,
-        ).labels(*values)
-        self._labels = values
-        # Of late: an average that forgets.
-        self.seconds_per_photo = 0.0
-
-    def answered(self, status: int, seconds: float) -> None:
-        """Count a request."""
-        self.requests.labels(*self._labels, str(status)).inc()
-        self.latency.observe(seconds)
 
     def computed(self, size: int, seconds: float) -> None:
         """Count a batch."""
@@ -57,10 +71,6 @@ class WorkerMetrics:
         self.batch.observe(size)
         self.inference.observe(seconds)
         self.seconds_per_photo += 0.2 * (seconds / size - self.seconds_per_photo)
-
-    def page(self) -> str:
-        """This worker's metrics in the text format."""
-        return generate_latest(self.registry).decode()
 
 
 class _Merged(Collector):

@@ -4,10 +4,11 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
+from foursight.serving.analyze import AnalyzeOptions
 from foursight.serving.errors import MEDIA_TYPE, STATUS
 from foursight.serving.errors import __doc__ as errors_doc
 from foursight.serving.upload import MAX_IMAGES
-from foursight.wire import Answer, Answers, ModelCards, Problem
+from foursight.wire import Analysis, Answer, Answers, ModelCards, Problem
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -17,7 +18,7 @@ _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-st
 def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The document for tasks whose options have the JSON schemas `options`, by task name."""
     schemas: dict[str, Any] = {}
-    for model in (Answer, Answers, ModelCards, Problem):
+    for model in (Analysis, Answer, Answers, ModelCards, Problem):
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -28,7 +29,9 @@ def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "version": version("foursight"),
             "description": "Vision inference: upload a photo, get what is in it.",
         },
-        "paths": {f"/v1/{task}": {"post": _operation(task, schema)} for task, schema in options.items()} | _FRONT,
+        "paths": {f"/v1/{task}": {"post": _operation(task, schema)} for task, schema in options.items()}
+        | {"/v1/analyze": {"post": _analysis(options)}}
+        | _FRONT,
         "components": {"schemas": schemas},
     }
 
@@ -41,17 +44,7 @@ def _operation(task: str, options: dict[str, Any]) -> dict[str, Any]:
         "operationId": task,
         "summary": f"{task.capitalize()} a photo",
         "description": f"A photo as the body, or up to {MAX_IMAGES} as fields `image` of a multipart body.",
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "description": schema.get("description", ""),
-                "schema": {key: value for key, value in schema.items() if key not in ("description", "title")},
-                # Lists are comma-separated.
-                **({"style": "form", "explode": False} if name == "classes" else {}),
-            }
-            for name, schema in options["properties"].items()
-        ],
+        "parameters": [_parameter(name, schema) for name, schema in options["properties"].items()],
         "requestBody": {
             "required": True,
             "content": {
@@ -67,6 +60,54 @@ def _operation(task: str, options: dict[str, Any]) -> dict[str, Any]:
             },
             "default": _problem(),
         },
+    }
+
+
+def _analysis(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    own = AnalyzeOptions.model_json_schema()["properties"]
+    # Bounds and defaults are each task's own: here only that the parameter is passed on, and to whom.
+    known: dict[str, list[str]] = {}
+    for task, schema in options.items():
+        for name in schema["properties"]:
+            known.setdefault(name, []).append(task)
+    photo = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}, "required": ["image"]}
+    return {
+        "operationId": "analyze",
+        "summary": "Several tasks for one photo",
+        "description": "Side by side, decoded once. A task that fails has its error in its part.",
+        "parameters": [
+            *(_parameter(name, schema) for name, schema in own.items()),
+            *(
+                _parameter(name, {"type": "string", "description": f"As for {', '.join(tasks)}."})
+                for name, tasks in known.items()
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "image/*": _BYTES,
+                "application/octet-stream": _BYTES,
+                "multipart/form-data": {"schema": photo},
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "A part for each task.",
+                "content": {"application/json": {"schema": _ref("Analysis")}},
+            },
+            "default": _problem(),
+        },
+    }
+
+
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "description": schema.get("description", ""),
+        "schema": {key: value for key, value in schema.items() if key not in ("description", "title")},
+        # Lists are comma-separated.
+        **({"style": "form", "explode": False} if name in ("classes", "tasks") else {}),
     }
 
 

@@ -1,7 +1,8 @@
 """From an HTTP request to the bytes of its photos and its options. Bytes stay bytes here: nothing is decoded."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -12,6 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from foursight.models.errors import OptionError
 from foursight.models.options import Options
 from foursight.serving.errors import Refusal
+
+Chosen = TypeVar("Chosen", bound=Options)
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
@@ -54,13 +57,23 @@ async def read_images(request: Request, max_bytes: int) -> list[bytes]:
         ) from None
 
 
-def parse_options(query: str, kind: type[Options]) -> Options:
-    """The options of a query string. Raises OptionError (unknown_parameter, invalid_parameter)."""
+def parse_query(query: str) -> dict[str, str]:
+    """The parameters of a query string. Raises OptionError (invalid_parameter) for one that occurs twice."""
     values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in values:
             raise OptionError("invalid_parameter", f"The parameter {name!r} occurs twice.", "Give it once.")
         values[name] = value
+    return values
+
+
+def parse_options(query: str, kind: type[Chosen]) -> Chosen:
+    """The options of a query string. Raises OptionError (unknown_parameter, invalid_parameter)."""
+    return to_options(parse_query(query), kind)
+
+
+def to_options(values: dict[str, str], kind: type[Chosen]) -> Chosen:
+    """The options that the parameters of a query give. Raises OptionError (unknown_parameter, invalid_parameter)."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -68,13 +81,16 @@ def parse_options(query: str, kind: type[Options]) -> Options:
         name = str(first["loc"][0])
         known = ", ".join(kind.model_fields)
         if first["type"] == "extra_forbidden":
-            raise OptionError(
-                "unknown_parameter", f"There is no parameter {name!r} here.", f"There are: {known}."
-            ) from None
+            raise unknown_parameter(name, kind.model_fields) from None
         detail = f"The parameter {name}={values[name]!r} is not valid: {first['msg']}."
         raise OptionError(
             "invalid_parameter", detail, kind.model_fields[name].description or f"There are: {known}."
         ) from None
+
+
+def unknown_parameter(name: str, known: Iterable[str]) -> OptionError:
+    """The error for a query parameter that nobody here knows."""
+    return OptionError("unknown_parameter", f"There is no parameter {name!r} here.", f"There are: {', '.join(known)}.")
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -4,11 +4,13 @@ import os
 from typing import Any
 
 from PIL import Image
-from ray import serve
+from ray import ObjectRef, serve
 
 from foursight.models import catalogue
+from foursight.models.options import Options
 from foursight.serving import loopback
-from foursight.serving.endpoint import Endpoint
+from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
+from foursight.serving.errors import Refusal
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import ModelCard
@@ -55,6 +57,24 @@ class Worker:
             labels=list(card.labels),
             **{name: value for name, value in vars(card).items() if name != "labels"},
         )
+
+    async def admit(self, options: Options) -> Refusal | None:
+        """Why a photo with these options would not be answered now; None where it would."""
+        return self._endpoint.admit(options)
+
+    async def answer(
+        self, photo: list[ObjectRef], options: Options, regions: list[Region] | None = None
+    ) -> list[Answered] | Refusal:
+        """Answer for a decoded photo, uint8 [H, W, 3] in Ray's object store, or for regions of it.
+
+        `photo` holds one reference, in a list that is emptied: a photo that waits should not fill the store.
+        """
+
+        async def fetch() -> Pixels:
+            pixels: Pixels = await photo.pop()
+            return pixels
+
+        return await self._endpoint.answer(fetch, options, regions)
 
     def metrics(self) -> str:
         """This worker's metrics in Prometheus' text format."""

@@ -200,13 +200,13 @@ def test_health_readiness_and_metrics_are_told(client: httpx.Client) -> None:
     assert after["415"] == before.get("415", 0) + 1
 
 
-def counted(client: httpx.Client) -> dict[str, float]:
+def counted(client: httpx.Client, task: str = "classify") -> dict[str, float]:
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [sample for family in families if family.name == "foursight_requests" for sample in family.samples]
     return {
         sample.labels["status"]: sample.value
         for sample in samples
-        if sample.labels["task"] == "classify" and sample.name.endswith("_total")
+        if sample.labels["task"] == task and sample.name.endswith("_total")
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from foursight.models.training import card, data, evaluate
+from foursight.models.training import card, data, measure
 
 PERSON, DOG = 1, 18
 INDICES = {PERSON: 1, DOG: 17}
@@ -99,11 +99,12 @@ def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
         for item in photo.objects
     ]
     instances = folder / "coco" / "instances.json"
+    image_ids = [photo.image_id for photo in photos]
     for kind in ("bbox", "segm"):
-        figures = evaluate.measure(instances, photos, perfect, kind)
+        figures = measure.measure(instances, image_ids, perfect, kind).classes
         assert {number: row["ap"] for number, row in figures.items()} == pytest.approx({PERSON: 1, DOG: 1})
     dogs = [answer for answer in perfect if answer["category_id"] == DOG]
-    halved = evaluate.measure(instances, photos, dogs[::2], "bbox")
+    halved = measure.measure(instances, image_ids, dogs[::2], "bbox").classes
     assert halved[PERSON]["ap50"] == 0
     assert halved[DOG]["ap50"] == pytest.approx(0.5, abs=0.02)
 

@@ -84,6 +84,7 @@ class Analysis(Wire):
 
     image: ImageSize
     tasks: dict[str, Answer | Failure]
+    then: Failure | None = Field(None, description="Why the objects found could not be classified: `then=classify`.")
 
 
 class ModelCard(Wire):

@@ -9,7 +9,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from foursight.models import rcnn_tiny
 from foursight.models.training import data, evaluate
 from foursight.models.training.data import Photo
-from foursight.models.training.evaluate import Figures
+from foursight.models.training.measure import Figures
 
 # A category is served where it works on the validation photos and there is enough there to say so; a person always is.
 SERVED_AP50 = 0.25

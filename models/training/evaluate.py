@@ -1,10 +1,7 @@
 """Measures a detector by pycocotools: `python -m foursight.models.training.evaluate --data DATA`."""
 
 import argparse
-import contextlib
-import io
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models import rcnn_tiny
 from foursight.models.training import data
 from foursight.models.training.data import Photo
-
-Figures = dict[str, float]
+from foursight.models.training.measure import Figures, Kind, measure
 
 
 @torch.inference_mode()
@@ -47,32 +41,6 @@ def predict(network: GeneralizedRCNN, photos: list[Photo], category_ids: list[in
     return results
 
 
-def measure(instances: Path, photos: list[Photo], results: list[dict[str, Any]], kind: str) -> dict[int, Figures]:
-    """AP, AP50 and the number of objects of each category in the photos; `kind` is "bbox" or "segm".
-
-    A category without an object (crowds do not count) is left out, as pycocotools does.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(instances))
-        found = truth.loadRes([dict(result) for result in results]) if results else COCO()
-        evaluation = COCOeval(truth, found, kind)
-        evaluation.params.imgIds = [photo.image_id for photo in photos]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    counts = Counter(item["category_id"] for photo in photos for item in photo.objects)
-    figures = {}
-    for index, category_id in enumerate(evaluation.params.catIds):
-        # [IoU threshold, recall, category, all areas, 100 detections]; the first threshold is 0.5.
-        precision = evaluation.eval["precision"][:, :, index, 0, -1]
-        if (precision > -1).any():
-            figures[int(category_id)] = {
-                "ap": round(float(precision.mean()), 4),
-                "ap50": round(float(precision[0].mean()), 4),
-                "objects": counts[category_id],
-            }
-    return figures
-
-
 def mean(figures: dict[int, Figures], key: str) -> float:
     """The mean over categories."""
     return round(sum(row[key] for row in figures.values()) / max(len(figures), 1), 4)
@@ -83,8 +51,11 @@ def report(
 ) -> dict[str, dict[int, Figures]]:
     """Box figures, and mask figures where the network has masks, on the photos of one set."""
     results = predict(network, photos, ids)
-    kinds = {"box": "bbox"} | ({"mask": "segm"} if network.roi_heads.has_mask() else {})
-    return {name: measure(folder / "instances.json", photos, results, kind) for name, kind in kinds.items()}
+    kinds: dict[str, Kind] = {"box": "bbox"}
+    if network.roi_heads.has_mask():
+        kinds["mask"] = "segm"
+    image_ids = [photo.image_id for photo in photos]
+    return {name: measure(folder / "instances.json", image_ids, results, kind).classes for name, kind in kinds.items()}
 
 
 def main() -> None:

@@ -1,0 +1,303 @@
+"""Several tasks for one upload, over a real socket: what each answers alone, and the labels of an object cut out."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil, floor
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+from PIL import Image
+
+from foursight.models.catalogue import OPTIONS, TASKS
+from foursight.wire import Analysis, Answer, Failure, Problem
+from loadtests.memory import server_process
+from tests.conftest import MAX_QUEUE
+from tests.photos import encoded, photo
+from tests.test_server import counted
+
+ASTRONAUT = encoded(photo("astronaut"), "JPEG", quality=95)
+
+
+@pytest.fixture(scope="module")
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=120) as client:
+        yield client
+
+
+def analyze(client: httpx.Client, data: bytes, **parameters: object) -> Analysis:
+    response = client.post("/v1/analyze", content=data, params=parameters)
+    assert response.status_code == 200, response.text
+    return Analysis.model_validate_json(response.content)
+
+
+def alone(client: httpx.Client, task: str, data: bytes, **parameters: object) -> Answer:
+    return Answer.model_validate_json(client.post(f"/v1/{task}", content=data, params=parameters).content)
+
+
+def assert_same(part: Answer | Failure, single: Answer) -> None:
+    """Scores and boxes differ by rounding where photos are computed in other batches."""
+    assert isinstance(part, Answer)
+    assert (part.model, part.image) == (single.model, single.image)
+    assert [one.label for one in part.predictions] == [one.label for one in single.predictions]
+    for one, other in zip(part.predictions, single.predictions, strict=True):
+        assert one.score == pytest.approx(other.score, abs=0.002)
+        assert (one.box is None) == (other.box is None)
+        if one.box and other.box:
+            assert one.box == pytest.approx(other.box, abs=0.5)
+        assert one.mask == other.mask
+
+
+@pytest.fixture(scope="module")
+def whole(client: httpx.Client) -> Analysis:
+    return analyze(client, ASTRONAUT)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_part_is_what_the_task_answers_alone(client: httpx.Client, whole: Analysis, task: str) -> None:
+    assert list(whole.tasks) == list(TASKS)
+    assert (whole.image.width, whole.image.height) == (512, 512)
+    assert whole.tasks[task].predictions
+    assert_same(whole.tasks[task], alone(client, task, ASTRONAUT))
+
+
+def test_the_tasks_asked_for_answer_in_their_order_and_each_gets_the_options_it_knows(client: httpx.Client) -> None:
+    asked = {"top_k": 2, "score_threshold": 0.1, "mask_format": "none"}
+    found = analyze(client, ASTRONAUT, tasks="segment,classify", **asked)
+    assert list(found.tasks) == ["segment", "classify"]
+    assert_same(found.tasks["segment"], alone(client, "segment", ASTRONAUT, score_threshold=0.1, mask_format="none"))
+    assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT, score_threshold=0.1, top_k=2))
+
+
+def test_a_turned_photo_is_upright_for_every_task(client: httpx.Client) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = photo("astronaut").crop((0, 0, 400, 512))
+    turned = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    found = analyze(client, turned, tasks="classify,detect")
+    assert (found.image.width, found.image.height) == (400, 512)
+    for task, part in found.tasks.items():
+        assert_same(part, alone(client, task, encoded(upright)))
+
+
+def test_a_class_that_one_task_lacks_costs_the_others_nothing(client: httpx.Client) -> None:
+    found = analyze(client, ASTRONAUT, tasks="classify,detect,localize", classes="person")
+    assert isinstance(found.tasks["classify"], Failure)
+    assert (found.tasks["classify"].error.code, found.tasks["classify"].error.status) == ("unknown_class", 400)
+    assert_same(found.tasks["detect"], alone(client, "detect", ASTRONAUT, classes="person"))
+    assert_same(found.tasks["localize"], alone(client, "localize", ASTRONAUT))
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("tasks=detect", "detect"),
+        ("tasks=detect,segment&score_threshold=0.3", "segment"),
+        ("tasks=localize&top_k=2", "localize"),
+    ],
+)
+def test_each_object_is_classified_as_its_part_of_the_photo_is_alone(
+    client: httpx.Client, query: str, named: str
+) -> None:
+    found = Analysis.model_validate_json(
+        client.post(f"/v1/analyze?{query}&then=classify", content=encoded(photo("astronaut"))).content
+    )
+    assert found.then is None
+    objects = found.tasks[named].predictions
+    assert objects
+    for one in objects:
+        left, top, right, bottom = one.box
+        x, y = (right - left) / 10, (bottom - top) / 10
+        cut = photo("astronaut").crop(
+            (max(0, floor(left - x)), max(0, floor(top - y)), min(512, ceil(right + x)), min(512, ceil(bottom + y)))
+        )
+        expected = alone(client, "classify", encoded(cut), top_k=2 if "top_k" in query else 5).predictions
+        assert [label.wnid for label in one.classification] == [label.wnid for label in expected]
+        assert [label.score for label in one.classification] == pytest.approx([e.score for e in expected], abs=0.002)
+
+
+def test_of_many_objects_the_sixteen_best_are_classified(client: httpx.Client) -> None:
+    found = analyze(client, ASTRONAUT, tasks="detect", then="classify", score_threshold=0.05)
+    objects = found.tasks["detect"].predictions
+    assert len(objects) > 16
+    assert [one.score for one in objects] == sorted((one.score for one in objects), reverse=True)
+    assert [one.classification is not None for one in objects] == [index < 16 for index in range(len(objects))]
+
+
+def test_nothing_found_is_nothing_to_classify(client: httpx.Client) -> None:
+    grey = encoded(Image.new("RGB", (64, 48), "grey"))
+    found = analyze(client, grey, tasks="detect", then="classify")
+    assert found.tasks["detect"].predictions == []
+    assert found.then is None
+
+
+REFUSED = {
+    "a task that is none": ("tasks=describe", 400, "invalid_parameter", "describe"),
+    "no task": ("tasks=", 400, "invalid_parameter", "tasks"),
+    "a parameter that nobody knows": ("topk=3", 400, "unknown_parameter", "topk"),
+    "a parameter of a task not asked": (
+        "tasks=classify,detect&mask_format=rle",
+        400,
+        "unknown_parameter",
+        "mask_format",
+    ),
+    "a value that no task can take": ("top_k=0", 400, "invalid_parameter", "top_k"),
+    "a value that one task cannot take": ("score_threshold=0.01", 400, "invalid_parameter", "score_threshold"),
+    "a parameter given twice": ("top_k=1&top_k=2", 400, "invalid_parameter", "top_k"),
+    "nothing to classify": ("tasks=classify&then=classify", 400, "invalid_parameter", "then"),
+    "another step": ("then=segment", 400, "invalid_parameter", "then"),
+    "a class that no task has": ("tasks=classify,detect&classes=persn", 400, "unknown_class", "persn"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_query_is_refused(client: httpx.Client, case: str) -> None:
+    query, status, code, named = REFUSED[case]
+    response = client.post(f"/v1/analyze?{query}", content=ASTRONAUT)
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate_json(response.content)
+    assert (response.status_code, problem.status, problem.code) == (status, status, code)
+    assert named in problem.detail
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"hello world, this is text", {}, 415, "not_an_image"),
+        (b"", {}, 400, "empty_body"),
+        (ASTRONAUT[: len(ASTRONAUT) // 2], {}, 422, "truncated_image"),
+        (encoded(Image.new("1", (8000, 7000))), {}, 413, "too_many_pixels"),
+        (bytes(33 * 2**20), {}, 413, "body_too_large"),
+        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
+        (ASTRONAUT, {"Accept": "image/png"}, 406, "not_acceptable"),
+    ],
+)
+def test_what_would_fail_every_task_is_one_error(
+    client: httpx.Client, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = client.post("/v1/analyze", content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["x-request-id"]
+
+
+def test_a_form_with_one_image_is_answered_and_one_with_two_is_not(client: httpx.Client) -> None:
+    form = client.post("/v1/analyze?tasks=classify", files={"image": ASTRONAUT})
+    assert form.json() == client.post("/v1/analyze?tasks=classify", content=ASTRONAUT).json()
+    two = client.post("/v1/analyze", files=[("image", ASTRONAUT)] * 2)
+    assert (two.status_code, two.json()["code"]) == (400, "too_many_images")
+    assert "POST" in client.get("/v1/analyze").headers["allow"]
+
+
+def test_analyses_side_by_side_each_get_their_own_photo(client: httpx.Client) -> None:
+    photos = [
+        encoded(image.resize((width, height)))
+        for image, width, height in [
+            (photo("astronaut"), 512, 512),
+            (photo("coffee"), 600, 400),
+            (photo("chelsea"), 451, 300),
+            (photo("astronaut"), 300, 420),
+        ]
+    ]
+    single = [{task: alone(client, task, data) for task in TASKS} for data in photos]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda data: analyze(client, data), photos * 2))
+    for found, expected in zip(together, single * 2, strict=True):
+        for task in TASKS:
+            assert_same(found.tasks[task], expected[task])
+
+
+def test_tasks_that_are_full_say_so_in_their_parts(client: httpx.Client) -> None:
+    """Segmentation is flooded from outside; the analyses that arrive meanwhile keep their classification."""
+    with (
+        ThreadPoolExecutor(60) as pool,
+        httpx.Client(base_url=client.base_url, timeout=120, limits=httpx.Limits(max_connections=100)) as many,
+    ):
+        flood = [pool.submit(many.post, "/v1/segment", content=ASTRONAUT) for _ in range(50)]
+        while client.get("/v1/analyze").status_code != 405 or waiting(client, "segment") < MAX_QUEUE:
+            time.sleep(0.02)
+        found = [analyze(client, ASTRONAUT, tasks="classify,segment") for _ in range(3)]
+        assert all(one.result().status_code in (200, 503) for one in flood)
+    assert all(isinstance(one.tasks["classify"], Answer) for one in found)
+    refused = [one.tasks["segment"] for one in found if isinstance(one.tasks["segment"], Failure)]
+    assert {one.error.code for one in refused} == {"overloaded"}
+
+
+def waiting(client: httpx.Client, task: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith("foursight_waiting{") and f'"{task}"' in line
+    )
+
+
+def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
+    before = computed(client)
+    host, port = server.removeprefix("http://").split(":")
+    head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n".encode()
+    callers = [socket.create_connection((host, int(port))) for _ in range(16)]
+    for caller in callers:
+        caller.sendall(head + ASTRONAUT)
+    while waiting(client, "segment") < 12:
+        time.sleep(0.01)
+    for caller in callers:
+        caller.close()
+    while waiting(client, "segment") + waiting(client, "analyze") > 0:
+        time.sleep(0.05)
+    # What was being computed is finished, at most one batch and the one that followed; what waited never is.
+    assert computed(client) - before < 16
+    assert_same(analyze(client, ASTRONAUT, tasks="segment").tasks["segment"], alone(client, "segment", ASTRONAUT))
+
+
+def computed(client: httpx.Client) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(
+        float(one.split()[-1]) for one in lines if one.startswith("foursight_photos_total{") and '"segment"' in one
+    )
+
+
+def test_a_dead_worker_costs_its_own_part_only(client: httpx.Client, server: str) -> None:
+    family = server_process(int(server.rsplit(":", 1)[1])).children(recursive=True)
+    (worker,) = [one for one in family if ":localize:" in "".join(one.cmdline())]
+    worker.kill()
+    found = analyze(client, ASTRONAUT, tasks="classify,localize")
+    assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT))
+    assert isinstance(found.tasks["localize"], Failure)
+    assert found.tasks["localize"].error.code == "unavailable"
+    only = client.post("/v1/analyze?tasks=localize", content=ASTRONAUT)
+    assert (only.status_code, only.json()["code"]) == (503, "unavailable")
+    assert only.headers["retry-after"]
+    deadline = time.monotonic() + 120
+    while isinstance(analyze(client, ASTRONAUT, tasks="classify,localize").tasks["localize"], Failure):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    while client.post("/v1/localize", content=ASTRONAUT).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_the_headers_and_the_metrics_count_it(client: httpx.Client) -> None:
+    before = counted(client, "analyze")
+    response = client.post("/v1/analyze", content=ASTRONAUT, headers={"X-Request-ID": "mine"})
+    client.post("/v1/analyze", content=b"no picture")
+    after = counted(client, "analyze")
+    assert response.headers["x-request-id"] == "mine"
+    timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert timing.keys() == {"decode", *TASKS, "total"}
+    assert float(timing["total"]) >= float(timing["decode"]) + max(float(timing[task]) for task in TASKS)
+    assert after["200"] == before["200"] + 1
+    assert after["415"] == before.get("415", 0) + 1
+
+
+def test_the_document_describes_it_with_the_options_of_all_tasks(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    validate(document)
+    operation = document["paths"]["/v1/analyze"]["post"]
+    names = [parameter["name"] for parameter in operation["parameters"]]
+    assert names == ["tasks", "then", "top_k", "score_threshold", "classes", "max_detections", "mask_format"]
+    # What is known of the tasks without loading them is what they say themselves.
+    for task, options in OPTIONS.items():
+        told = [parameter["name"] for parameter in document["paths"][f"/v1/{task}"]["post"]["parameters"]]
+        assert told == list(options.model_fields)

@@ -1,0 +1,229 @@
+"""`foursight evaluate`: its figures are those of pycocotools used directly, and what it says is bad is bad."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from foursight.cli import main
+from foursight.models.training.measure import OVERALL, measure
+from tests.photos import encoded, photo
+from tests.stubs import Stub
+
+# The data's own ids and spelling: labels are matched by name.
+CATEGORIES = [{"id": 7, "name": "Person"}, {"id": 3, "name": "cup"}, {"id": 9, "name": "unicorn"}]
+IDS = {"person": 7, "cup": 3}
+
+
+def by_pycocotools(file: Path, results: list[dict[str, Any]], kind: str) -> list[float]:
+    truth = COCO(str(file))
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [round(float(value), 4) for value in evaluation.stats]
+
+
+def figures(overall: dict[str, float | None]) -> list[float]:
+    return [-1 if overall[name] is None else overall[name] for name in OVERALL]
+
+
+@pytest.fixture(scope="module")
+def answers(server: str) -> dict[str, dict[str, Any]]:
+    """Every object that segmentation finds on three photos, by file name, asked without our client."""
+    return {
+        f"{name}.png": httpx.post(
+            f"{server}/v1/segment?score_threshold=0.05", content=encoded(photo(name)), timeout=120
+        ).json()
+        for name in ("astronaut", "chelsea", "coffee")
+    }
+
+
+@pytest.fixture(scope="module")
+def data(answers: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A COCO file whose truth is about what the server says; on the coffee photo a person and a unicorn are missed."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    for number, (name, answer) in enumerate(answers.items()):
+        (folder / "images" / name).write_bytes(encoded(photo(name.removesuffix(".png"))))
+        images.append({"id": number, "file_name": name} | answer["image"])
+        for one in answer["predictions"]:
+            if one["score"] > 0.3 and one["label"] in IDS:
+                left, top, right, bottom = one["box"]
+                annotations.append(
+                    {
+                        "image_id": number,
+                        "category_id": IDS[one["label"]],
+                        "bbox": [left + 3, top + 2, right - left, bottom - top],
+                        "area": (right - left) * (bottom - top),
+                        "iscrowd": 0,
+                        "segmentation": one["mask"],
+                    }
+                )
+    for category in (7, 9):
+        annotations.append(
+            {
+                "image_id": 2,
+                "category_id": category,
+                "bbox": [10, 5, 50, 40],
+                "area": 2000,
+                "iscrowd": 0,
+                "segmentation": [[10, 5, 60, 5, 60, 45, 10, 45]],
+            }
+        )
+    for number, item in enumerate(annotations, 1):
+        item["id"] = number
+    listing = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    (folder / "instances.json").write_text(json.dumps(listing))
+    return folder / "instances.json"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main(["evaluate", *map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_a_server_is_measured_as_pycocotools_measures_its_answers(
+    server: str, answers: dict[str, dict[str, Any]], data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = [
+        {
+            "image_id": number,
+            "category_id": IDS[one["label"]],
+            "bbox": [one["box"][0], one["box"][1], one["box"][2] - one["box"][0], one["box"][3] - one["box"][1]],
+            "segmentation": one["mask"],
+            "score": one["score"],
+        }
+        for number, answer in enumerate(answers.values())
+        for one in answer["predictions"]
+        if one["label"] in IDS
+    ]
+    sheet = tmp_path / "worst.png"
+    status, out, _ = run(capsys, data, "--task", "segment", "--url", server, "--json", "--sheet", sheet)
+    said = json.loads(out)
+    assert status == 0
+    assert (said["model"], said["photos"]) == ("mask-rcnn-lite0", 3)
+    for kind, name in (("bbox", "box"), ("segm", "mask")):
+        expected = by_pycocotools(data, results, kind)
+        assert 0 < expected[0] < 1
+        assert figures(said["overall"][name]) == pytest.approx(expected, abs=0.002)
+    assert said["classes"]["unicorn"]["box"] == {"ap": 0, "ap50": 0, "ap75": 0, "ar100": 0, "objects": 1}
+    assert said["not_a_label_of_the_model"] == ["unicorn"]
+    # Two things of the coffee photo are not to be found.
+    assert Path(said["worst"][0]["file"]).name == "coffee.png"
+    assert Image.open(sheet).convert("L").getextrema() != (0, 0)
+    assert Image.open(sheet).height > 300
+
+
+def test_the_model_in_this_process_gets_the_same_figures_as_the_server(
+    server: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = json.loads(run(capsys, data, "--url", server, "--json")[1])
+    here = json.loads(run(capsys, data, "--json")[1])
+    assert here["model"] == there["model"] == "faster-rcnn-lite0"
+    assert figures(here["overall"]["box"]) == pytest.approx(figures(there["overall"]["box"]), abs=0.005)
+    people = json.loads(run(capsys, data, "--json", "--classes", "person")[1])
+    assert people["classes"].keys() == {"Person"}
+    assert people["overall"]["box"]["ap"] == people["classes"]["Person"]["box"]["ap"]
+
+
+def test_a_folder_of_classes_gives_top_1_and_top_5_and_what_cannot_be_read_is_told(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Chelsea is, best first: tiger cat, Egyptian cat, tabby (n02123045).
+    for label, name in (
+        ("tiger_cat", "chelsea"),
+        ("Egyptian cat", "chelsea"),
+        ("n02123045", "chelsea"),
+        ("Espresso", "coffee"),
+        ("revolver", "coffee"),
+    ):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{name}.png").write_bytes(encoded(photo(name)))
+    status, out, _ = run(capsys, tmp_path, "--url", server, "--json")
+    said = json.loads(out)
+    assert status == 0
+    assert said["overall"] == {"top1": 0.4, "top5": 0.8, "photos": 5}
+    assert said["classes"]["Egyptian cat"] == {"top1": 0, "top5": 1, "photos": 1}
+    # The surest of the wrong ones comes first: espresso, at 95 %.
+    assert [Path(one["file"]).parent.name for one in said["worst"]] == ["revolver", "Egyptian cat", "n02123045"]
+    (tmp_path / "Espresso" / "broken.jpg").write_bytes(b"no picture")
+    status, out, err = run(capsys, tmp_path, "--url", server)
+    assert status == 1
+    assert "broken.jpg" in err
+    assert "0.400" in out
+    assert "top-5" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "status", "named"),
+    [
+        (None, [], 2, "cannot be read"),
+        ("{}", [], 2, "no COCO JSON"),
+        ('{"images": [], "annotations": [], "categories": []}', [], 2, "no images"),
+        ("{}", ["--task", "classify"], 2, "folder"),
+        ("{}", ["--url", "http://127.0.0.1:9"], 3, "foursight serve"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    content: str | None,
+    options: list[str],
+    status: int,
+    named: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "instances.json"
+    if content is not None:
+        file.write_text(content)
+    cards = json.dumps({"models": [CARD]}).encode()
+    with Stub(cards) as stub:
+        code, _, err = run(capsys, file, *(options or ["--url", stub.url]))
+    assert code == status
+    assert named in err
+    assert len(err.splitlines()) == 1
+
+
+CARD = {
+    "task": "detect", "name": "m", "profile": "tiny", "labels": ["person"], "input_size": "1", "max_batch": 1,
+    "replicas": 1, "device": "cpu", "dtype": "float32", "parameters": 1, "bytes": 1,
+}  # fmt: skip
+
+
+def test_a_label_that_the_model_lacks_is_refused_with_the_closest_ones(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "expresso").mkdir()
+    (tmp_path / "expresso" / "1.jpg").write_bytes(encoded(photo("coffee"), "JPEG"))
+    status, _, err = run(capsys, tmp_path, "--url", server)
+    assert status == 2
+    assert "espresso" in err
+
+
+def test_an_annotation_with_the_id_0_counts_and_what_a_tool_left_out_is_filled_in(tmp_path: Path) -> None:
+    file = tmp_path / "instances.json"
+    boxes = [[10, 10, 50, 40], [100, 20, 30, 60]]
+    file.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 0, "file_name": "a.png", "width": 200, "height": 100}],
+                "annotations": [{"id": n, "image_id": 0, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)],
+                "categories": [{"id": 1, "name": "person"}],
+            }
+        )
+    )
+    results = [{"image_id": 0, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    perfect = measure(file, [0], results, "bbox")
+    assert perfect.overall["ap"] == 1
+    assert (perfect.photos[0].found, perfect.photos[0].missed, perfect.photos[0].wrong) == (2, 0, 0)
+    half = measure(file, [0], [results[0], results[1] | {"bbox": [150, 20, 30, 60]}], "bbox")
+    assert (half.photos[0].found, half.photos[0].missed, half.photos[0].wrong, half.photos[0].f1) == (1, 1, 1, 0.5)
+    assert measure(file, [0], [], "bbox").overall["ap"] == 0
