@@ -69,7 +69,7 @@ def build(name: str, profile: Profile) -> nn.Module:
 
 def network_of(task: Any) -> nn.Module:
     """The network of a loaded task."""
-    network: nn.Module = task.base.network if hasattr(task, "base") and not hasattr(task, "network") else task.network
+    network: nn.Module = task.network if hasattr(task, "network") else task.base.network
     return network
 
 
@@ -92,7 +92,7 @@ def dissect(network: nn.Module, size: Pair | None = None) -> Anatomy:
         size = default_size(network)
     if isinstance(network, GeneralizedRCNN):
         size = _padded(network, size)
-    layers = record(network, size, _parts)
+    layers = record(network, size, parts)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     staged = groupby(_staged(network, layers), itemgetter(0))
     return Anatomy(
@@ -111,7 +111,8 @@ def _padded(network: GeneralizedRCNN, size: Pair) -> Pair:
     return height, width
 
 
-def _parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+    """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
     elif isinstance(network, localizer.Localizer | CamLocalizer):
