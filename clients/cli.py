@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import typer
 
 from foursight.commands.benchmark import benchmark
-from foursight.commands.models import models
+from foursight.commands.describe import describe
 from foursight.commands.evaluate import evaluate
+from foursight.commands.models import models
 from foursight.commands.serve import serve
 from foursight.commands.tasks import analyze, classify, detect, localize, segment
 
@@ -38,6 +39,7 @@ for command, example in (
     app.command(command.__name__, epilog=f"Example: [bold]foursight {command.__name__} {example}[/bold]")(command)
 app.command("models", epilog="Example: [bold]foursight models --url http://127.0.0.1:9000[/bold]")(models)
 app.command("evaluate")(evaluate)
+app.command("describe")(describe)
 
 
 @app.callback()

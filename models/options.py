@@ -23,6 +23,20 @@ Classes = Annotated[
 ]
 
 
+MIN_SIDE, MAX_SIDE = 32, 1344
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """A network's input as (height, width) from "224" (a square) or "WIDTHxHEIGHT". Raises ValueError."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
+        raise ValueError(f"{text!r} is no size: give one side, as 224, or WIDTHxHEIGHT, as 640x480")
+    width, height = int(sides[0]), int(sides[-1])
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
+        raise ValueError(f"the sides of {text!r} have to lie in {MIN_SIDE}..{MAX_SIDE}")
+    return height, width
+
+
 class Options(BaseModel):
     """Base: whatever a task does not know is refused."""
 
@@ -56,4 +70,14 @@ class SegmentOptions(DetectOptions):
 
     mask_format: Literal["rle", "polygon", "none"] = Field(
         "rle", description="COCO compressed run-length encoding, polygons [x1, y1, x2, y2, ...], or no masks."
+    )
+
+
+class LayersOptions(Options):
+    """Options of the table of a network's layers."""
+
+    size: Annotated[tuple[int, int] | None, BeforeValidator(parse_size)] = Field(
+        None,
+        description=f"The network's input in pixels: one side, as 224, or WIDTHxHEIGHT, as 640x480; sides in "
+        f"{MIN_SIDE}..{MAX_SIDE}. Without it, the size that the task works at.",
     )

@@ -8,6 +8,7 @@ unknown_class              400      `classes` names something the model does not
 invalid_multipart          400      a multipart body that is broken, or without a field `image`
 too_many_images            400      more than 32 images in one upload
 not_found                  404      no such path
+unknown_model              404      no task or model of that name is served
 method_not_allowed         405      the path takes another method
 not_acceptable             406      the Accept header leaves no format that we have
 upload_timeout             408      the upload took too long
@@ -39,6 +40,7 @@ STATUS = {
     "invalid_multipart": 400,
     "too_many_images": 400,
     "not_found": 404,
+    "unknown_model": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
     "upload_timeout": 408,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from ray import serve
 from starlette.applications import Starlette
@@ -11,14 +11,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from foursight.models.errors import ModelError
+from foursight.models.options import LayersOptions
 from foursight.serving import answers, loopback, metrics, openapi, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import Refusal, refusal_of
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
-from foursight.wire import ModelCard, ModelCards
+from foursight.serving.upload import parse_options
+from foursight.wire import LayerTable, ModelCard, ModelCards
 
 TIMEOUT_S = 5.0
+# The standard profile's Mask R-CNN at 1088 x 800 takes 8 s on two cores; the table is then kept.
+LAYERS_TIMEOUT_S = 120.0
 
 
 class Front:
@@ -37,6 +42,7 @@ class Front:
             "/readyz": self.readyz,
             "/metrics": self.metrics,
             "/v1/models": self.models,
+            "/v1/models/{name}/layers": self.layers,
             "/openapi.json": self.openapi,
             "/docs": self.docs,
         }
@@ -46,7 +52,12 @@ class Front:
                 *(Route(path, handler, methods=["GET"]) for path, handler in routes.items()),
                 *web.routes(),
             ],
-            exception_handlers={HTTPException: _refuse_path, Exception: _refuse},
+            exception_handlers={
+                HTTPException: _refuse_path,
+                Refusal: _refuse,
+                ModelError: _refuse,
+                Exception: _refuse,
+            },
         )
 
     async def healthz(self, request: Request) -> Response:
@@ -75,6 +86,20 @@ class Front:
         ]
         return Response(ModelCards(models=cards).model_dump_json(), media_type="application/json")
 
+    async def layers(self, request: Request) -> Response:
+        """The layers of a model, named by its task or by its own name, for an input size."""
+        options = cast(LayersOptions, parse_options(request.url.query, LayersOptions))
+        task = await self._task_of(request.path_params["name"])
+        response = serve.get_app_handle(task).layers.remote(options.size)
+        try:
+            table: LayerTable = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
+        except TimeoutError:
+            response.cancel()
+            raise Refusal(
+                "unavailable", f"The worker of {task!r} did not answer in time.", "Try again when it is less busy."
+            ) from None
+        return Response(table.model_dump_json(), media_type="application/json")
+
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI document of all tasks."""
         return JSONResponse(await self._document())
@@ -82,6 +107,16 @@ class Front:
     async def docs(self, request: Request) -> Response:
         """The same document for people."""
         return HTMLResponse(openapi.page(await self._document(), str(request.base_url).rstrip("/")))
+
+    async def _task_of(self, name: str) -> str:
+        """The task that a model serves. Raises Refusal (unknown_model)."""
+        if name in self._tasks:
+            return name
+        names = {found[0].name: task for task, found in (await self._ask_all("card")).items() if found}
+        if name not in names:
+            known = ", ".join([*self._tasks, *names])
+            raise Refusal("unknown_model", f"There is no model {name!r} here.", f"There are: {known}.")
+        return names[name]
 
     async def _document(self) -> dict[str, Any]:
         schemas = await self._ask_all("options")

@@ -4,11 +4,12 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
+from foursight.models.options import LayersOptions
 from foursight.serving.analyze import AnalyzeOptions
 from foursight.serving.errors import MEDIA_TYPE, STATUS
 from foursight.serving.errors import __doc__ as errors_doc
 from foursight.serving.upload import MAX_IMAGES
-from foursight.wire import Analysis, Answer, Answers, ModelCards, Problem
+from foursight.wire import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -18,7 +19,7 @@ _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-st
 def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The document for tasks whose options have the JSON schemas `options`, by task name."""
     schemas: dict[str, Any] = {}
-    for model in (Analysis, Answer, Answers, ModelCards, Problem):
+    for model in (Analysis, Answer, Answers, LayerTable, ModelCards, Problem):
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -127,6 +128,35 @@ def _get(summary: str, content: dict[str, Any], **responses: dict[str, Any]) -> 
 
 _FRONT = {
     "/v1/models": _get("Each task's model", {"application/json": {"schema": _ref("ModelCards")}}),
+    "/v1/models/{name}/layers": {
+        "get": {
+            "operationId": "layers",
+            "summary": "What a model's layers do",
+            "description": "Kernel, stride, padding, sizes, receptive field, parameters and multiply-adds of each.",
+            "parameters": [
+                {
+                    "name": "name",
+                    "in": "path",
+                    "required": True,
+                    "description": "A task, as detect, or a model by its name.",
+                    "schema": {"type": "string"},
+                },
+                {
+                    "name": "size",
+                    "in": "query",
+                    "description": LayersOptions.model_fields["size"].description,
+                    "schema": {"type": "string", "pattern": "^[0-9]+(x[0-9]+)?$"},
+                },
+            ],
+            "responses": {
+                "200": {
+                    "description": "The layers by stages, in the order in which they run.",
+                    "content": {"application/json": {"schema": _ref("LayerTable")}},
+                },
+                "default": _problem(),
+            },
+        }
+    },
     "/healthz": _get("The server runs", _TEXT),
     "/readyz": _get(
         "Every task answers",

@@ -1,6 +1,10 @@
 """A task's worker: one Serve replica, with the model, and with its own HTTP ingress."""
 
+import asyncio
 import os
+from dataclasses import asdict
+from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -13,7 +17,7 @@ from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
 from foursight.serving.errors import Refusal
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
-from foursight.wire import ModelCard
+from foursight.wire import LayerTable, ModelCard
 
 
 class Worker:
@@ -31,6 +35,8 @@ class Worker:
         self._task = catalogue.load(name, settings.profile, settings.device)
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
         self._endpoint = Endpoint(name, self._task, settings, self._metrics)
+        self._measuring = Lock()
+        self._measured = lru_cache(maxsize=16)(self._measure)
         self._warm_up()
 
     def __serve_build_asgi_app__(self) -> Endpoint:
@@ -83,6 +89,18 @@ class Worker:
     def options(self) -> dict[str, Any]:
         """The JSON schema of this task's options, for the OpenAPI document."""
         return self._task.options.model_json_schema()
+
+    async def layers(self, size: tuple[int, int] | None) -> LayerTable:
+        """The table of the network's layers for an input of `size` (height, width), or of the task's own size."""
+        return await asyncio.to_thread(self._measured, size)
+
+    def _measure(self, size: tuple[int, int] | None) -> LayerTable:
+        from foursight.models import anatomy  # noqa: PLC0415
+
+        # One at a time: it computes beside the photos.
+        with self._measuring:
+            found = anatomy.dissect(anatomy.network_of(self._task), size)
+        return LayerTable.model_validate({"model": self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
         """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""

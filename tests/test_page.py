@@ -185,7 +185,9 @@ def test_an_object_and_its_row_light_each_other(server: str, page: Page) -> None
     expect(rows.nth(found.index(smallest(found)))).to_be_focused()
 
 
-def test_the_copied_curl_line_gives_the_same_answer(server: str, open_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_the_copied_curl_line_gives_the_same_answer(
+    server: str, open_page: Callable[..., Page], tmp_path: Path
+) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     choose(page, "segment")
     name = "my dog's $HOME photo.jpg"

@@ -107,3 +107,49 @@ class ModelCards(Wire):
     """The answer of `GET /v1/models`."""
 
     models: list[ModelCard]
+
+
+class Layer(Wire):
+    """One operation of a network. Pairs are [vertical, horizontal]; sizes [C, H, W], or [features] without places."""
+
+    name: str = Field(description="The module that it belongs to, as its parameters are named.")
+    call: int = Field(description="The module's how-manieth use, where it serves several times.")
+    kind: str
+    input: list[int]
+    output: list[int] = Field(description="By formula: floor((W - K + P) / S) + 1 with the padding of both ends.")
+    observed: list[int] = Field(description="Of the tensor that came out when the network ran.")
+    times: int = Field(description="For how many regions it runs at most; 1: once for the photo.")
+    kernel: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    padding: tuple[int, int, int, int] | None = Field(description="[top, bottom, left, right].")
+    dilation: tuple[int, int] | None
+    groups: int | None
+    output_padding: tuple[int, int] | None = Field(description="Of a transposed convolution.")
+    activation: str | None = Field(description="The one that follows.")
+    dropout: float | None = Field(description="Probability.")
+    receptive_field: tuple[int, int] | None = Field(description="Pixels of the input that one cell sees.")
+    field_stride: tuple[float, float] | None = Field(description="Pixels between the fields of neighbouring cells.")
+    field_centre: tuple[float, float] | None = Field(
+        description="Of the first cell's field, in pixels from the input's upper left corner."
+    )
+    parameters: int
+    multiply_adds: int = Field(description="For one region.")
+
+
+class Stage(Wire):
+    """Layers that belong together."""
+
+    name: str
+    layers: list[Layer]
+
+
+class LayerTable(Wire):
+    """The answer of `GET /v1/models/NAME/layers`."""
+
+    model: str
+    size: tuple[int, int] = Field(description="[height, width] of the network's input.")
+    stages: list[Stage]
+    parameters: int
+    unused_parameters: int = Field(description="Of layers that this task does not use.")
+    multiply_adds: int = Field(description="Of one photo, at most.")
+    region_multiply_adds: int = Field(description="Those of them that are spent on regions.")
