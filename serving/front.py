@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from ray import serve
 from starlette.applications import Starlette
@@ -88,7 +88,7 @@ class Front:
 
     async def layers(self, request: Request) -> Response:
         """The layers of a model, named by its task or by its own name, for an input size."""
-        options = cast(LayersOptions, parse_options(request.url.query, LayersOptions))
+        options = parse_options(request.url.query, LayersOptions)
         task = await self._task_of(request.path_params["name"])
         response = serve.get_app_handle(task).layers.remote(options.size)
         try:
