@@ -5,9 +5,9 @@
     python loadtests/many.py --photo photo.jpg     # a stub that answers at once, so that the client is what counts
 
 Each measurement is a process of its own, which uploads the photo so many times, 8 at a time, and tells its peak
-resident memory, its rate and its CPU time. The SDK reads the photo for each upload and makes a Result; plain httpx reads
-it, and the answer as JSON. Rounds are interleaved, since a shared machine drifts; the ratio is that of each round, and
-its median counts. On a machine that others keep busy, the ratio of CPU time says more than that of throughput.
+resident memory, its rate and its CPU time. The SDK reads the photo for each upload and makes a Result; plain httpx
+reads it, and the answer as JSON. Rounds are interleaved, since a shared machine drifts; the ratio is that of each
+round, and its median counts. On a machine that others keep busy, the ratio of CPU time says more than the other.
 """
 
 import argparse
