@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,10 +126,12 @@ def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn  # noqa: PLC0415
 
     console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed:.1f}/s"), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    # What is printed meanwhile goes above the bar; but what goes to a file or a pipe must go on to get there.
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=redirect, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(images) if isinstance(images, Sized) else None)
         yield lambda: bar.advance(task)

@@ -142,7 +142,7 @@ def test_where_no_server_is_one_line_says_how_to_start_one(here: Path, capsys: p
         (["detect", "empty"], "no photo in empty"),
         (["detect", "photo.jpg", "--url", "localhost:8000"], "http://"),
         (["detect", "photo.jpg", "--top-k", "3"], "--top-k"),
-        (["detect", "photo.jpg", "--score-threshold", "high"], "high"),
+        (["detect", "photo.jpg", "--score-threshold", "high"], "--score-threshold"),
         (["detect", "photo.jpg", "--score-threshold", "7"], "score_threshold"),
         (["detect", "photo.jpg", "--classes", "unicorn"], "unicorn"),
         (["detect", "photo.jpg", "--classes", "unicorn", "--local"], "unicorn"),
