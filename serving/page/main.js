@@ -1,6 +1,6 @@
 // The page: a photo comes in, each chosen task is asked, and the answers are listed and drawn.
 
-import { ask, models, Trouble } from "./api.js";
+import { ask, models, tasks, Trouble } from "./api.js";
 import { takePhoto } from "./camera.js";
 import { curl, python } from "./code.js";
 import { objectAt, paint } from "./draw.js";
@@ -327,12 +327,17 @@ byId("samples").addEventListener("click", async (event) => {
   }
 });
 
-byId("camera").addEventListener("click", async () => {
+byId("camera").addEventListener("click", async ({ currentTarget: button }) => {
+  // The browser may take its time to ask: a second press must not open a second camera.
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   try {
     const photo = await takePhoto(byId("camera-dialog"));
     if (photo) await take(photo, "photo.jpg");
   } catch (error) {
     complain(error instanceof Trouble ? error : new Trouble("The camera gave no photo.", String(error.message)));
+  } finally {
+    button.ariaBusy = "false";
   }
 });
 
@@ -409,9 +414,15 @@ byId("save").addEventListener("click", async () => {
 new ResizeObserver(draw).observe(byId("stage"));
 document.fonts.ready.then(draw);
 
-// What the models know.
+// What this server has.
 
 try {
+  const served = await tasks();
+  for (const box of byId("tasks").querySelectorAll("input")) {
+    box.parentElement.hidden = !served.includes(box.value);
+    box.checked &&= !box.parentElement.hidden;
+  }
+  if (!chosen().length) byId("tasks").querySelector("label:not([hidden]) input").click();
   byId("models").replaceChildren(...(await models()).map(card));
 } catch (error) {
   byId("models").replaceChildren(make("div", {}, make("dt", {}, "Unknown"), make("dd", {}, error.message)));
