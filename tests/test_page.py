@@ -277,7 +277,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("sports ball")
     tab_to("#tab-segment")
     page.keyboard.press("ArrowLeft")
-    expect(page.get_by_role("status")).to_have_text("Most likely racket")
+    expect(page.get_by_role("status")).to_have_text("Most likely: racket")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#tab-segment")).to_be_focused()
     tab_to("#threshold")
