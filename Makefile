@@ -3,17 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Installation links to each file of the package, so that a new file asks for a new installation.
-SOURCES := $(shell find clients models serving wire -name '*.py' | sort)
+SOURCES := $(shell find clients models serving wire -name '*.py' -o -path 'serving/page/*' -type f | sort)
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 STRICT = --config-settings editable_mode=strict
 
-.PHONY: run test lint load
+.PHONY: run test lint load chromium
 
 run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev chromium
 	$(BIN)/python -m pytest
+
+# The page is tested in a real browser: it is installed where that can be done, else it is said what to install.
+chromium:
+	@command -v chromium >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing Chromium ..." && apt-get -qq update \
+		&& apt-get -qq install --yes --no-install-recommends chromium fonts-liberation >/dev/null; \
+	} || echo "The tests of the page need Chromium, and will fail without: apt-get install chromium"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -42,17 +42,28 @@ export async function models() {
   return (await (await send(new URL("v1/models", BASE), {})).json()).models;
 }
 
+/** The tasks that this server has, whether they answer yet or not. Throws Trouble. */
+export async function tasks() {
+  const response = await fetch(new URL("readyz", BASE)).catch(() => null);
+  if (!response) throw unreachable();
+  return Object.keys((await response.json()).tasks);
+}
+
+function unreachable() {
+  return new Trouble(
+    `The server at ${BASE.host} does not answer.`,
+    "See that it runs (foursight serve starts it) and that the network is there.",
+    true,
+  );
+}
+
 async function send(url, request) {
   let response;
   try {
     response = await fetch(url, request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Trouble(
-      `The server at ${BASE.host} does not answer.`,
-      "See that it runs (foursight serve starts it) and that the network is there.",
-      true,
-    );
+    throw unreachable();
   }
   if (!response.ok) throw await refusal(response);
   return response;

@@ -14,12 +14,14 @@ export async function takePhoto(dialog) {
   const video = dialog.querySelector("video");
   const [shoot, cancel] = dialog.querySelectorAll("button");
   video.srcObject = stream;
+  // Until the camera shows something there is nothing to take, but always something to cancel.
+  shoot.disabled = true;
   dialog.showModal();
   try {
-    await video.play();
-    const taken = await new Promise((resolve) => {
+    const taken = await new Promise((resolve, reject) => {
       shoot.onclick = () => resolve(true);
       cancel.onclick = dialog.onclose = () => resolve(false);
+      video.play().then(() => (shoot.disabled = false), reject);
     });
     return taken ? await still(video) : null;
   } finally {

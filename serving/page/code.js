@@ -6,7 +6,9 @@ const SERVER = BASE.href.replace(/\/$/, "");
 
 /** A line for a shell. `photo` is `{name, sample}`; several tasks go to the server with one upload. */
 export function curl(photo, tasks, threshold) {
-  const upload = photo.sample ? `curl -s ${quote(photo.sample)} | curl --data-binary @- ` : `curl --data-binary ${quote(`@${photo.name}`)} `;
+  const upload = photo.sample
+    ? `curl -s ${quote(photo.sample)} | curl --data-binary @- `
+    : `curl --data-binary ${quote(`@${photo.name}`)} `;
   return upload + quote(`${SERVER}/v1/${route(tasks)}${query(tasks, threshold)}`);
 }
 

@@ -97,8 +97,9 @@ function write(context, objects, scale, unit) {
   const places = [];
   for (const object of objects) {
     const full = `${object.label} ${Math.round(100 * object.score)} %`;
+    const widthOf = (text) => context.measureText(text).width + 2 * pad;
     const place = [full, object.label]
-      .map((text) => ({ text, spot: free(context, object.box, scale, context.measureText(text).width + 2 * pad, height, places) }))
+      .map((text) => ({ text, spot: free(context, object.box, scale, widthOf(text), height, places) }))
       .find(({ spot }) => spot);
     // A tag that finds no free place is left out: half a tag says nothing, and the list has them all.
     if (!place) continue;
@@ -122,10 +123,11 @@ function free(context, box, scale, width, height, taken) {
     [x1, y1 - height], [right, y1 - height], [x1, y1], [right, y1], [x1, y2], [right, y2],
     [x1, bottom], [right, bottom], [x2, y1], [x1 - width, y1], [x2, bottom], [x1 - width, bottom],
   ];
+  const { width: wide, height: high } = context.canvas;
   const within = (value, room) => Math.round(Math.min(Math.max(value, 0), room));
   return (
     candidates
-      .map(([x, y]) => [within(x, context.canvas.width - width), within(y, context.canvas.height - height), width, height])
+      .map(([x, y]) => [within(x, wide - width), within(y, high - height), width, height])
       .find((one) => one[0] >= 0 && one[1] >= 0 && !taken.some((other) => overlap(one, other))) ?? null
   );
 }

@@ -1,6 +1,6 @@
 // The page: a photo comes in, each chosen task is asked, and the answers are listed and drawn.
 
-import { ask, models, Trouble } from "./api.js";
+import { ask, models, tasks, Trouble } from "./api.js";
 import { takePhoto } from "./camera.js";
 import { curl, python } from "./code.js";
 import { objectAt, paint } from "./draw.js";
@@ -10,7 +10,8 @@ import { colour, css } from "./palette.js";
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
 const context = canvas.getContext("2d");
-const percent = (score) => `${Math.round(100 * score)} %`;
+const percent = (score) => (score < 0.005 ? "< 1 %" : `${Math.round(100 * score)} %`);
+const duration = (ms) => (ms < 9.95 ? `${ms.toFixed(1)} ms` : ms < 999.5 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 const title = (task) => task[0].toUpperCase() + task.slice(1);
 
 /** `photo` is {blob, name, sample, bitmap, size}; `asked` has for each task {abort, rows, answer, timing, trouble}. */
@@ -131,7 +132,8 @@ function draw() {
   if (canvas.width !== wide) canvas.width = wide;
   if (canvas.height !== high) canvas.height = high;
   const objects = placed();
-  paint(context, photo.bitmap, photo.size, objects, { unit: devicePixelRatio, lit: objects.includes(state.lit) ? state.lit : null });
+  const lit = objects.includes(state.lit) ? state.lit : null;
+  paint(context, photo.bitmap, photo.size, objects, { unit: devicePixelRatio, lit });
   const found = objects.length ? `Photo with ${census(objects)} marked` : "Photo, nothing marked";
   if (canvas.getAttribute("aria-label") !== found) canvas.setAttribute("aria-label", found);
 }
@@ -144,13 +146,14 @@ function renderTabs() {
   const names = tasks.join();
   if (tabs.dataset.tasks !== names) {
     tabs.dataset.tasks = names;
-    tabs.replaceChildren(...tasks.map((task) => make("button", { type: "button", role: "tab", id: `tab-${task}`, "data-task": task, "aria-controls": "task-panel" })));
+    const attributes = { type: "button", role: "tab", "aria-controls": "task-panel" };
+    tabs.replaceChildren(...tasks.map((task) => make("button", { ...attributes, id: `tab-${task}`, "data-task": task })));
   }
   for (const tab of tabs.children) {
     const { task } = tab.dataset;
     const one = state.asked.get(task);
-    const count = one.trouble ? "!" : one.rows ? (COUNTED.has(task) ? String(visible(task).length) : "") : "…";
-    tab.replaceChildren(title(task), make("span", { class: "count" }, count));
+    const found = COUNTED.has(task) ? String(visible(task).length) : "";
+    tab.replaceChildren(title(task), make("span", { class: "count" }, one.trouble ? "!" : one.rows ? found : "…"));
     select(tab, task === state.shown);
   }
   if (state.shown) byId("task-panel").setAttribute("aria-labelledby", `tab-${state.shown}`);
@@ -209,7 +212,7 @@ function summary() {
   if (!one.rows) return "Looking …";
   const rows = visible(state.shown);
   const [best] = rows;
-  if (state.shown === "classify") return best ? `Most likely ${best.label}` : "Nothing that it knows";
+  if (state.shown === "classify") return best ? `Most likely: ${best.label}` : "Nothing that it knows";
   if (state.shown === "localize") return best ? `The main thing: ${best.label}` : "Nothing that it knows";
   return rows.length ? census(rows) : one.rows.length ? "Nothing that it is this sure of" : "Nothing that it knows";
 }
@@ -220,15 +223,17 @@ function renderTiming() {
   box.hidden = !timing;
   if (!timing) return;
   const { decode = 0, queue = 0, inference = 0, total = 0, trip } = timing;
-  const steps = [["decode", decode], ["queue", queue], ["inference", inference], ["other", Math.max(0, total - decode - queue - inference)], ["network", Math.max(0, trip - total)]];
+  const other = Math.max(0, total - decode - queue - inference);
+  const steps = { decode, queue, inference, other, network: Math.max(0, trip - total) };
   const strip = make("div", { class: "strip", "aria-hidden": "true" });
-  for (const [name, ms] of steps) {
+  for (const [name, ms] of Object.entries(steps)) {
     const part = make("span", { "data-step": name });
     part.style.flexGrow = String(ms);
     strip.append(part);
   }
-  const list = make("dl", {}, ...[["decode", decode], ["queue", queue], ["inference", inference], ["total", total], ["round trip", trip]].map(([name, ms]) => make("div", {}, make("dt", { "data-step": name }, name), make("dd", {}, `${ms < 9.95 ? ms.toFixed(1) : Math.round(ms)} ms`))));
-  box.replaceChildren(strip, list);
+  const times = Object.entries({ decode, queue, inference, total, "round trip": trip });
+  const terms = times.map(([name, ms]) => make("div", {}, make("dt", { "data-step": name }, name), make("dd", {}, duration(ms))));
+  box.replaceChildren(strip, make("dl", {}, ...terms));
 }
 
 function renderCode() {
@@ -245,7 +250,8 @@ function code(tasks) {
   if (state.code === "python") return python(state.photo, tasks, threshold());
   const answer = state.asked.get(state.shown)?.answer;
   if (!answer) return "No answer yet.";
-  const shown = COUNTED.has(state.shown) ? answer.predictions.filter(({ score }) => score >= threshold()) : answer.predictions;
+  const least = COUNTED.has(state.shown) ? threshold() : 0;
+  const shown = answer.predictions.filter(({ score }) => score >= least);
   const lines = shown.map((prediction) => `    ${JSON.stringify(prediction)}`).join(",\n");
   const { model, image } = answer;
   return `{\n  "model": ${JSON.stringify(model)},\n  "image": ${JSON.stringify(image)},\n  "predictions": [${lines ? `\n${lines}\n  ` : ""}]\n}`;
@@ -327,12 +333,17 @@ byId("samples").addEventListener("click", async (event) => {
   }
 });
 
-byId("camera").addEventListener("click", async () => {
+byId("camera").addEventListener("click", async ({ currentTarget: button }) => {
+  // The browser may take its time to ask: a second press must not open a second camera.
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   try {
     const photo = await takePhoto(byId("camera-dialog"));
     if (photo) await take(photo, "photo.jpg");
   } catch (error) {
     complain(error instanceof Trouble ? error : new Trouble("The camera gave no photo.", String(error.message)));
+  } finally {
+    button.ariaBusy = "false";
   }
 });
 
@@ -400,7 +411,8 @@ byId("copy").addEventListener("click", async ({ target }) => {
 byId("save").addEventListener("click", async () => {
   const { bitmap, size, name } = state.photo;
   const picture = new OffscreenCanvas(size.width, size.height);
-  paint(picture.getContext("2d"), bitmap, size, placed(), { unit: Math.max(1, Math.sqrt(size.width * size.height) / 640) });
+  const unit = Math.max(1, Math.sqrt(size.width * size.height) / 640);
+  paint(picture.getContext("2d"), bitmap, size, placed(), { unit });
   const url = URL.createObjectURL(await picture.convertToBlob({ type: "image/png" }));
   make("a", { href: url, download: `${name.replace(/\.\w+$/, "")}-${state.shown ?? "photo"}.png` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
@@ -409,16 +421,23 @@ byId("save").addEventListener("click", async () => {
 new ResizeObserver(draw).observe(byId("stage"));
 document.fonts.ready.then(draw);
 
-// What the models know.
+// What this server has.
 
 try {
+  const served = await tasks();
+  for (const box of byId("tasks").querySelectorAll("input")) {
+    box.parentElement.hidden = !served.includes(box.value);
+    box.checked &&= !box.parentElement.hidden;
+  }
+  if (!chosen().length) byId("tasks").querySelector("label:not([hidden]) input").click();
   byId("models").replaceChildren(...(await models()).map(card));
 } catch (error) {
   byId("models").replaceChildren(make("div", {}, make("dt", {}, "Unknown"), make("dd", {}, error.message)));
 }
 
 function card({ task, name, labels, device }) {
-  const few = labels.length <= 100;
-  const list = few ? labels.join(", ") : `${labels.slice(0, 1).concat(labels.at(-1)).join(" to ")}`;
-  return make("div", {}, make("dt", {}, title(task)), make("dd", {}, make("strong", {}, `${labels.length.toLocaleString("en")} labels`), few ? `: ${list}. ` : ` of ImageNet, from ${list}. `, make("span", { class: "aside" }, `${name} on ${device}`)));
+  const count = make("strong", {}, `${labels.length.toLocaleString("en")} labels`);
+  const which = labels.length <= 100 ? `: ${labels.join(", ")}.` : ` of ImageNet, from ${labels[0]} to ${labels.at(-1)}.`;
+  const model = make("span", { class: "aside" }, `${name} on ${device}`);
+  return make("div", {}, make("dt", {}, title(task)), make("dd", {}, count, which, model));
 }
