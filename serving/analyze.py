@@ -35,7 +35,7 @@ from foursight.models.options import ClassifyOptions, Options
 from foursight.serving import answers, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
-from foursight.serving.errors import STATUS, Refusal, refusal_of
+from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import Analysis, Answer, Box, ImageSize
@@ -47,7 +47,7 @@ MAX_OBJECTS = 16
 MARGIN = 0.1
 FINDING = ("localize", "detect", "segment")
 # A worker says at once whether it takes a photo; one that is silent so long is dead or restarting.
-ADMIT_TIMEOUT_S = 3.0
+ADMIT_TIMEOUT_S = 5.0
 # Below HAProxy's own, which would lose what the other tasks have found.
 ANSWER_TIMEOUT_S = 60.0
 
@@ -174,7 +174,8 @@ async def _within(seconds: float, call: DeploymentResponse[Value]) -> Value:
         raise
 
 
-def _unavailable(task: str) -> Refusal:
+def _unavailable(task: str, error: object) -> Refusal:
+    logger.warning("no answer from the task %s: %s", task, type(error).__name__)
     return Refusal(
         "unavailable",
         f"The worker of the task {task!r} does not answer.",
@@ -248,11 +249,15 @@ class Analyzer:
     async def _admit(self, asked: Asked) -> dict[str, Refusal | None]:
         async def admit(task: str, options: Options) -> Refusal | None:
             try:
-                handle = await self._handle(task)
-                refusal: Refusal | None = await _within(ADMIT_TIMEOUT_S, handle.admit.remote(options))
-            except Exception:
-                return _unavailable(task)
-            return refusal
+                # Of all replicas, and not routed to one: who routes waits for a worker that is not there.
+                call = (await self._handle(task)).broadcast("admit", options)
+                said = await call.results_async(timeout_s=ADMIT_TIMEOUT_S, return_exceptions=True)
+            except Exception as error:
+                return _unavailable(task, error)
+            if None in said:
+                return None
+            refusals = [one for one in said if isinstance(one, Refusal)]
+            return refusals[0] if refusals else _unavailable(task, said[0])
 
         return await _together({task: admit(task, options) for task, options in asked.tasks.items()})
 
@@ -295,18 +300,19 @@ class Analyzer:
         self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[Answered] | Refusal:
         try:
-            # By reference, so that Ray passes the photo's owner on; it is in a list, as else Ray would fetch it first.
-            handle = (await self._handle(task)).options(_by_reference=True)
-            call = handle.answer.remote([photo], options, regions)
+            # The photo is in a list, as else Ray would fetch it before the worker has a place for it.
+            call = (await self._handle(task)).answer.remote([photo], options, regions)
             results: list[Answered] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
-        except Exception:
-            return _unavailable(task)
+        except Exception as error:
+            return _unavailable(task, error)
         return results
 
     async def _handle(self, task: str) -> DeploymentHandle:
         if task not in self._handles:
-            # Asks Serve's controller, and waits for it.
-            self._handles[task] = await asyncio.to_thread(serve.get_app_handle, task)
+            # In a thread, since it waits for Serve's controller.
+            handle = await asyncio.to_thread(serve.get_app_handle, task)
+            # Serve's calls by value would have the pixels in each message.
+            self._handles[task] = handle.options(_by_reference=True)
         return self._handles[task]
 
     def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:
