@@ -12,7 +12,7 @@ a task that is full, or dead, costs the others nothing.
 import asyncio
 import math
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,9 +94,7 @@ def read_query(query: str, served: tuple[str, ...]) -> Asked:
     none of them knows, or that one of them cannot take.
     """
     values = upload.parse_query(query)
-    own = upload.to_options(
-        {k: values.pop(k) for k in tuple(AnalyzeOptions.model_fields) if k in values}, AnalyzeOptions
-    )
+    own = upload.to_options(_only(values, AnalyzeOptions.model_fields), AnalyzeOptions)
     tasks = own.tasks or served
     absent = [name for name in (*tasks, *([own.then] if own.then else [])) if name not in served]
     if absent:
@@ -109,22 +107,23 @@ def read_query(query: str, served: tuple[str, ...]) -> Asked:
             f"then={own.then} needs a task that finds objects, and tasks={','.join(tasks)} has none.",
             f"Add one of {', '.join(FINDING)}.",
         )
-    known = {task: catalogue.OPTIONS[task].model_fields for task in tasks}
+    kinds = {task: catalogue.OPTIONS[task] for task in tasks}
     # Of classification only top_k is for the objects: classes and thresholds are those of the task that finds them.
-    of_objects = {"top_k"} if own.then else set()
-    for name in values:
-        every = dict.fromkeys(
-            (*AnalyzeOptions.model_fields, *(n for fields in known.values() for n in fields), *of_objects)
-        )
-        if name not in every:
-            raise upload.unknown_parameter(name, every)
-    return Asked(
-        {
-            task: upload.to_options({n: v for n, v in values.items() if n in fields}, catalogue.OPTIONS[task])
-            for task, fields in known.items()
-        },
-        upload.to_options({n: v for n, v in values.items() if n in of_objects}, ClassifyOptions) if own.then else None,
+    of_objects = ("top_k",) if own.then else ()
+    known = dict.fromkeys(
+        (*AnalyzeOptions.model_fields, *(n for k in kinds.values() for n in k.model_fields), *of_objects)
     )
+    for name in values:
+        if name not in known:
+            raise upload.unknown_parameter(name, known)
+    return Asked(
+        {task: upload.to_options(_only(values, kind.model_fields), kind) for task, kind in kinds.items()},
+        upload.to_options(_only(values, of_objects), ClassifyOptions) if own.then else None,
+    )
+
+
+def _only(values: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: values[name] for name in names if name in values}
 
 
 def region_of(box: Box, width: int, height: int) -> Region:
