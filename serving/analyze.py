@@ -12,7 +12,7 @@ a task that is full, or dead, costs the others nothing.
 import asyncio
 import math
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from foursight.models.options import ClassifyOptions, Options
 from foursight.serving import answers, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
-from foursight.serving.errors import STATUS, Refusal, refusal_of
+from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import Analysis, Answer, Box, ImageSize
@@ -47,7 +47,7 @@ MAX_OBJECTS = 16
 MARGIN = 0.1
 FINDING = ("localize", "detect", "segment")
 # A worker says at once whether it takes a photo; one that is silent so long is dead or restarting.
-ADMIT_TIMEOUT_S = 3.0
+ADMIT_TIMEOUT_S = 5.0
 # Below HAProxy's own, which would lose what the other tasks have found.
 ANSWER_TIMEOUT_S = 60.0
 
@@ -94,9 +94,7 @@ def read_query(query: str, served: tuple[str, ...]) -> Asked:
     none of them knows, or that one of them cannot take.
     """
     values = upload.parse_query(query)
-    own = upload.to_options(
-        {k: values.pop(k) for k in tuple(AnalyzeOptions.model_fields) if k in values}, AnalyzeOptions
-    )
+    own = upload.to_options(_only(values, AnalyzeOptions.model_fields), AnalyzeOptions)
     tasks = own.tasks or served
     absent = [name for name in (*tasks, *([own.then] if own.then else [])) if name not in served]
     if absent:
@@ -109,22 +107,23 @@ def read_query(query: str, served: tuple[str, ...]) -> Asked:
             f"then={own.then} needs a task that finds objects, and tasks={','.join(tasks)} has none.",
             f"Add one of {', '.join(FINDING)}.",
         )
-    known = {task: catalogue.OPTIONS[task].model_fields for task in tasks}
+    kinds = {task: catalogue.OPTIONS[task] for task in tasks}
     # Of classification only top_k is for the objects: classes and thresholds are those of the task that finds them.
-    of_objects = {"top_k"} if own.then else set()
-    for name in values:
-        every = dict.fromkeys(
-            (*AnalyzeOptions.model_fields, *(n for fields in known.values() for n in fields), *of_objects)
-        )
-        if name not in every:
-            raise upload.unknown_parameter(name, every)
-    return Asked(
-        {
-            task: upload.to_options({n: v for n, v in values.items() if n in fields}, catalogue.OPTIONS[task])
-            for task, fields in known.items()
-        },
-        upload.to_options({n: v for n, v in values.items() if n in of_objects}, ClassifyOptions) if own.then else None,
+    of_objects = ("top_k",) if own.then else ()
+    known = dict.fromkeys(
+        (*AnalyzeOptions.model_fields, *(n for k in kinds.values() for n in k.model_fields), *of_objects)
     )
+    for name in values:
+        if name not in known:
+            raise upload.unknown_parameter(name, known)
+    return Asked(
+        {task: upload.to_options(_only(values, kind.model_fields), kind) for task, kind in kinds.items()},
+        upload.to_options(_only(values, of_objects), ClassifyOptions) if own.then else None,
+    )
+
+
+def _only(values: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: values[name] for name in names if name in values}
 
 
 def region_of(box: Box, width: int, height: int) -> Region:
@@ -174,7 +173,8 @@ async def _within(seconds: float, call: DeploymentResponse[Value]) -> Value:
         raise
 
 
-def _unavailable(task: str) -> Refusal:
+def _unavailable(task: str, error: object) -> Refusal:
+    logger.warning("no answer from the task %s: %s", task, type(error).__name__)
     return Refusal(
         "unavailable",
         f"The worker of the task {task!r} does not answer.",
@@ -248,11 +248,15 @@ class Analyzer:
     async def _admit(self, asked: Asked) -> dict[str, Refusal | None]:
         async def admit(task: str, options: Options) -> Refusal | None:
             try:
-                handle = await self._handle(task)
-                refusal: Refusal | None = await _within(ADMIT_TIMEOUT_S, handle.admit.remote(options))
-            except Exception:
-                return _unavailable(task)
-            return refusal
+                # Of all replicas, and not routed to one: who routes waits for a worker that is not there.
+                call = (await self._handle(task)).broadcast("admit", options)
+                said = await call.results_async(timeout_s=ADMIT_TIMEOUT_S, return_exceptions=True)
+            except Exception as error:
+                return _unavailable(task, error)
+            if None in said:
+                return None
+            refusals = [one for one in said if isinstance(one, Refusal)]
+            return refusals[0] if refusals else _unavailable(task, said[0])
 
         return await _together({task: admit(task, options) for task, options in asked.tasks.items()})
 
@@ -295,18 +299,19 @@ class Analyzer:
         self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[Answered] | Refusal:
         try:
-            # By reference, so that Ray passes the photo's owner on; it is in a list, as else Ray would fetch it first.
-            handle = (await self._handle(task)).options(_by_reference=True)
-            call = handle.answer.remote([photo], options, regions)
+            # The photo is in a list, as else Ray would fetch it before the worker has a place for it.
+            call = (await self._handle(task)).answer.remote([photo], options, regions)
             results: list[Answered] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
-        except Exception:
-            return _unavailable(task)
+        except Exception as error:
+            return _unavailable(task, error)
         return results
 
     async def _handle(self, task: str) -> DeploymentHandle:
         if task not in self._handles:
-            # Asks Serve's controller, and waits for it.
-            self._handles[task] = await asyncio.to_thread(serve.get_app_handle, task)
+            # In a thread, since it waits for Serve's controller.
+            handle = await asyncio.to_thread(serve.get_app_handle, task)
+            # Serve's calls by value would have the pixels in each message.
+            self._handles[task] = handle.options(_by_reference=True)
         return self._handles[task]
 
     def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:

@@ -168,7 +168,8 @@ def _start(settings: Settings, folder: Path) -> None:
             log_to_driver=False,
             logging_level="ERROR",
             num_cpus=os.cpu_count(),
-            # Photos travel over sockets; the store holds next to nothing, and this is the least that Ray takes.
+            # For the pixels of photos that are analysed; all else travels over sockets. It is the least that Ray takes;
+            # what does not fit goes through files in the private folder.
             object_store_memory=80 * 2**20,
             _node_ip_address="127.0.0.1" if loopback.is_loopback(settings.host) else None,
             _temp_dir=str(folder / "ray"),

@@ -1,9 +1,12 @@
 """Several tasks for one upload, over a real socket: what each answers alone, and the labels of an object cut out."""
 
+import http.client
+import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from math import ceil, floor
 
 import httpx
@@ -18,6 +21,8 @@ from tests.conftest import MAX_QUEUE
 from tests.photos import encoded, photo
 from tests.test_server import counted
 
+# Of each task, and of analyses: the queue, and a batch of 8.
+PLACES = MAX_QUEUE + 8
 ASTRONAUT = encoded(photo("astronaut"), "JPEG", quality=95)
 
 
@@ -210,52 +215,84 @@ def test_analyses_side_by_side_each_get_their_own_photo(client: httpx.Client) ->
             assert_same(found.tasks[task], expected[task])
 
 
-def test_tasks_that_are_full_say_so_in_their_parts(client: httpx.Client) -> None:
-    """Segmentation is flooded from outside; the analyses that arrive meanwhile keep their classification."""
-    with (
-        ThreadPoolExecutor(60) as pool,
-        httpx.Client(base_url=client.base_url, timeout=120, limits=httpx.Limits(max_connections=100)) as many,
-    ):
-        flood = [pool.submit(many.post, "/v1/segment", content=ASTRONAUT) for _ in range(50)]
-        while client.get("/v1/analyze").status_code != 405 or waiting(client, "segment") < MAX_QUEUE:
-            time.sleep(0.02)
-        found = [analyze(client, ASTRONAUT, tasks="classify,segment") for _ in range(3)]
-        assert all(one.result().status_code in (200, 503) for one in flood)
-    assert all(isinstance(one.tasks["classify"], Answer) for one in found)
-    refused = [one.tasks["segment"] for one in found if isinstance(one.tasks["segment"], Failure)]
-    assert {one.error.code for one in refused} == {"overloaded"}
+@contextmanager
+def full(server: str, client: httpx.Client, path: str) -> Iterator[None]:
+    """All places of a task taken, by uploads that never end: a place is taken before the body is read."""
+    host, port = server.removeprefix("http://").split(":")
+    task = path.split("?", maxsplit=1)[0]
+    with ExitStack() as stack:
+        for _ in range(PLACES):
+            caller = stack.enter_context(socket.create_connection((host, int(port))))
+            caller.sendall(f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+        until(lambda: waiting(client, task) == PLACES)
+        yield
+    until(lambda: waiting(client, task) == 0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what comes by itself, and fail where it does not."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def waiting(client: httpx.Client, task: str) -> float:
+    """How many photos a task has taken in and not yet answered."""
+    return metric(client, "foursight_waiting", task)
+
+
+def metric(client: httpx.Client, name: str, task: str) -> float:
     lines = client.get("/metrics").text.splitlines()
-    return sum(
-        float(line.split()[-1]) for line in lines if line.startswith("foursight_waiting{") and f'"{task}"' in line
-    )
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{") and f'"{task}"' in line)
+
+
+def test_a_task_that_is_full_says_so_in_its_part(client: httpx.Client, server: str) -> None:
+    with full(server, client, "segment"):
+        found = analyze(client, ASTRONAUT, tasks="classify,segment")
+        only = client.post("/v1/analyze?tasks=segment", content=ASTRONAUT)
+    assert isinstance(found.tasks["classify"], Answer)
+    assert isinstance(found.tasks["segment"], Failure)
+    assert (found.tasks["segment"].error.code, found.tasks["segment"].error.status) == ("overloaded", 503)
+    assert (only.status_code, only.json()["code"]) == (503, "overloaded")
+    assert int(only.headers["retry-after"]) >= 1
+
+
+def test_objects_that_classification_has_no_room_for_stay_found(client: httpx.Client, server: str) -> None:
+    with full(server, client, "classify"):
+        found = analyze(client, ASTRONAUT, tasks="localize", then="classify")
+    assert found.tasks["localize"].predictions[0].classification is None
+    assert found.then is not None
+    assert found.then.error.code == "overloaded"
+
+
+def test_when_analyses_are_too_many_they_are_refused_and_the_tasks_are_not(client: httpx.Client, server: str) -> None:
+    with full(server, client, "analyze?tasks=classify"):
+        # Refused by its head alone: the body is never sent.
+        host, port = server.removeprefix("http://").split(":")
+        refused = http.client.HTTPConnection(host, int(port), timeout=60)
+        refused.putrequest("POST", "/v1/analyze")
+        refused.putheader("Content-Length", "1000")
+        refused.endheaders()
+        response = refused.getresponse()
+        assert (response.status, json.loads(response.read())["code"]) == (503, "overloaded")
+        assert client.post("/v1/classify", content=ASTRONAUT).status_code == 200
 
 
 def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
-    before = computed(client)
+    before = metric(client, "foursight_photos_total", "segment")
     host, port = server.removeprefix("http://").split(":")
     head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n".encode()
-    callers = [socket.create_connection((host, int(port))) for _ in range(16)]
+    callers = [socket.create_connection((host, int(port))) for _ in range(20)]
     for caller in callers:
         caller.sendall(head + ASTRONAUT)
-    while waiting(client, "segment") < 12:
-        time.sleep(0.01)
+    until(lambda: waiting(client, "segment") >= 10)
     for caller in callers:
         caller.close()
-    while waiting(client, "segment") + waiting(client, "analyze") > 0:
-        time.sleep(0.05)
-    # What was being computed is finished, at most one batch and the one that followed; what waited never is.
-    assert computed(client) - before < 16
+    until(lambda: waiting(client, "segment") + waiting(client, "analyze") == 0)
+    # What was being computed is finished; what waited never is.
+    assert metric(client, "foursight_photos_total", "segment") - before < len(callers)
     assert_same(analyze(client, ASTRONAUT, tasks="segment").tasks["segment"], alone(client, "segment", ASTRONAUT))
-
-
-def computed(client: httpx.Client) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    return sum(
-        float(one.split()[-1]) for one in lines if one.startswith("foursight_photos_total{") and '"segment"' in one
-    )
 
 
 def test_a_dead_worker_costs_its_own_part_only(client: httpx.Client, server: str) -> None:
@@ -269,13 +306,8 @@ def test_a_dead_worker_costs_its_own_part_only(client: httpx.Client, server: str
     only = client.post("/v1/analyze?tasks=localize", content=ASTRONAUT)
     assert (only.status_code, only.json()["code"]) == (503, "unavailable")
     assert only.headers["retry-after"]
-    deadline = time.monotonic() + 120
-    while isinstance(analyze(client, ASTRONAUT, tasks="classify,localize").tasks["localize"], Failure):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    while client.post("/v1/localize", content=ASTRONAUT).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: isinstance(analyze(client, ASTRONAUT, tasks="classify,localize").tasks["localize"], Answer))
+    until(lambda: client.post("/v1/localize", content=ASTRONAUT).status_code == 200)
 
 
 def test_the_headers_and_the_metrics_count_it(client: httpx.Client) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -385,7 +386,7 @@ def _tables(
         ]
         for number, row in sorted(figures["box"].classes.items(), key=lambda one: -one[1]["ap"])
     ]
-    columns = [f"{kind} {key}" for kind in figures for key in ("AP", "AP50", "AP75", "AR")]
+    columns = [f"{kind}\n{key}" for kind in figures for key in ("AP", "AP50", "AP75", "AR")]
     title = "By label" + (" (* is no label of the model)" if never else "")
     return [
         _table(f"{asker.model} on {photos} photos", list(figures), overall),
@@ -394,8 +395,8 @@ def _tables(
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     for name, *cells in rows:
