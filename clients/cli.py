@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from foursight.commands.describe import describe
+from foursight.commands.explain import explain
 from foursight.commands.serve import serve
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve)
 app.command("describe")(describe)
+app.command("explain")(explain)
 
 
 @app.callback()
