@@ -27,8 +27,8 @@ class CamLocalizer(nn.Module):
         network: Any = self.network
         features = network.features(pixels)
         logits = network.classify(features.mean((2, 3)))
-        # The bias of the linear layer shifts a map and changes no box.
         best = logits.argmax(1)
+        # The bias of the linear layer shifts a map and changes no box.
         chosen = class_maps(network, features)[torch.arange(len(best)), best]
         return logits, box_of(chosen)
 

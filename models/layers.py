@@ -305,7 +305,8 @@ def _pool_adaptively(recorder: Recorder, name: str, args: Sequence[Any], given: 
 def _pool_globally(recorder: Recorder, name: str, args: Sequence[Any], given: list[_Seen], output: Tensor) -> _Seen:
     """A reduction over the last two axes; over others, nothing is known of the result."""
     x, seen = args[0], given[0]
-    axes = args[2] if name == "linalg_vector_norm" else args[1]
+    place = 2 if name == "linalg_vector_norm" else 1
+    axes = args[place] if len(args) > place else ()
     if "adaptive" not in name and (x.dim() != 4 or sorted(axis % 4 for axis in axes or ()) != [2, 3]):
         return _Seen()
     size = _size(x)
