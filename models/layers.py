@@ -260,7 +260,7 @@ def _convolve(recorder: Recorder, name: str, args: Sequence[Any], given: list[_S
         if groups == size[0] > 1:
             kind = "depthwise convolution"
     return recorder.add(
-        _Seen(fields),
+        _Seen(fields, seen.lone),
         kind=kind, input=size, output=(channels, *sides), observed=_size(output),
         kernel=kernel, stride=stride, padding=edges, dilation=dilation, groups=groups,
         output_padding=extra if transposed else None, multiply_adds=multiply_adds,
