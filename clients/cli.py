@@ -12,6 +12,7 @@ import typer
 from foursight.commands.benchmark import benchmark
 from foursight.commands.describe import describe
 from foursight.commands.evaluate import evaluate
+from foursight.commands.explain import explain
 from foursight.commands.models import models
 from foursight.commands.serve import serve
 from foursight.commands.tasks import analyze, classify, detect, localize, segment
@@ -40,6 +41,7 @@ for command, example in (
 app.command("models", epilog="Example: [bold]foursight models --url http://127.0.0.1:9000[/bold]")(models)
 app.command("evaluate")(evaluate)
 app.command("describe")(describe)
+app.command("explain")(explain)
 
 
 @app.callback()

@@ -37,14 +37,17 @@ class Backbone:
 
         Only the pixels under the crop are computed: the result is that of resizing all and cropping (a test).
         """
+        return np.asarray(image.resize((self.crop, self.crop), self.resample, box=self.crop_box(image.size)))
+
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What the network sees of a photo of `size` (width, height): xyxy in pixels of the photo."""
         # int() and not round(): the truth to reproduce (chelsea, 451 x 300: tiger cat .395) was computed so.
-        short = min(image.size)
-        width, height = (int(self.resize * side / short) for side in image.size)
+        short = min(size)
+        width, height = (int(self.resize * side / short) for side in size)
         # And round() here, as torchvision's CenterCrop: a photo of 640 x 427 has an odd margin.
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        x, y = image.width / width, image.height / height
-        box = (left * x, top * y, (left + self.crop) * x, (top + self.crop) * y)
-        return np.asarray(image.resize((self.crop, self.crop), self.resample, box=box))
+        x, y = size[0] / width, size[1] / height
+        return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""

@@ -27,11 +27,19 @@ class CamLocalizer(nn.Module):
         network: Any = self.network
         features = network.features(pixels)
         logits = network.classify(features.mean((2, 3)))
-        # The linear layer at every place of the map gives all classes' maps; its bias shifts a map and changes no box.
-        maps = network.classify(features.permute(0, 2, 3, 1))
         best = logits.argmax(1)
-        chosen = maps[torch.arange(len(maps)), :, :, best]
+        # The bias of the linear layer shifts a map and changes no box.
+        chosen = class_maps(network, features)[torch.arange(len(best)), best]
         return logits, box_of(chosen)
+
+
+def class_maps(network: Any, features: Tensor) -> Tensor:
+    """The classifier at every place of a feature map: float [N, C, h, w] to [N, classes, h, w].
+
+    Where the classifier is linear, the mean of a class's map over its places is that class's logit.
+    """
+    maps: Tensor = network.classify(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return maps
 
 
 def box_of(maps: Tensor) -> Tensor:

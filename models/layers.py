@@ -260,7 +260,7 @@ def _convolve(recorder: Recorder, name: str, args: Sequence[Any], given: list[_S
         if groups == size[0] > 1:
             kind = "depthwise convolution"
     return recorder.add(
-        _Seen(fields),
+        _Seen(fields, seen.lone),
         kind=kind, input=size, output=(channels, *sides), observed=_size(output),
         kernel=kernel, stride=stride, padding=edges, dilation=dilation, groups=groups,
         output_padding=extra if transposed else None, multiply_adds=multiply_adds,
@@ -305,7 +305,8 @@ def _pool_adaptively(recorder: Recorder, name: str, args: Sequence[Any], given: 
 def _pool_globally(recorder: Recorder, name: str, args: Sequence[Any], given: list[_Seen], output: Tensor) -> _Seen:
     """A reduction over the last two axes; over others, nothing is known of the result."""
     x, seen = args[0], given[0]
-    axes = args[2] if name == "linalg_vector_norm" else args[1]
+    place = 2 if name == "linalg_vector_norm" else 1
+    axes = args[place] if len(args) > place else ()
     if "adaptive" not in name and (x.dim() != 4 or sorted(axis % 4 for axis in axes or ()) != [2, 3]):
         return _Seen()
     size = _size(x)

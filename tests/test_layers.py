@@ -325,7 +325,11 @@ def test_the_command_gives_json_and_refuses_with_a_hint() -> None:
         ("224 7 2 3", 0, ["+ 1 = 112", "not fit evenly: 1 cell", "padding only", "2 before and 3 after"]),
         ("224 3 2 0+1", 0, ["+ 1 = 112", "fits evenly", 'This is "same" padding']),
         ("10 3 4 0", 0, ["+ 1 = 2", "3 cells at the end are left over, of the input"]),
-        ("5 9 1 1", 1, ["does not fit", "covers 9 cells, and the padded input has 7", "from P = 4"]),
+        (
+            "5 9 1 1",
+            1,
+            ["does not fit", "covers 9 cells, and the padded input has 7", "with P = 4 or more, both ends together"],
+        ),
         ("14 2 2 0 --transposed", 0, ["= 28"]),
         ("14 3 1 same --dilation 2", 0, ["2 x 2 + 1 = 5", "+ 1 = 14"]),
         ("14 0 1 0", 2, []),

@@ -6,6 +6,9 @@ Ids walk over hue and lightness of OKLCH (Björn Ottosson, 2020), a space in whi
 import math
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 Rgb = tuple[int, int, int]
 BLACK: Rgb = (0, 0, 0)
 WHITE: Rgb = (255, 255, 255)
@@ -19,6 +22,10 @@ _CHROMA = 0.19
 # How far instances of one class are moved in lightness, in turn.
 _SHIFTS = (0.0, 0.07, -0.07, 0.035, -0.035)
 
+# The ends of the colours of a quantity: lightness, and hue in degrees, counted on beyond the full circle.
+_DARK, _LIGHT = 0.14, 0.95
+_COLD, _HOT = 290, 456
+
 
 @lru_cache(maxsize=4096)
 def colour(class_id: int, instance: int = 0) -> Rgb:
@@ -26,13 +33,29 @@ def colour(class_id: int, instance: int = 0) -> Rgb:
     darkest, lightest = _LIGHTNESS
     lightness = darkest + (lightest - darkest) * (class_id * _LIGHTNESS_STEP % 1)
     lightness += _SHIFTS[instance % len(_SHIFTS)]
-    hue = 2 * math.pi * ((_FIRST_HUE + class_id * _HUE_STEP) % 1)
-    # The most vivid colour of that hue and lightness that sRGB has.
-    chroma = _CHROMA
+    return _vivid(lightness, 2 * math.pi * ((_FIRST_HUE + class_id * _HUE_STEP) % 1), _CHROMA)
+
+
+def _vivid(lightness: float, hue: float, chroma: float) -> Rgb:
+    """The most vivid colour of that hue and lightness that sRGB has, with at most `chroma`."""
     while max(map(abs, (side - 0.5 for side in _linear_rgb(lightness, chroma, hue)))) > 0.5 and chroma > 0:
         chroma -= 0.005
     red, green, blue = (round(255 * _gamma(side)) for side in _linear_rgb(lightness, chroma, hue))
     return red, green, blue
+
+
+@lru_cache(maxsize=1)
+def heat() -> NDArray[np.uint8]:
+    """256 colours for a quantity, uint8 [256, 3]: near black over violet and orange to light yellow.
+
+    Lightness rises in even steps, so that equal differences look equal and a print in grey keeps the order.
+    """
+    colours = []
+    for step in range(256):
+        share = step / 255
+        hue = math.radians(_COLD + (_HOT - _COLD) * share)
+        colours.append(_vivid(_DARK + (_LIGHT - _DARK) * share, hue, 0.2 * math.sin(math.pi * (0.12 + 0.68 * share))))
+    return np.array(colours, dtype=np.uint8)
 
 
 def ink(background: Rgb) -> Rgb:

@@ -107,7 +107,7 @@ def _explain(answer: "geometry.WindowAnswer") -> list[str]:
     elif not answer.output:
         room = size + padding
         lines.append(f"The filter does not fit: it covers {reach} cells, and the padded input has {room}.")
-        lines.append(f"It fits from P = {reach - size} on, or from W = {reach - padding} on.")
+        lines.append(f"It fits with P = {reach - size} or more, both ends together, or from W = {reach - padding} on.")
         target = f"ceil(W / S) = {-(-size // stride)}"
     else:
         lines.append(

@@ -1,0 +1,51 @@
+"""`foursight explain`: why a classifier says what it says, as a picture."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PROFILES = ("tiny", "standard")
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def explain(
+    photo: Annotated[Path, typer.Argument(help="A photo.", exists=True, dir_okay=False, readable=True)],
+    task: Annotated[str, typer.Option(help="classify: the others draw boxes by themselves.")] = "classify",
+    label: Annotated[str | None, typer.Option(help="The label to explain; the best one without it.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Whose feature maps to show, as `foursight describe` names it.")
+    ] = None,
+    maps: Annotated[int, typer.Option(help="How many feature maps to show.", min=1, max=48)] = 12,
+    profile: Annotated[str, typer.Option(help="tiny or standard.")] = "tiny",
+    out: Annotated[Path, typer.Option(help="Where to write the picture: .png or .jpg.")] = Path("explained.png"),
+) -> None:
+    """Draw where in a photo the evidence for a label lies, and what the channels of a layer respond to."""
+    if task != "classify":
+        raise typer.BadParameter(f"{task!r} cannot be explained; there is classify", param_hint="--task")
+    if profile not in PROFILES:
+        raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
+    if out.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"{out.name!r} has to end in {', '.join(SUFFIXES)}", param_hint="--out")
+    try:
+        from foursight.explanation import draw_explanation  # noqa: PLC0415
+        from foursight.models import classification, decode  # noqa: PLC0415
+        from foursight.models.errors import ModelError  # noqa: PLC0415
+        from foursight.models.explain import explain as find  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        print(
+            f"foursight explain needs the server's packages ({error.name} is missing): pip install 'foursight[server]'",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+    try:
+        image = decode(photo.read_bytes())
+        # `profile` is one of PROFILES.
+        loaded = classification.load(profile, "auto")  # type: ignore[arg-type]
+        found = find(loaded, image, label, layer, maps)
+        draw_explanation(image, found, loaded.card.name).save(out, quality=90)
+    except (ModelError, OSError) as error:
+        print(f"foursight explain: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{found.label} {100 * found.score:.1f} %: {out}")

@@ -1,0 +1,113 @@
+"""Why a classifier says what it says: its class activation map, and what the channels of a layer respond to.
+
+Class activation mapping: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization".
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foursight.models import cam, labels, lite0
+from foursight.models.classification import Classification
+from foursight.models.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What speaks for one class in one photo.
+
+    `frame` is the part that the network sees, xyxy in pixels of the photo. `evidence` float32 [h, w], of the frame: the
+    share that each place of the last feature map has in the class's logit; its mean is the logit less the bias.
+    `maps` float32 [K, h, w], of the frame as well: the channels `channels` of the layer `layer`, which has
+    `layer_channels`, the one that varies most over the photo first.
+    """
+
+    label: str
+    score: float
+    frame: tuple[float, float, float, float]
+    evidence: NDArray[np.float32]
+    layer: str
+    layer_channels: int
+    channels: tuple[int, ...]
+    maps: NDArray[np.float32]
+
+    def enlarged(self, width: int, height: int) -> NDArray[np.float32]:
+        """`evidence` at the size of a picture of the frame, bilinear: float32 [height, width]."""
+        small = torch.from_numpy(self.evidence)[None, None]
+        large: NDArray[np.float32] = F.interpolate(small, size=(height, width), mode="bilinear")[0, 0].numpy()
+        return large
+
+
+def explain(
+    task: Classification, image: Image.Image, label: str | None = None, layer: str | None = None, maps: int = 12
+) -> Explanation:
+    """Explain a label, or the best one, for an upright RGB photo; show the `maps` strongest channels of a layer.
+
+    Raises OptionError: unknown_class, or invalid_parameter where no layer of that name gives a map.
+    """
+    network: Any = task.base.network
+    name = layer or default_layer(network)
+    module = _layer(network, name)
+    outputs: list[Any] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.device)
+            features = network.features(task.base.normalize(pixels))
+            logits = network.classify(features.mean((2, 3)))[0]
+            class_id = _class_of(task, logits, label)
+            bias = network.classify(torch.zeros_like(features[:, :, 0, 0]))[0, class_id]
+            evidence = cam.class_maps(network, features)[0, class_id] - bias
+    finally:
+        hook.remove()
+    if not outputs or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 4:
+        raise _no_such_layer(network, name, "gives no map of the photo")
+    responses = outputs[0][0].float()
+    strongest = responses.flatten(1).std(1).argsort(descending=True)[:maps]
+    return Explanation(
+        label=task.card.labels[class_id],
+        score=float(logits.softmax(0)[class_id]),
+        frame=task.base.crop_box(image.size),
+        evidence=evidence.float().cpu().numpy(),
+        layer=name,
+        layer_channels=len(responses),
+        channels=tuple(strongest.tolist()),
+        maps=responses[strongest].cpu().numpy(),
+    )
+
+
+def default_layer(network: nn.Module) -> str:
+    """The end of a stage in the middle, of stride 8: its channels see textures and parts, and places are many yet."""
+    return "_blocks.4" if isinstance(network, lite0.EfficientNetLite0) else "body.layer2"
+
+
+def _class_of(task: Classification, logits: Tensor, label: str | None) -> int:
+    if label is None:
+        return int(logits.argmax())
+    ids = labels.ids_of([label], task.card.labels, range(len(task.card.labels)))
+    # A few labels of ImageNet occur twice.
+    return max(ids, key=lambda index: float(logits[index]))
+
+
+def _layer(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return network.get_submodule(name)
+    except AttributeError:
+        raise _no_such_layer(network, name, "is not a layer of this network") from None
+
+
+def _no_such_layer(network: nn.Module, name: str, reason: str) -> OptionError:
+    names = [known for known, _ in network.named_modules() if known]
+    close = get_close_matches(name, names, n=3, cutoff=0.3) or [default_layer(network)]
+    return OptionError(
+        "invalid_parameter",
+        f"{name!r} {reason}.",
+        f"Close to it: {', '.join(close)}. `foursight describe classify` lists all.",
+    )
