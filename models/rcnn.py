@@ -22,7 +22,7 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, m
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import devices, labels
+from foursight.models import devices, labels, rcnn_engine
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import BoxMask, Card, Predictions, Profile
 
@@ -190,7 +190,7 @@ def load(
     options: type[DetectOptions],
     categories: list[tuple[int, str, bool]],
 ) -> Rcnn:
-    """Put a network in eval mode on a device and describe it.
+    """Put a network in eval mode on a device, its dense parts on engines, and describe it.
 
     `categories` has, for each class index of the network, its COCO category id, its label and whether it is served.
     """
@@ -206,6 +206,7 @@ def load(
         dtype="float32",
         **devices.weigh(network),
     )
+    rcnn_engine.install(network, place)
     return Rcnn(
         card,
         network,

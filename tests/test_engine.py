@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foursight.models import engine, engine_cache, load
+from foursight.models import engine, engine_cache, load, rcnn_engine
 from tests.photos import photo
 
 CPU = torch.device("cpu")
@@ -33,12 +33,12 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def conversions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[nn.Module]]:
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """The parts that were converted, and not read from the cache."""
     converted: list[nn.Module] = []
     convert = engine._convert
     monkeypatch.setattr(engine, "_convert", lambda ov, part, *rest: converted.append(part) or convert(ov, part, *rest))
-    yield converted
+    return converted
 
 
 class Part(nn.Module):
@@ -68,37 +68,47 @@ def assert_equal(run: engine.Engine, part: nn.Module) -> None:
                 torch.testing.assert_close(mine, own, atol=1e-5, rtol=1e-5)
 
 
-def answers(task: Any) -> list[Any]:
-    return task.predict([(task.prepare(photo(name)), task.options()) for name in PHOTOS])
+def answers(task: Any, **options: float) -> list[Any]:
+    return task.predict([(task.prepare(photo(name)), task.options(**options)) for name in PHOTOS])
 
 
-def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
     with monkeypatch.context() as patch:
         patch.setattr(engine, "find_spec", lambda name: None)
-        return answers(load(name, "tiny", "cpu"))
+        return answers(load(name, "tiny", "cpu"), **options)
 
 
-def test_classification_gives_pytorchs_probabilities(conversions: list[nn.Module], monkeypatch: Any) -> None:
+def test_probabilities_are_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     expected = pytorchs("classify", monkeypatch)
     task = load("classify", "tiny", "cpu")
+    assert not caplog.records
     for mine, own in zip(answers(task), expected, strict=True):
         np.testing.assert_allclose(mine, own, atol=1e-4)
         assert mine.argmax() == own.argmax()
 
 
-def test_localization_gives_pytorchs_probabilities_and_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_one_box_is_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     expected = pytorchs("localize", monkeypatch)
     task = load("localize", "tiny", "cpu")
+    assert not caplog.records
     for mine, own in zip(answers(task), expected, strict=True):
         np.testing.assert_allclose(mine.probabilities, own.probabilities, atol=1e-4)
         np.testing.assert_allclose(mine.box, own.box, atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["classify", "localize"])
-def test_these_networks_are_converted(name: str, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load(name, "tiny", "cpu")
+@pytest.mark.parametrize("name", ["detect", "segment"])
+def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = pytorchs(name, monkeypatch, score_threshold=0.05)
+    task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert len(list(cache.iterdir())) == 1
+    assert isinstance(task.network.backbone, rcnn_engine.OnEngine)
+    for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
+        assert mine.indices.tolist() == own.indices.tolist()
+        np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)
+        np.testing.assert_allclose(mine.boxes, own.boxes, atol=0.05)
+        assert (mine.masks is None) == (name == "detect")
+        if own.masks is not None:
+            np.testing.assert_allclose(mine.masks, own.masks, atol=1e-3)
 
 
 def test_a_compiled_model_is_read_back(cache: Path, conversions: list[nn.Module]) -> None:
@@ -167,7 +177,7 @@ def test_without_a_cache_there_is_an_engine_all_the_same(tmp_path: Path, monkeyp
 
 
 def test_the_cache_forgets_what_was_used_longest_ago(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_cache, "MAX_FILES", 2)
+    monkeypatch.setattr(engine_cache, "MAX_BYTES", 2 * (32 + len(b"content")))
     for age, name in enumerate("ab"):
         engine_cache.write(name, b"content")
         os.utime(cache / name, (age, age))
