@@ -64,7 +64,12 @@ class Classification:
         """Raise OptionError (unknown_class) for a class that ImageNet-1k lacks."""
         self._chosen(options)
 
-    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+    @property
+    def short_side(self) -> int:
+        """As `catalogue.Task` has it: what is left to resize is a half or less, so that nothing can be seen of it."""
+        return 2 * self.base.resize
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
         return self.base.crop_photo(image)
 

@@ -34,8 +34,8 @@ def compile(part: nn.Module, example: Inputs, other: Inputs, device: torch.devic
     """The fastest callable for a dense part: a module in eval mode on `device`, from tensors to a tensor or several.
 
     Two examples of its inputs, on the device, tell what varies from call to call: the dimensions in which they differ,
-    and always the first. The part is traced with the first. What it computes in Python from a size is fixed by that, so it must come out
-    alike for all sizes; it is tried with the second.
+    and always the first. The part is traced with the one. What it computes in Python from a size is fixed by that, so
+    it must come out alike for all sizes; it is tried with the other.
 
     The engine takes the same tensors and gives a list of fresh ones, within TOLERANCE (on CUDA: CUDA_TOLERANCE) of the
     part's own. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use

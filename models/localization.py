@@ -77,14 +77,15 @@ class Localization:
     boxes: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
     options: type[LocalizeOptions] = LocalizeOptions
+    short_side: int = 2 * localizer.INPUT_SIZE
 
     def check(self, options: LocalizeOptions) -> None:
         """All options fit."""
 
-    def prepare(self, image: Image.Image) -> Stretched:
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
         """Stretch the photo to the square: nothing of it is cut off."""
         side = localizer.INPUT_SIZE
-        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.size)
+        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
 
     def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
         """Probabilities and box for each photo."""

@@ -137,19 +137,21 @@ class Endpoint:
 
     async def _answer(self, body: bytes, options: Options, form: Format) -> Answered:
         start = perf_counter()
-        image, prepared = await self._in_pool(partial(self._decode, body))
         # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
-        size, body = image.size, b""
-        canvas = None if form == "application/json" else image
-        del image
+        canvas, size, prepared = await self._in_pool(partial(self._decode, body, form != "application/json"))
+        body = b""
         decoded = perf_counter()
         output, timing = await self.batcher.submit((prepared, options))
         answer, picture = await self._in_pool(partial(self._encode, output, options, size, canvas, form))
         return Answered(answer, picture, decoded - start, timing)
 
-    def _decode(self, body: bytes) -> tuple[Image.Image, Any]:
-        image = images.decode(body, self._settings.max_pixels)
-        return image, self._task.prepare(image)
+    def _decode(self, body: bytes, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
+        """The photo, where it is to be drawn on, its (width, height), and the network's input."""
+        if draw:
+            image = images.decode(body, self._settings.max_pixels)
+            return image, image.size, self._task.prepare(image)
+        image, size = images.decode_for(body, self._task.short_side, self._settings.max_pixels)
+        return None, size, self._task.prepare(image, size)
 
     def _encode(
         self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None, form: Format
