@@ -35,13 +35,13 @@ def test_labels_are_those_of_the_whole_photo() -> None:
     np.testing.assert_allclose(found.scores, whole.scores, atol=0.02)
 
 
-@pytest.mark.parametrize("task_name", ["localize", "segment"])
-def test_boxes_and_masks_are_those_of_the_whole_photo(task_name: str) -> None:
-    whole, found = answers(task_name, large("astronaut"))
+@pytest.mark.parametrize(("task_name", "name"), [("localize", "coffee"), ("segment", "astronaut")])
+def test_boxes_and_masks_are_those_of_the_whole_photo(task_name: str, name: str) -> None:
+    whole, found = answers(task_name, large(name))
     assert found.labels == whole.labels
     assert found.labels
-    np.testing.assert_allclose(found.scores, whole.scores, atol=0.03)
-    np.testing.assert_allclose(found.boxes, whole.boxes, atol=0.01 * SIDES[0])
+    np.testing.assert_allclose(found.scores, whole.scores, atol=0.06)
+    np.testing.assert_allclose(found.boxes, whole.boxes, atol=0.02 * SIDES[0])
     assert found.boxes[:, 2].max() > SIDES[0] / 2
     for mine, other in zip(found.masks or (), whole.masks or (), strict=True):
         assert iou(mine.full(SIDES[1], SIDES[0]), other.full(SIDES[1], SIDES[0])) > 0.97
