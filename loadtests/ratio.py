@@ -22,6 +22,7 @@ import torch
 from foursight import benchmark, models
 from foursight.models import allocator
 from foursight.models.catalogue import Task
+from foursight.models.image import decode_for
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def bare(task: Task, body: bytes, seconds: float) -> float:
     options = task.options()
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        (output,) = task.predict([(task.prepare(models.decode(body)), options)])
+        (output,) = task.predict([(task.prepare(*decode_for(body, task.short_side)), options)])
         task.finish(output, options)
         done += 1
     return done / (time.perf_counter() - start)

@@ -49,10 +49,27 @@ class Backbone:
         x, y = size[0] / width, size[1] / height
         return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
 
-    def normalize(self, pixels: Tensor) -> Tensor:
+
+class Normalize(nn.Module):
+    """(x - mean) / std, as the first step of a network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
         """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
-        return (pixels.permute(0, 3, 1, 2).float() - mean) / std
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def examples(side: int, device: torch.device) -> tuple[tuple[Tensor], tuple[Tensor]]:
+    """Noise as uint8 [N, side, side, 3], twice with different N: what `engine.compile` is to try a network with."""
+    two, three = (torch.randint(256, (n, side, side, 3), dtype=torch.uint8).to(device) for n in (2, 3))
+    return (two,), (three,)
 
 
 class ResNet50(nn.Module):

@@ -14,8 +14,8 @@ MAP_SIZE = 56
 THRESHOLD = 0.35
 
 
-class CamLocalizer(nn.Module):
-    """Logits of the photo, and the box around the activation of its best class."""
+class ActivationMaps(nn.Module):
+    """Logits of the photo, and the activation map of each class."""
 
     def __init__(self, network: nn.Module) -> None:
         """`network` has the two halves of `backbone.Backbone.network`."""
@@ -23,14 +23,18 @@ class CamLocalizer(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map normalised float [N, 3, S, S] to logits [N, 1000] and boxes [N, 4], xyxy in 0..1 of the input."""
+        """Map normalised float [N, 3, S, S] to logits [N, 1000] and maps [N, 1000, h, w]."""
         network: Any = self.network
         features = network.features(pixels)
-        logits = network.classify(features.mean((2, 3)))
-        best = logits.argmax(1)
-        # The bias of the linear layer shifts a map and changes no box.
-        chosen = class_maps(network, features)[torch.arange(len(best)), best]
-        return logits, box_of(chosen)
+        return network.classify(features.mean((2, 3))), class_maps(network, features)
+
+
+def boxes(scores: Tensor, maps: Tensor) -> Tensor:
+    """The box around the activation of the best class: scores [N, C] and maps [N, C, h, w] to [N, 4], xyxy in 0..1.
+
+    The bias of the linear layer shifts a map and changes no box.
+    """
+    return box_of(maps[torch.arange(len(maps)), scores.argmax(1)])
 
 
 def class_maps(network: Any, features: Tensor) -> Tensor:

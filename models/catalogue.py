@@ -37,12 +37,17 @@ class Task(Protocol):
 
     card: Card
     options: type[Options]
+    # A large photo may be reduced before `prepare`, as long as its shorter side keeps so many pixels.
+    short_side: int
 
     def check(self, options: Any) -> None:
         """Raise OptionError where options that are valid by themselves do not fit this model."""
 
-    def prepare(self, image: Image.Image) -> Any:
-        """Turn an upright RGB image into what `predict` takes."""
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
+        """Turn an upright RGB image into what `predict` takes.
+
+        `size` is the (width, height) of the original, for boxes and masks, where the image is a reduced one.
+        """
 
     def predict(self, batch: list[tuple[Any, Any]]) -> list[Any]:
         """Run the network once over [(prepared, options), ...]; photos of different sizes may stand together."""

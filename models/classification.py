@@ -1,14 +1,15 @@
 """Classification: what is in the photo, by ImageNet-1k labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 
-from foursight.models import backbone, devices, labels
+from foursight.models import backbone, devices, engine, labels
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
 
@@ -29,7 +30,24 @@ def load(profile: Profile, device: str) -> "Classification":
         dtype="float32",
         **devices.weigh(base.network),
     )
-    return Classification(card, base, place)
+    run = engine.compile(Dense(base).eval(), *backbone.examples(base.crop, place), place)
+    # The engine has what it needs of the network; kept here, its weights would be in memory twice.
+    return Classification(card, replace(base, network=nn.Identity()), place, run)
+
+
+class Dense(nn.Module):
+    """All that is computed of crops, their normalisation included, so that they cross to an engine as uint8."""
+
+    def __init__(self, base: backbone.Backbone) -> None:
+        super().__init__()
+        self.network = base.network
+        self.normalize = backbone.Normalize(base.mean, base.std)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Map uint8 [N, crop, crop, 3] to class probabilities, float32 [N, 1000]."""
+        network: Any = self.network
+        logits: Tensor = network.classify(network.features(self.normalize(crops)).mean((2, 3)))
+        return logits.softmax(1)
 
 
 @dataclass(frozen=True)
@@ -39,23 +57,26 @@ class Classification:
     card: Card
     base: backbone.Backbone
     device: torch.device
+    run: engine.Engine
     options: type[ClassifyOptions] = ClassifyOptions
 
     def check(self, options: ClassifyOptions) -> None:
         """Raise OptionError (unknown_class) for a class that ImageNet-1k lacks."""
         self._chosen(options)
 
-    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+    @property
+    def short_side(self) -> int:
+        """As `catalogue.Task` has it: what is left to resize is a half or less, so that nothing can be seen of it."""
+        return 2 * self.base.resize
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
         return self.base.crop_photo(image)
 
     def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[NDArray[np.float32]]:
         """Class probabilities, float32 [1000] for each crop."""
-        network: Any = self.base.network
-        with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device)
-            logits = network.classify(network.features(self.base.normalize(pixels)).mean((2, 3)))
-            return list(logits.softmax(1).cpu().numpy())
+        (probabilities,) = self.run(torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device))
+        return list(probabilities.cpu().numpy())
 
     def finish(self, output: NDArray[np.float32], options: ClassifyOptions) -> Predictions:
         """The best `top_k` of the classes asked for, with their WordNet ids."""

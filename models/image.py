@@ -45,6 +45,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises ImageError: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels.
     """
+    return _load(_open(data, max_pixels), data)
+
+
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header only."""
     if not data:
         raise ImageError("empty_body", "The image is empty.", f"Send the bytes of one photo ({READABLE}).")
     try:
@@ -58,11 +63,43 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"The image has {width} x {height} = {width * height:,} pixels.",
             f"At most {max_pixels:,} are accepted: scale it down before the upload.",
         )
+    return image
+
+
+def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     try:
         image.load()
     except Exception as error:
         raise _damaged(data, str(image.format)) from error
     return to_rgb(_upright(image))
+
+
+def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode as `decode` does, for who needs no more than `short_side` pixels of a photo's shorter side.
+
+    A JPEG is decoded to a half, a quarter or an eighth of its sides where so many are left, which spares most of the
+    work and the memory. Gives the image, and the (width, height) of the whole photo. Raises ImageError as `decode`.
+    """
+    image = _open(data, max_pixels)
+    width, height = size = image.size
+    factor = _factor(size, short_side)
+    # Below, the sides tell whether EXIF has turned the photo: they must not become equal.
+    if width == height or -(-width // factor) != -(-height // factor):
+        # Does nothing where the file is no JPEG.
+        image.draft(None, (width // factor, height // factor))
+    stored = image.size
+    image = _load(image, data)
+    return image, (size if image.size == stored else (height, width))
+
+
+def reduce(image: Image.Image, short_side: int) -> Image.Image:
+    """The image averaged to a half, a quarter or an eighth of its sides, where its shorter one keeps `short_side`."""
+    factor = _factor(image.size, short_side)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _factor(size: tuple[int, int], short_side: int) -> int:
+    return next(factor for factor in (8, 4, 2, 1) if factor == 1 or min(size) >= factor * short_side)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

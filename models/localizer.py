@@ -95,7 +95,8 @@ def consensus(votes: Tensor, boxes: Tensor) -> Tensor:
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     overlaps = iou(boxes[:, :, None], boxes[:, None])
     winner = (overlaps * weights[:, None]).sum(2).argmax(1)
-    nearby = overlaps[torch.arange(len(boxes), device=boxes.device), winner] >= 0.5
+    # Not len(boxes): an engine traces this, and would keep the length.
+    nearby = overlaps[torch.arange(boxes.shape[0], device=boxes.device), winner] >= 0.5
     weights = (weights * nearby)[..., None]
     return ((boxes * weights).sum(1) / weights.sum(1)).clamp(0, 1)
 

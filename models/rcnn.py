@@ -22,7 +22,8 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, m
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import devices, labels
+from foursight.models import devices, labels, rcnn_engine
+from foursight.models import image as images
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import BoxMask, Card, Predictions, Profile
 
@@ -68,16 +69,24 @@ class Rcnn:
         """Raise OptionError (unknown_class) for a class that this model does not serve."""
         self._chosen(options)
 
-    def prepare(self, image: Image.Image) -> Photo:
+    @property
+    def short_side(self) -> int:
+        """As `catalogue.Task` has it. torchvision's resize skips pixels where it makes less than half of them."""
+        return int(1.5 * self.network.transform.min_size[-1])
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Photo:
         """Normalise and resize as torchvision's GeneralizedRCNNTransform does, in its order.
 
-        To resize first would spare work on a large photo, but moves a box by up to 1e-4 px, and where that changes the
-        pixel that the box begins in, its mask is another.
+        To resize first would spare work, but moves a box by up to 1e-4 px, and where that changes the pixel that the
+        box begins in, its mask is another. A photo of many more pixels than the network takes is averaged down before:
+        else it would be 150 MB as floats at 12 megapixels, of which torchvision's resize looks at one pixel in ten.
         """
+        width, height = size or image.size
+        image = images.reduce(image, self.short_side)
         transform = self.network.transform
         pixels = transform.normalize(pil_to_tensor(image).float().div_(255))
         resized, _ = transform.resize(pixels, None)
-        return Photo(resized, (image.height, image.width))
+        return Photo(resized, (height, width))
 
     def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
         """Run the network; photos of one padded shape go through it together.
@@ -190,7 +199,7 @@ def load(
     options: type[DetectOptions],
     categories: list[tuple[int, str, bool]],
 ) -> Rcnn:
-    """Put a network in eval mode on a device and describe it.
+    """Put a network in eval mode on a device, its dense parts on engines, and describe it.
 
     `categories` has, for each class index of the network, its COCO category id, its label and whether it is served.
     """
@@ -206,6 +215,7 @@ def load(
         dtype="float32",
         **devices.weigh(network),
     )
+    rcnn_engine.install(network, place)
     return Rcnn(
         card,
         network,

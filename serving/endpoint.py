@@ -157,19 +157,21 @@ class Endpoint:
 
     async def _answer(self, photo: bytes | Pixels, options: Options, form: Format = "application/json") -> Answered:
         start = perf_counter()
-        image, prepared = await self._in_pool(partial(self._decode, photo))
         # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
-        size, photo = image.size, b""
-        canvas = None if form == "application/json" else image
-        del image
+        canvas, size, prepared = await self._in_pool(partial(self._decode, photo, form != "application/json"))
+        photo = b""
         decoded = perf_counter()
         output, timing = await self.batcher.submit((prepared, options))
         answer, picture = await self._in_pool(partial(self._encode, output, options, size, canvas, form))
         return Answered(answer, picture, decoded - start, timing)
 
-    def _decode(self, photo: bytes | Pixels) -> tuple[Image.Image, Any]:
+    def _decode(self, photo: bytes | Pixels, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
+        """The photo, where it is to be drawn on, its (width, height), and the network's input."""
+        if isinstance(photo, bytes) and not draw:
+            image, size = images.decode_for(photo, self._task.short_side, self._settings.max_pixels)
+            return None, size, self._task.prepare(image, size)
         image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
-        return image, self._task.prepare(image)
+        return image if draw else None, image.size, self._task.prepare(image)
 
     def _encode(
         self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None, form: Format

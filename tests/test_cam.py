@@ -34,7 +34,8 @@ def test_the_map_is_that_of_the_best_class() -> None:
         def classify(self, features: torch.Tensor) -> torch.Tensor:
             return features
 
-    logits, boxes = cam.CamLocalizer(Network())(torch.zeros(1, 3, 8, 8))
+    logits, maps = cam.ActivationMaps(Network())(torch.zeros(1, 3, 8, 8))
+    boxes = cam.boxes(logits, maps)
     assert logits.argmax(1).tolist() == [1]
     # The second class is seen in rows 5 and 6 of 8, columns 4 to 7; bilinear enlargement blurs its border.
     np.testing.assert_allclose(boxes[0], [0.5, 5 / 8, 1, 7 / 8], atol=0.06)

@@ -20,7 +20,7 @@ from torchvision.models.detection import (
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from foursight.models import load, rcnn, run
+from foursight.models import engine, load, rcnn, run
 from foursight.models.errors import OptionError
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import Predictions
@@ -73,6 +73,12 @@ PHOTOS = {
     "panorama": photo("coffee").crop((0, 100, 600, 220)),
     "tiny": ASTRONAUT.resize((40, 30)),
 }
+
+
+@pytest.fixture(autouse=True)
+def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an engine changes is tested elsewhere."""
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
 
 
 @cache

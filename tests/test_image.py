@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from foursight.models.errors import ImageError
-from foursight.models.image import decode
+from foursight.models.image import decode, decode_for
 from tests.photos import encoded, photo
 
 CAT = photo("chelsea").resize((91, 60))
@@ -252,3 +252,47 @@ def test_the_limit_on_pixels_is_the_last_size_accepted() -> None:
     data = encoded(CAT)
     assert decode(data, max_pixels=91 * 60).size == CAT.size
     assert refusal(data, max_pixels=91 * 60 - 1).code == "too_many_pixels"
+
+
+def large(kind: str = "JPEG", **options: object) -> tuple[Image.Image, bytes]:
+    """A photo of 1804 x 1200 with detail at every scale, and its file."""
+    whole = CAT.resize((1804, 1200), Image.Resampling.BICUBIC)
+    whole.paste(photo("astronaut"), (100, 100))
+    return whole, encoded(whole, kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("short_side", "size"), [(150, (226, 150)), (151, (451, 300)), (600, (902, 600)), (601, (1804, 1200))]
+)
+def test_a_large_jpeg_is_decoded_to_what_a_network_needs(short_side: int, size: tuple[int, int]) -> None:
+    whole, file = large(quality=90)
+    image, original = decode_for(file, short_side)
+    assert (image.size, original) == (size, whole.size)
+    # An average over the same pixels: what a scaled inverse DCT gives for a half of the frequencies comes close.
+    expected = np.asarray(whole.resize(size, Image.Resampling.BOX)).astype(float)
+    assert np.abs(np.asarray(image) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP"])
+def test_other_files_are_decoded_whole(kind: str) -> None:
+    whole, file = large(kind)
+    image, original = decode_for(file, 100)
+    assert image.size == original == whole.size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1804, 1200), (1201, 1200), (1200, 1200)])
+def test_the_size_of_a_reduced_photo_is_that_of_the_upright_one(orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encoded(CAT.resize(size), "JPEG", exif=exif)
+    image, original = decode_for(file, 100)
+    assert original == decode(file).size
+    assert abs(image.width / image.height - original[0] / original[1]) < 0.01
+
+
+def test_a_large_jpeg_cut_short_is_called_truncated() -> None:
+    _, file = large()
+    with pytest.raises(ImageError) as caught:
+        decode_for(file[: len(file) * 3 // 4], 100)
+    assert caught.value.code == "truncated_image"

@@ -15,13 +15,19 @@ from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models._api import Weights
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 
-from foursight.models import TASKS, backbone, classification, detection, load, run, segmentation, weights
+from foursight.models import TASKS, backbone, classification, detection, engine, load, run, segmentation, weights
 from foursight.models.errors import WeightsError
 from tests.helpers import settle
 from tests.photos import photo
 from tests.stubs import Stub
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
+
+
+@pytest.fixture(autouse=True)
+def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine would take the weights away, and keep those of random networks on disk."""
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
 
 
 @pytest.fixture(autouse=True)

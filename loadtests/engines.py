@@ -1,0 +1,74 @@
+"""What an engine gains: each task's `predict` in PyTorch and on its engine, side by side in one process.
+
+    python loadtests/engines.py --photo photo.jpg --threads 2
+
+Calls alternate, since a shared machine drifts, and the medians of time on the clock and of processor time are compared.
+With one thread the latter holds on a busy machine too.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foursight import models
+from foursight.models import engine
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photo", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", default=list(models.TASKS), choices=models.TASKS)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    image = models.decode(chosen.photo.read_bytes())
+    print(f"{chosen.photo.name}, {chosen.threads} threads, {chosen.rounds} rounds; ms a photo")
+    for name in chosen.tasks:
+        tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
+        for batch in chosen.batches:
+            photos = [(tasks["engine"].prepare(image), tasks["engine"].options())] * batch
+            ways = {way: partial(task.predict, photos) for way, task in tasks.items()}
+            compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
+
+
+def in_pytorch(name: str) -> Any:
+    """The task as where no engine is installed."""
+    found, engine.find_spec = engine.find_spec, lambda name: None  # type: ignore[assignment]
+    try:
+        return models.load(name)  # type: ignore[arg-type]
+    finally:
+        engine.find_spec = found
+
+
+def compare(title: str, ways: dict[str, Callable[[], object]], batch: int, rounds: int) -> None:
+    """Print the medians of each way, and the first's as a multiple of it, with the quartiles of that ratio."""
+    clock: dict[str, list[float]] = {way: [] for way in ways}
+    processor: dict[str, list[float]] = {way: [] for way in ways}
+    for call in ways.values():
+        call()
+    for _ in range(rounds):
+        for way, call in ways.items():
+            start, start_processor = time.perf_counter(), time.process_time()
+            call()
+            clock[way].append(1000 * (time.perf_counter() - start) / batch)
+            processor[way].append(1000 * (time.process_time() - start_processor) / batch)
+    for way in ways:
+        cells = []
+        for kind, found in (("clock", clock), ("processor", processor)):
+            ratios = [one / other for one, other in zip(next(iter(found.values())), found[way], strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            cells.append(f"{kind} {statistics.median(found[way]):7.1f}  x{middle:5.2f} ({low:.2f}..{high:.2f})")
+        print(f"{title:22} {way:8} {'   '.join(cells)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Engines: the fastest way there is to run the dense part of a network on a device, with the answers of PyTorch.
+
+    CPU     OpenVINO, in float32; PyTorch where it is not installed
+    CUDA    PyTorch under float16 autocast, weights in NHWC order
+    other   PyTorch as it is
+
+Every engine but the last is compared with PyTorch when it is made, and where the two differ by more than the
+tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk (models/engine_cache.py): to trace and convert a
+network takes seconds, to read one back a tenth of a second.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foursight.models import engine_cache
+
+# How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
+# some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
+TOLERANCE = 1e-4
+CUDA_TOLERANCE = 1e-2
+
+Inputs = tuple[Tensor, ...]
+Engine = Callable[..., list[Tensor]]
+
+
+def compile(part: nn.Module, example: Inputs, other: Inputs, device: torch.device) -> Engine:
+    """The fastest callable for a dense part: a module in eval mode on `device`, from tensors to a tensor or several.
+
+    Two examples of its inputs, on the device, tell what varies from call to call: the dimensions in which they differ,
+    and always the first. The part is traced with the one. What it computes in Python from a size is fixed by that, so
+    it must come out alike for all sizes; it is tried with the other.
+
+    The engine takes the same tensors and gives a list of fresh ones, within TOLERANCE (on CUDA: CUDA_TOLERANCE) of the
+    part's own. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use
+    for the part should let it go.
+    """
+    if device.type == "cpu" and find_spec("openvino") is not None:
+        return _openvino(part, example, other) or _eager(part)
+    if device.type == "cuda":
+        half = _half(part)
+        return half if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _eager(part)
+    return _eager(part)
+
+
+def _eager(part: nn.Module) -> Engine:
+    @torch.inference_mode()
+    def run(*inputs: Tensor) -> list[Tensor]:
+        found = part(*inputs)
+        return [found] if isinstance(found, Tensor) else list(found)
+
+    return run
+
+
+def _half(part: nn.Module) -> Engine:
+    eager = _eager(part)
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        with torch.autocast("cuda", torch.float16):
+            return [found.float() for found in eager(*inputs)]
+
+    return run
+
+
+def _openvino(part: nn.Module, example: Inputs, other: Inputs) -> Engine | None:
+    """None where the network cannot be converted, or, converted, gives other answers."""
+    ov = _import_openvino()
+    config = {
+        # Else OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        # All threads for one call. One thread each for two calls at a time gives a batch little, and a lone photo
+        # waits longer by half.
+        "PERFORMANCE_HINT": "LATENCY",
+        # Workers that pin their threads would all pin them to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    shapes = [
+        [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
+        for one, two in zip(example, other, strict=True)
+    ]
+    core = ov.Core()
+    key = engine_cache.key(part, (shapes, [tensor.dtype for tensor in example]), config)
+    blob = engine_cache.read(key)
+    try:
+        if blob is not None:
+            return _session(core.import_model(blob, "CPU", config))
+    except RuntimeError as error:
+        _warn(part, f"its compiled model in the cache is of no use: {error}")
+    try:
+        compiled = core.compile_model(_convert(ov, part, example, shapes), "CPU", config)
+    except Exception as error:
+        _warn(part, f"runs in PyTorch, for OpenVINO cannot convert it: {error}")
+        return None
+    session = _session(compiled)
+    if not _agrees(session, part, (example, other), TOLERANCE):
+        _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
+        return None
+    engine_cache.write(key, compiled.export_model().getvalue())
+    return session
+
+
+def _warn(part: nn.Module, what: str) -> None:
+    logging.getLogger(__name__).warning("%s: %s", type(part).__name__, what)
+
+
+def _import_openvino() -> Any:
+    # Its tools report each import and conversion to Google Analytics, unless the package that does it is absent.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino  # noqa: PLC0415
+
+    return openvino
+
+
+def _convert(ov: Any, part: nn.Module, example: Inputs, shapes: list[list[int]]) -> Any:
+    with warnings.catch_warnings(), torch.no_grad():
+        # Of tracing: that it is deprecated, and that what Python computes from sizes is fixed, as `compile` says.
+        warnings.simplefilter("ignore")
+        return ov.convert_model(part, example_input=example, input=[ov.PartialShape(shape) for shape in shapes])
+
+
+def _session(compiled: Any) -> Engine:
+    request = compiled.create_infer_request()
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        arrays = [given.contiguous().numpy() for given in inputs]
+        found = request.infer(arrays, share_inputs=True, share_outputs=False)
+        return [torch.from_numpy(array) for array in found.to_tuple()]
+
+    return run
+
+
+def _agrees(engine: Engine, part: nn.Module, examples: tuple[Inputs, ...], tolerance: float) -> bool:
+    """Whether it gives the part's own answers for the examples."""
+    eager = _eager(part)
+    for example in examples:
+        for mine, own in zip(engine(*example), eager(*example), strict=True):
+            # A class that is not served has a logit of minus infinity.
+            bound = tolerance * float(own[own.isfinite()].abs().max())
+            if mine.shape != own.shape or not torch.allclose(mine, own, rtol=0, atol=bound):
+                return False
+    return True

@@ -1,0 +1,222 @@
+"""Engines: what OpenVINO answers is what PyTorch answers, and its cache on disk is a help and never a danger."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foursight.models import engine, engine_cache, load, rcnn_engine
+from tests.photos import photo
+
+CPU = torch.device("cpu")
+PHOTOS = ("chelsea", "coffee", "astronaut")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, by its folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return engine_cache.folder()
+
+
+@pytest.fixture
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed."""
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The parts that were converted, and not read from the cache."""
+    converted: list[nn.Module] = []
+    convert = engine._convert
+    monkeypatch.setattr(engine, "_convert", lambda ov, part, *rest: converted.append(part) or convert(ov, part, *rest))
+    return converted
+
+
+class Part(nn.Module):
+    """A little of all that networks have."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.register_buffer("factor", torch.tensor(factor), persistent=False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        maps = torch.relu(self.conv(pixels)) * self.factor
+        return maps, maps.mean((2, 3))
+
+
+def compiled(part: nn.Module) -> engine.Engine:
+    return engine.compile(part.eval(), (torch.randn(2, 3, 8, 8),), (torch.randn(3, 3, 16, 24),), CPU)
+
+
+def assert_equal(run: engine.Engine, part: nn.Module) -> None:
+    """For sizes that it has not been tried with."""
+    for shape in ((1, 3, 8, 8), (5, 3, 40, 16), (0, 3, 8, 8)):
+        pixels = torch.randn(shape)
+        with torch.no_grad():
+            for mine, own in zip(run(pixels), part(pixels), strict=True):
+                torch.testing.assert_close(mine, own, atol=1e-5, rtol=1e-5)
+
+
+def answers(task: Any, **options: float) -> list[Any]:
+    return task.predict([(task.prepare(photo(name)), task.options(**options)) for name in PHOTOS])
+
+
+def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "find_spec", lambda name: None)
+        return answers(load(name, "tiny", "cpu"), **options)
+
+
+def test_probabilities_are_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = pytorchs("classify", monkeypatch)
+    task = load("classify", "tiny", "cpu")
+    assert not caplog.records
+    for mine, own in zip(answers(task), expected, strict=True):
+        np.testing.assert_allclose(mine, own, atol=1e-4)
+        assert mine.argmax() == own.argmax()
+
+
+def test_the_one_box_is_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = pytorchs("localize", monkeypatch)
+    task = load("localize", "tiny", "cpu")
+    assert not caplog.records
+    for mine, own in zip(answers(task), expected, strict=True):
+        np.testing.assert_allclose(mine.probabilities, own.probabilities, atol=1e-4)
+        np.testing.assert_allclose(mine.box, own.box, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["detect", "segment"])
+def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = pytorchs(name, monkeypatch, score_threshold=0.05)
+    task = load(name, "tiny", "cpu")
+    assert not caplog.records
+    assert isinstance(task.network.backbone, rcnn_engine.OnEngine)
+    for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
+        assert mine.indices.tolist() == own.indices.tolist()
+        np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)
+        np.testing.assert_allclose(mine.boxes, own.boxes, atol=0.05)
+        assert (mine.masks is None) == (name == "detect")
+        if own.masks is not None:
+            np.testing.assert_allclose(mine.masks, own.masks, atol=1e-3)
+
+
+def test_a_compiled_model_is_read_back(cache: Path, conversions: list[nn.Module]) -> None:
+    part = Part()
+    for _ in range(2):
+        assert_equal(compiled(part), part)
+    assert len(conversions) == 1
+    (file,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def replace(file: Path) -> None:
+    """By something whole, but no compiled model."""
+    engine_cache.write(file.name, b"something else")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, replace])
+def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], cache: Path, conversions: list[nn.Module]) -> None:
+    part = Part()
+    compiled(part)
+    (file,) = cache.iterdir()
+    damage(file)
+    assert_equal(compiled(part), part)
+    assert len(conversions) == 2
+    assert_equal(compiled(part), part)
+    assert len(conversions) == 2
+
+
+def test_other_weights_or_buffers_are_another_model(cache: Path) -> None:
+    parts = [Part(), Part(factor=2), Part()]
+    with torch.no_grad():
+        parts[2].conv.bias += 1
+    for part in parts:
+        assert_equal(compiled(part), part)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_folder_where_others_can_write_is_not_read(cache: Path, conversions: list[nn.Module]) -> None:
+    part = Part()
+    compiled(part)
+    cache.chmod(0o777)
+    assert_equal(compiled(part), part)
+    assert len(conversions) == 2
+
+
+def test_without_a_cache_there_is_an_engine_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    part = Part()
+    assert_equal(compiled(part), part)
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_cache, "MAX_BYTES", 2 * (32 + len(b"content")))
+    for age, name in enumerate("ab"):
+        engine_cache.write(name, b"content")
+        os.utime(cache / name, (age, age))
+    (cache / "killed.part").touch()
+    os.utime(cache / "killed.part", (0, 0))
+    assert engine_cache.read("a") == b"content"
+    engine_cache.write("c", b"content")
+    assert {path.name for path in cache.iterdir()} == {"a", "c"}
+
+
+def test_a_network_that_traces_wrong_runs_in_pytorch(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Sized(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return pixels * len(pixels)
+
+    run = engine.compile(Sized(), (torch.ones(2, 3),), (torch.ones(3, 3),), CPU)
+    assert torch.equal(run(torch.ones(5, 3))[0], torch.full((5, 3), 5.0))
+    assert "differ" in caplog.text
+    assert not cache.exists()
+
+
+@pytest.mark.usefixtures("no_openvino")
+def test_without_openvino_pytorch_answers(cache: Path) -> None:
+    part = Part()
+    assert_equal(compiled(part), part)
+    assert not cache.exists()
+
+
+def test_openvino_cannot_report_to_its_makers(tmp_path: Path) -> None:
+    """In a process of its own, with a home of its own, where it would keep the number it gives to the user."""
+    script = """
+import socket, sys, torch
+from foursight.models import engine
+sys.addaudithook(lambda event, args: event == "socket.connect" and sys.exit("the network is tried"))
+engine.compile(torch.nn.Linear(3, 3).eval(), (torch.ones(2, 3),), (torch.ones(3, 3),), torch.device("cpu"))
+assert "openvino.tools.ovc" in sys.modules
+assert sys.modules["openvino_telemetry"] is None
+"""
+    environment = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["foursight"]
