@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from foursight.commands.finetune import finetune
 from foursight.commands.serve import serve
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command(
     "serve",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve)
+app.command("finetune")(finetune)
 
 
 @app.callback()
