@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from foursight.commands import models
 from foursight.commands.finetune import finetune
 from foursight.commands.serve import serve
 
@@ -25,6 +26,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve)
 app.command("finetune")(finetune)
+app.add_typer(models.app, name="models")
 
 
 @app.callback()

@@ -1,16 +1,26 @@
-"""Classification: what is in the photo, by ImageNet-1k labels."""
+"""Classification: what is in the photo, by ImageNet-1k labels or by those of a fine-tuned model.
 
-from dataclasses import dataclass
+All models stand on one backbone. A batch may mix them: the frozen backbone sees all its photos in one pass, and each
+head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
 
-from foursight.models import backbone, devices, labels
+from foursight.models import backbone, devices, labels, stages, tuned
+from foursight.models.errors import OptionError
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
+from foursight.models.tuned import TunedClassifier
 
 PUBLISHED = backbone.PUBLISHED
 
@@ -33,46 +43,160 @@ def load(profile: Profile, device: str) -> "Classification":
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One model over the backbone: `logits` maps the last map, float [N, C, h, w], to float [N, K].
+
+    `own` is what a fine-tuned model has for itself; None is the published classifier, whose labels have `wnids`.
+    """
+
+    card: Card
+    logits: Callable[[Tensor], Tensor]
+    own: TunedClassifier | None = None
+    wnids: tuple[str, ...] | None = None
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether its map is not the shared one."""
+        return self.own is not None and len(self.own.stages) > 0
+
+    def chosen(self, options: ClassifyOptions) -> frozenset[int] | None:
+        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
+        if options.classes is None:
+            return None
+        return labels.ids_of(options.classes, self.card.labels, range(len(self.card.labels)))
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Class probabilities of one photo, float32 [K], and the model that they are of."""
+
+    probabilities: NDArray[np.float32]
+    variant: Variant
+
+
+@dataclass(frozen=True)
 class Classification:
-    """Softmax over the 1,000 ImageNet classes of the centre crop."""
+    """Softmax over the classes of the centre crop."""
 
     card: Card
     base: backbone.Backbone
     device: torch.device
     options: type[ClassifyOptions] = ClassifyOptions
+    _installed: dict[str, Variant] = field(default_factory=dict)
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        model, spec = tuned.load(name, folder, self.base, self._stages, self._fingerprint)
+        devices.place(model, self.device)
+        card = Card(
+            name=name,
+            profile=self.card.profile,
+            labels=spec.labels,
+            input_size=self.card.input_size,
+            device=self.card.device,
+            dtype=self.card.dtype,
+            **devices.weigh(model),
+        )
+        self._installed[name] = Variant(card, model.head, model)
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._installed.pop(name, None)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return [variant.card for variant in list(self._installed.values())]
 
     def check(self, options: ClassifyOptions) -> None:
-        """Raise OptionError (unknown_class) for a class that ImageNet-1k lacks."""
-        self._chosen(options)
+        """Raise OptionError (unknown_model, unknown_class) for what is not here.
+
+        From here on the options hold on to their model, whatever is installed or removed meanwhile.
+        """
+        options.pin(self._find(options.model))
+        self._variant(options).chosen(options)
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
         return self.base.crop_photo(image)
 
-    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[NDArray[np.float32]]:
-        """Class probabilities, float32 [1000] for each crop."""
-        network: Any = self.base.network
+    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
+        """Class probabilities for each crop, by the model that its options name."""
+        variants = [self._variant(options) for _, options in batch]
+        rows_of: dict[int, list[int]] = {}
+        for row, variant in enumerate(variants):
+            # Those without stages of their own share the pass, whatever their heads.
+            rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
+        found: dict[int, NDArray[np.float32]] = {}
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device)
-            logits = network.classify(network.features(self.base.normalize(pixels)).mean((2, 3)))
-            return list(logits.softmax(1).cpu().numpy())
+            normalized = self.base.normalize(pixels)
+            for rows in rows_of.values():
+                own = variants[rows[0]].own
+                mine = normalized if len(rows) == len(batch) else normalized[rows]
+                maps = own.trunk(self._stages, mine) if own and own.stages else self.features(mine)
+                found |= _heads(maps, rows, variants)
+        return [Classified(found[row], variant) for row, variant in enumerate(variants)]
 
-    def finish(self, output: NDArray[np.float32], options: ClassifyOptions) -> Predictions:
-        """The best `top_k` of the classes asked for, with their WordNet ids."""
-        order = np.argsort(-output, kind="stable")
-        chosen = self._chosen(options)
+    def features(self, pixels: Tensor) -> Tensor:
+        """The backbone alone, which all heads share: normalised float [N, 3, H, W] to the last map [N, C, h, w]."""
+        network: Any = self.base.network
+        return torch.as_tensor(network.features(pixels))
+
+    def finish(self, output: Classified, options: ClassifyOptions) -> Predictions:
+        """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
+        variant, scores = output.variant, output.probabilities
+        order = np.argsort(-scores, kind="stable")
+        chosen = variant.chosen(options)
         if chosen is not None:
             order = order[np.isin(order, list(chosen))]
-        order = order[output[order] >= options.score_threshold][: options.top_k]
-        names = labels.imagenet()
+        order = order[scores[order] >= options.score_threshold][: options.top_k]
         return Predictions(
             class_ids=order.astype(np.int64),
-            labels=tuple(names[index][1] for index in order),
-            scores=output[order],
-            wnids=tuple(names[index][0] for index in order),
+            labels=tuple(variant.card.labels[index] for index in order),
+            scores=scores[order],
+            wnids=tuple(variant.wnids[index] for index in order) if variant.wnids else None,
         )
 
-    def _chosen(self, options: ClassifyOptions) -> frozenset[int] | None:
-        if options.classes is None:
-            return None
-        return labels.ids_of(options.classes, self.card.labels, range(len(self.card.labels)))
+    @cached_property
+    def _published(self) -> Variant:
+        network: Any = self.base.network
+        wnids = tuple(wnid for wnid, _ in labels.imagenet())
+        return Variant(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids)
+
+    @cached_property
+    def _stages(self) -> nn.ModuleList:
+        return stages.split(self.base.network)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return stages.fingerprint(self._stages)
+
+    def _variant(self, options: ClassifyOptions) -> Variant:
+        pinned = options.pinned()
+        return pinned if isinstance(pinned, Variant) else self._find(options.model)
+
+    def _find(self, name: str | None) -> Variant:
+        if name is None or name == self.card.name:
+            return self._published
+        variant = self._installed.get(name)
+        if variant is None:
+            there = ", ".join([self.card.name, *sorted(self._installed)])
+            raise OptionError("unknown_model", f"There is no model {name!r} for this task.", f"There are: {there}.")
+        return variant
+
+
+def _heads(maps: Tensor, rows: list[int], variants: list[Variant]) -> dict[int, NDArray[np.float32]]:
+    """Each head on its rows of the maps [len(rows), C, h, w]; probabilities by row of the batch."""
+    places_of: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places_of.setdefault(id(variants[row]), []).append(place)
+    found = {}
+    for places in places_of.values():
+        variant = variants[rows[places[0]]]
+        mine = maps if len(places) == len(rows) else maps[places]
+        for place, values in zip(places, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
+            found[rows[place]] = values
+    return found

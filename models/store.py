@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from foursight.models.catalogue import TASKS
 from foursight.models.errors import StoreError
 
 if TYPE_CHECKING:
@@ -60,11 +61,12 @@ def default_folder() -> Path:
 
 def check_name(name: str) -> str:
     """The name itself. Raises StoreError (invalid_model_name)."""
-    if NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None or name in TASKS:
         raise StoreError(
             "invalid_model_name",
             f"{name!r} is no name for a model.",
-            "A name has 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit.",
+            "A name has 1 to 64 letters, digits, '.', '_' or '-', and begins with a letter or digit; "
+            "a task's name is none.",
         )
     return name
 
@@ -94,6 +96,17 @@ def read_spec(name: str, folder: Path) -> ModelSpec:
         raise _corrupt(name, f"{SPEC} is not valid: {where + ': ' if where else ''}{first['msg']}") from None
 
 
+def read_weights(name: str, folder: Path, spec: ModelSpec) -> bytes:
+    """The bytes of a model's tensors, if their SHA-256 is what model.json says. Raises StoreError (model_corrupt)."""
+    try:
+        data = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise _corrupt(name, f"{WEIGHTS} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != spec.sha256:
+        raise _corrupt(name, f"{WEIGHTS} ({len(data):,} bytes) is not the file that {SPEC} names by its SHA-256")
+    return data
+
+
 def read_tensors(name: str, folder: Path, spec: ModelSpec) -> "dict[str, Tensor]":
     """The tensors of a model, on the CPU, of a file whose SHA-256 is what model.json says.
 
@@ -102,13 +115,8 @@ def read_tensors(name: str, folder: Path, spec: ModelSpec) -> "dict[str, Tensor]
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load  # noqa: PLC0415
 
-    try:
-        data = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise _corrupt(name, f"{WEIGHTS} cannot be read ({error.strerror})") from None
     # The bytes that were checked are those that are used: the file may be another one a moment later.
-    if hashlib.sha256(data).hexdigest() != spec.sha256:
-        raise _corrupt(name, f"{WEIGHTS} ({len(data):,} bytes) is not the file that {SPEC} names by its SHA-256")
+    data = read_weights(name, folder, spec)
     try:
         return load(data)
     except SafetensorError as error:

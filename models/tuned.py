@@ -71,7 +71,7 @@ def load(
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
-    return model.eval(), spec
+    return model.float().eval(), spec
 
 
 def channels(published: nn.ModuleList) -> int:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ray import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,17 +12,18 @@ from starlette.routing import Route
 
 from foursight.serving import answers, loopback, metrics, openapi
 from foursight.serving.errors import Refusal, refusal_of
+from foursight.serving.settings import Settings
+from foursight.serving.shelf import Shelf, ask_workers, unknown_model
 from foursight.wire import ModelCard, ModelCards
-
-TIMEOUT_S = 5.0
 
 
 class Front:
     """Readiness, the list of models, metrics and documentation, gathered from the tasks' workers."""
 
-    def __init__(self, tasks: tuple[str, ...]) -> None:
+    def __init__(self, settings: Settings) -> None:
         loopback.bind_replica()
-        self._tasks = tasks
+        self._tasks = settings.tasks
+        self._shelf = Shelf(settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve calls to get the ASGI application."""
@@ -36,8 +36,10 @@ class Front:
             "/openapi.json": self.openapi,
             "/docs": self.docs,
         }
+        pages = [Route(path, handler, methods=["GET"]) for path, handler in routes.items()]
+        model = Route("/v1/models/{name}", self.model, methods=["GET", "PUT", "DELETE"])
         return Starlette(
-            routes=[Route(path, handler, methods=["GET"]) for path, handler in routes.items()],
+            routes=[*pages, model],
             exception_handlers={HTTPException: _refuse_path, Exception: _refuse},
         )
 
@@ -58,13 +60,30 @@ class Front:
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
 
     async def models(self, request: Request) -> Response:
-        """Each task's model."""
-        cards: list[ModelCard] = [
-            found[0].model_copy(update={"replicas": len(found)})
-            for found in (await self._ask_all("card")).values()
-            if found
-        ]
-        return Response(ModelCards(models=cards).model_dump_json(), media_type="application/json")
+        """Each task's models."""
+        body = ModelCards(models=await self._cards()).model_dump_json()
+        return Response(body, media_type="application/json")
+
+    async def model(self, request: Request) -> Response:
+        """Show one model, load it (PUT), or drop it (DELETE)."""
+        name = request.path_params["name"]
+        cards = await self._cards()
+        if request.method == "PUT":
+            await self._shelf.put(name, [card.name for card in cards if not card.finetuned])
+        elif request.method == "DELETE":
+            await self._shelf.drop(name, cards)
+            return Response(status_code=204)
+        found = [card for card in await self._cards() if card.name == name]
+        if not found:
+            raise unknown_model(name, cards)
+        return Response(found[0].model_dump_json(), media_type="application/json")
+
+    async def _cards(self) -> list[ModelCard]:
+        counted: dict[tuple[str, str], list[ModelCard]] = {}
+        for found in (await self._ask_all("cards")).values():
+            for card in (card for cards in found for card in cards):
+                counted.setdefault((card.task, card.name), []).append(card)
+        return [cards[0].model_copy(update={"replicas": len(cards)}) for cards in counted.values()]
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI document of all tasks."""
@@ -80,25 +99,16 @@ class Front:
 
     async def _ask_all(self, method: str) -> dict[str, list[Any]]:
         """What each replica of each task answers; of a task that is not there, or too slow, an empty list."""
-        found = await asyncio.gather(*(_ask(task, method) for task in self._tasks))
+        found = await asyncio.gather(*(ask_workers(task, method) for task in self._tasks))
         return dict(zip(self._tasks, found, strict=True))
-
-
-async def _ask(task: str, method: str) -> list[Any]:
-    try:
-        response = serve.get_app_handle(task).broadcast(method)
-        results = await response.results_async(timeout_s=TIMEOUT_S, return_exceptions=True)
-        return [result for result in results if not isinstance(result, BaseException)]
-    except Exception:
-        # Not there yet, restarting, or hanging: all the same to who asks.
-        return []
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if status == 405:
         detail = f"{request.method} is not possible on {request.url.path}."
-        return answers.refusal_response(Refusal("method_not_allowed", detail, "Use GET.", {"Allow": "GET, HEAD"}))
+        allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
+        return answers.refusal_response(Refusal("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
     refusal = Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
     return answers.refusal_response(refusal)
 

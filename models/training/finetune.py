@@ -242,7 +242,7 @@ def _fit(
     work: Path | None,
     identity: str,
 ) -> tuple[_State, bool]:
-    """AdamW (Loshchilov and Hutter 2019) on a cosine with a warm-up; gives the state, and whether it was interrupted."""
+    """AdamW (Loshchilov and Hutter 2019) on a cosine with a warm-up; gives the state and whether it was interrupted."""
     optimizer = _optimizer(model, options)
     state = _resume(model, optimizer, work, identity)
     labels = _labels(data.training, next(model.parameters()).device)
