@@ -186,14 +186,14 @@ def _read_listing(listing: coco.Listing) -> _Part:
             small += 1
             continue
         path, size = listing.folder / photo.file_name, (photo.width, photo.height)
-        part.samples.append(Sample(path, places[item.category_id], digests[photo.id], _window(item.bbox, size), size))
+        part.samples.append(Sample(path, places[item.category_id], digests[photo.id], window(item.bbox, size), size))
     crowds = sum(bool(item.iscrowd) for item in content.annotations)
     if small or crowds:
         part.notes.append(f"left out: {small} objects under {SMALLEST_OBJECT_PX} pixels, {crowds} crowds")
     return part
 
 
-def _window(bbox: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def window(bbox: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The square round a box, moved into the photo; as much of it as the photo has."""
     x, y, width, height = bbox
     side = CONTEXT * max(width, height)
