@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -46,14 +46,16 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    freeze: str = Field("all", description="Stages of the backbone that stay as they are: all, stage1 .. stageN, none.")
+    freeze: Annotated[str, Field(description="Stages of the backbone that stay as they are: all, stage1 .., none.")] = (
+        "all"
+    )
     head: HeadSpec = HeadSpec()
-    epochs: int = Field(30, ge=1, le=10_000)
-    lr: float = Field(2e-3, gt=0, le=1, description="Largest learning rate of the head; trained stages take a tenth.")
-    batch: int = Field(32, ge=1, le=1024)
-    seed: int = Field(0, ge=0, le=2**31)
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    lr: Annotated[float, Field(gt=0, le=1, description="Largest learning rate; trained stages take a tenth.")] = 2e-3
+    batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     augment: bool = False
-    cache: bool = Field(True, description="Keep what the frozen stages give, where that is the same in every epoch.")
+    cache: Annotated[bool, Field(description="Keep what the frozen stages give, where it is always the same.")] = True
 
     @field_validator("freeze")
     @classmethod
