@@ -82,7 +82,7 @@ def _random(base: Backbone, data: dataset.Dataset, seed: int) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     view = features.centre(base)
-    crops = torch.stack([torch.from_numpy(view(sample, 0)) for sample in data.training[:: len(data.training) // 32]])
+    crops = torch.stack([torch.tensor(view(sample, 0)) for sample in data.training[:: len(data.training) // 32]])
     with torch.no_grad():
         network.train()(base.normalize(crops))
     for module in network.modules():

@@ -3,7 +3,7 @@
 map [N, C, h, w] -> (1 x 1 convolution, ReLU) -> global pooling -> [N, D] -> dropout -> linear -> logits [N, K]
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pool = Literal["avg", "max", "l2"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
 # Under the root: its slope at zero is infinite, and a channel may be silent in a whole map.
 EPSILON = 1e-6
 

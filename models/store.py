@@ -148,7 +148,7 @@ def writing(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which becomes `folder` at the end of the context, all of it or nothing.
 
     What stood at `folder` is replaced. Where the context raises, nothing is left; where the process is killed, a folder
-    is left whose name no model can have.
+    is left whose name no model can have. (A kill between the two renames of a replacement leaves both so, whole.)
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.new"

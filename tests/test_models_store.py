@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 
 from foursight import models
+from foursight.cli import main
 from foursight.models import classification, store
 from foursight.models.classification import Classification
 from foursight.models.errors import ModelError, OptionError, StoreError
@@ -282,6 +283,21 @@ def test_the_network_names_models_and_no_paths(server: str, models_dir: Path, ta
         assert http.get("/v1/models/efficientnet-lite0").json()["task"] == "classify"
         assert http.get("/v1/models/broken").json()["code"] == "unknown_model"
         assert http.post("/v1/models/broken").headers["allow"] == "DELETE, GET, HEAD, PUT"
+
+
+def test_the_command_line_loads_lists_and_drops(
+    server: str, models_dir: Path, task: Classification, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(models_dir / "typed", task.base, seed=1)
+    assert main(["models", "load", "typed", "--url", server]) == 0
+    assert f"POST {server}/v1/classify?model=typed" in capsys.readouterr().out
+    assert main(["models", "list", "--url", server]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "fine-tuned" in rows["typed"]
+    assert "built in" in rows["efficientnet-lite0"]
+    assert main(["models", "unload", "typed", "--url", server]) == 0
+    assert main(["models", "unload", "typed", "--url", server]) == 1
+    assert "There is no model 'typed' here. There are: efficientnet-lite0" in capsys.readouterr().err
 
 
 def test_a_worker_killed_while_loading_comes_back_with_what_is_whole(tmp_path: Path, task: Classification) -> None:

@@ -1,6 +1,7 @@
 """`foursight finetune`."""
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -72,6 +73,8 @@ def finetune(
         base = backbone.load(profile)
         with _Display() as display:
             outcome = training.finetune(examples, base, options, devices.resolve(device), display.show, work)
+        # What was learnt is written, however often somebody presses Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         extra = {"command": "foursight finetune " + shlex.join(sys.argv[2:]), "peak_memory_mib": _peak_mib()}
         report.write(folder, examples, base, options, outcome, extra)
     except DataError as error:

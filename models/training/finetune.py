@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from foursight.models import devices, stages, store, tuned
 from foursight.models.backbone import Backbone
 from foursight.models.errors import DataError, StoreError
-from foursight.models.head import ClassifierHead, HeadSpec
+from foursight.models.head import POOLS, ClassifierHead, HeadSpec, pool
 from foursight.models.training import augment, dataset, features
 from foursight.models.training.dataset import Dataset
 from foursight.models.tuned import TunedClassifier
@@ -118,7 +118,7 @@ class _State:
     """Where training stands after an epoch: all that it takes to go on."""
 
     epochs: list[Epoch] = field(default_factory=list)
-    best: int = -1
+    best: int = 0
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -189,12 +189,13 @@ class _Inputs:
     def fixed(self, pixels: Tensor) -> Tensor:
         """What is not trained: normalised float [N, 3, H, W] to what `trained` takes."""
         maps = stages.run(self._prefix, pixels)
-        return self._model.head.embed(maps) if self._pooled else maps
+        # Pooled in all ways, [N, 3, C]: another kind of pooling is then another head on what is kept, and no new pass.
+        return torch.stack([pool(maps, kind) for kind in POOLS], 1) if self._pooled else maps
 
     def trained(self, x: Tensor) -> Tensor:
         """What is trained: logits [N, K]."""
         if self._pooled:
-            return self._model.head.classify(x)
+            return self._model.head.classify(x[:, POOLS.index(self._model.head.spec.pool)])
         return torch.as_tensor(self._model.head(self._model.tail(x)))
 
     def sources(self, report: Callable[[Progress], None]) -> tuple[features.Source, features.Source]:
@@ -217,7 +218,7 @@ class _Inputs:
             return features.Live(samples, self._base, self.fixed, self._device, view)
 
         def keep(samples: Sequence[Any]) -> features.Source:
-            part = f"{self._model.frozen} {self._options.head.pool if self._pooled else 'map'}"
+            part = f"{self._model.frozen} {' '.join(POOLS) if self._pooled else 'map'}"
             folder = features.cache_folder(self._fingerprint, self._base, part)
             return features.keep(samples, self._base, self.fixed, self._device, folder, seen)
 
@@ -288,11 +289,12 @@ def _judge(
     truth = _labels(data.validation, logits.device)
     value = F.cross_entropy(logits, truth).item()
     found = Epoch(loss, value, (logits.argmax(1) == truth).float().mean().item())
-    state.epochs.append(found)
-    best = state.epochs[state.best] if state.best >= 0 else None
+    best = state.epochs[state.best] if state.epochs else None
     if best is None or (found.accuracy, -found.validation_loss) > (best.accuracy, -best.validation_loss):
-        state.best = len(state.epochs) - 1
+        # An interruption may come anywhere: an epoch that counts has its tensors.
         state.best_tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        state.best = len(state.epochs)
+    state.epochs.append(found)
 
 
 @torch.no_grad()
