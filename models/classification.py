@@ -4,8 +4,7 @@ All models stand on one backbone. A batch may mix them: the frozen backbone sees
 head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from foursight.models import backbone, devices, labels, stages, tuned
-from foursight.models.errors import OptionError
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tuned import TunedClassifier
+from foursight.models.variants import Variant, Variants
 
 PUBLISHED = backbone.PUBLISHED
 
@@ -43,30 +41,6 @@ def load(profile: Profile, device: str) -> "Classification":
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One model over the backbone: `logits` maps the last map, float [N, C, h, w], to float [N, K].
-
-    `own` is what a fine-tuned model has for itself; None is the published classifier, whose labels have `wnids`.
-    """
-
-    card: Card
-    logits: Callable[[Tensor], Tensor]
-    own: TunedClassifier | None = None
-    wnids: tuple[str, ...] | None = None
-
-    @property
-    def has_stages(self) -> bool:
-        """Whether its map is not the shared one."""
-        return self.own is not None and len(self.own.stages) > 0
-
-    def chosen(self, options: ClassifyOptions) -> frozenset[int] | None:
-        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
-        if options.classes is None:
-            return None
-        return labels.ids_of(options.classes, self.card.labels, range(len(self.card.labels)))
-
-
-@dataclass(frozen=True)
 class Classified:
     """Class probabilities of one photo, float32 [K], and the model that they are of."""
 
@@ -82,7 +56,6 @@ class Classification:
     base: backbone.Backbone
     device: torch.device
     options: type[ClassifyOptions] = ClassifyOptions
-    _installed: dict[str, Variant] = field(default_factory=dict)
 
     def install(self, name: str, folder: Path) -> None:
         """Serve a fine-tuned model from its folder, in the place of one that has the name already.
@@ -100,23 +73,22 @@ class Classification:
             dtype=self.card.dtype,
             **devices.weigh(model),
         )
-        self._installed[name] = Variant(card, model.head, model)
+        self._variants.add(Variant(card, model.head, model))
 
     def remove(self, name: str) -> None:
         """Serve a model no longer; requests that were checked before are still answered by it."""
-        self._installed.pop(name, None)
+        self._variants.remove(name)
 
     def installed(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
-        return [variant.card for variant in list(self._installed.values())]
+        return self._variants.cards()
 
     def check(self, options: ClassifyOptions) -> None:
         """Raise OptionError (unknown_model, unknown_class) for what is not here.
 
         From here on the options hold on to their model, whatever is installed or removed meanwhile.
         """
-        options.pin(self._find(options.model))
-        self._variant(options).chosen(options)
+        self._variants.pin(options).chosen(options.classes)
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
@@ -124,7 +96,7 @@ class Classification:
 
     def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
         """Class probabilities for each crop, by the model that its options name."""
-        variants = [self._variant(options) for _, options in batch]
+        variants = [self._variants.of(options) for _, options in batch]
         rows_of: dict[int, list[int]] = {}
         for row, variant in enumerate(variants):
             # Those without stages of their own share the pass, whatever their heads.
@@ -149,7 +121,7 @@ class Classification:
         """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
         variant, scores = output.variant, output.probabilities
         order = np.argsort(-scores, kind="stable")
-        chosen = variant.chosen(options)
+        chosen = variant.chosen(options.classes)
         if chosen is not None:
             order = order[np.isin(order, list(chosen))]
         order = order[scores[order] >= options.score_threshold][: options.top_k]
@@ -161,10 +133,10 @@ class Classification:
         )
 
     @cached_property
-    def _published(self) -> Variant:
+    def _variants(self) -> Variants:
         network: Any = self.base.network
         wnids = tuple(wnid for wnid, _ in labels.imagenet())
-        return Variant(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids)
+        return Variants(Variant(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
 
     @cached_property
     def _stages(self) -> nn.ModuleList:
@@ -173,19 +145,6 @@ class Classification:
     @cached_property
     def _fingerprint(self) -> str:
         return stages.fingerprint(self._stages)
-
-    def _variant(self, options: ClassifyOptions) -> Variant:
-        pinned = options.pinned()
-        return pinned if isinstance(pinned, Variant) else self._find(options.model)
-
-    def _find(self, name: str | None) -> Variant:
-        if name is None or name == self.card.name:
-            return self._published
-        variant = self._installed.get(name)
-        if variant is None:
-            there = ", ".join([self.card.name, *sorted(self._installed)])
-            raise OptionError("unknown_model", f"There is no model {name!r} for this task.", f"There are: {there}.")
-        return variant
 
 
 def _heads(maps: Tensor, rows: list[int], variants: list[Variant]) -> dict[int, NDArray[np.float32]]:
