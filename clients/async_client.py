@@ -123,6 +123,14 @@ class AsyncClient:
         """As Client.models."""
         return await self._run(protocol.models(self._retries))
 
+    async def load_model(self, name: str) -> ModelCard:
+        """As Client.load_model."""
+        return await self._run(protocol.load_model(name, self._retries))
+
+    async def unload_model(self, name: str) -> None:
+        """As Client.unload_model."""
+        await self._run(protocol.unload_model(name, self._retries))
+
     async def ready(self) -> bool:
         """As Client.ready."""
         return await self._run(protocol.ready())

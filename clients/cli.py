@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import typer
 
+from foursight.commands import models
 from foursight.commands.benchmark import benchmark
 from foursight.commands.describe import describe
 from foursight.commands.evaluate import evaluate
 from foursight.commands.explain import explain
-from foursight.commands.models import models
+from foursight.commands.finetune import finetune
 from foursight.commands.serve import serve
 from foursight.commands.tasks import analyze, classify, detect, localize, segment
 
@@ -38,10 +39,11 @@ for command, example in (
     (analyze, "photo.jpg --tasks classify,detect --then classify"),
 ):
     app.command(command.__name__, epilog=f"Example: [bold]foursight {command.__name__} {example}[/bold]")(command)
-app.command("models", epilog="Example: [bold]foursight models --url http://127.0.0.1:9000[/bold]")(models)
 app.command("evaluate")(evaluate)
 app.command("describe")(describe)
 app.command("explain")(explain)
+app.command("finetune")(finetune)
+app.add_typer(models.app, name="models")
 
 
 @app.callback()

@@ -138,6 +138,14 @@ class Client:
         """Each task's model: its labels, input size, device."""
         return self._run(protocol.models(self._retries))
 
+    def load_model(self, name: str) -> ModelCard:
+        """Serve a fine-tuned model of the server's models folder, read anew; requests go on meanwhile."""
+        return self._run(protocol.load_model(name, self._retries))
+
+    def unload_model(self, name: str) -> None:
+        """Serve a fine-tuned model no longer; its folder stays. Requests under way are answered."""
+        self._run(protocol.unload_model(name, self._retries))
+
     def ready(self) -> bool:
         """Whether there is a server of which every task answers; asked once, and False where nothing listens."""
         return self._run(protocol.ready())

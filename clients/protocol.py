@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -136,6 +137,17 @@ def models(retries: int) -> Conversation[list[ModelCard]]:
     return _read(ModelCards, response).models
 
 
+def load_model(name: str, retries: int) -> Conversation[ModelCard]:
+    """Serve a fine-tuned model of the server's models folder, read anew."""
+    response = yield from _exchange(Send("PUT", f"/v1/models/{quote(name, safe='')}"), retries)
+    return _read(ModelCard, response)
+
+
+def unload_model(name: str, retries: int) -> Conversation[None]:
+    """Serve a fine-tuned model no longer."""
+    yield from _exchange(Send("DELETE", f"/v1/models/{quote(name, safe='')}"), retries)
+
+
 def ready() -> Conversation[bool]:
     """Whether every task answers, asked once."""
     outcome = yield Send("GET", "/readyz")
@@ -230,7 +242,7 @@ def _exchange(request: Send, retries: int) -> Conversation[httpx.Response]:
 
 def _error(outcome: httpx.Response | httpx.RequestError, request: Send) -> FoursightError | None:
     if isinstance(outcome, httpx.Response):
-        return None if outcome.status_code == 200 else _refusal(outcome)
+        return None if outcome.status_code in {200, 204} else _refusal(outcome)
     address = f"{outcome.request.url.scheme}://{outcome.request.url.netloc.decode()}"
     reason = str(outcome) or type(outcome).__name__
     if isinstance(outcome, httpx.TimeoutException) and not isinstance(outcome, httpx.ConnectTimeout):

@@ -49,6 +49,10 @@ class Backbone:
         x, y = size[0] / width, size[1] / height
         return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
 
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""
+        return torch.as_tensor(Normalize(self.mean, self.std).to(pixels.device)(pixels))
+
 
 class Normalize(nn.Module):
     """(x - mean) / std, as the first step of a network."""

@@ -1,7 +1,8 @@
 """The catalogue of tasks: a further task is a module of its own and one line here."""
 
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -54,6 +55,20 @@ class Task(Protocol):
 
     def finish(self, output: Any, options: Any) -> Predictions:
         """Turn one element of what `predict` returned into predictions in pixels of the original."""
+
+
+@runtime_checkable
+class Host(Protocol):
+    """A task that serves fine-tuned models besides its own, chosen by the option `model`."""
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a model from its folder, in the place of one that has the name already. Raises StoreError."""
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered."""
+
+    def installed(self) -> list[Card]:
+        """What is served besides the task's own model; parameters and bytes are those that are not shared."""
 
 
 def load(name: str, profile: Profile = "tiny", device: Device = "auto") -> Task:

@@ -1,6 +1,12 @@
-"""Classification: what is in the photo, by ImageNet-1k labels."""
+"""Classification: what is in the photo, by ImageNet-1k labels or by those of a fine-tuned model.
 
-from dataclasses import dataclass, replace
+All models stand on one backbone. A batch may mix them: the frozen backbone sees all its photos in one pass, and each
+head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from foursight.models import backbone, devices, engine, labels
+from foursight.models import backbone, devices, engine, labels, stages, tuned
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
+from foursight.models.variants import Variant, Variants
 
 PUBLISHED = backbone.PUBLISHED
 
@@ -30,13 +37,12 @@ def load(profile: Profile, device: str) -> "Classification":
         dtype="float32",
         **devices.weigh(base.network),
     )
-    run = engine.compile(Dense(base).eval(), *backbone.examples(base.crop, place), place)
-    # The engine has what it needs of the network; kept here, its weights would be in memory twice.
-    return Classification(card, replace(base, network=nn.Identity()), place, run)
+    features = engine.compile(Dense(base).eval(), *backbone.examples(base.crop, place), place)
+    return Classification(card, base, place, features)
 
 
 class Dense(nn.Module):
-    """All that is computed of crops, their normalisation included, so that they cross to an engine as uint8."""
+    """The backbone, which all heads share, with the normalisation of crops, so that they cross to an engine as uint8."""
 
     def __init__(self, base: backbone.Backbone) -> None:
         super().__init__()
@@ -44,25 +50,62 @@ class Dense(nn.Module):
         self.normalize = backbone.Normalize(base.mean, base.std)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, crop, crop, 3] to class probabilities, float32 [N, 1000]."""
+        """Map uint8 [N, crop, crop, 3] to the last map, float32 [N, C, h, w]."""
         network: Any = self.network
-        logits: Tensor = network.classify(network.features(self.normalize(crops)).mean((2, 3)))
-        return logits.softmax(1)
+        maps: Tensor = network.features(self.normalize(crops))
+        return maps
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Class probabilities of one photo, float32 [K], and the model that they are of."""
+
+    probabilities: NDArray[np.float32]
+    variant: Variant
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Softmax over the 1,000 ImageNet classes of the centre crop."""
+    """Softmax over the classes of the centre crop."""
 
     card: Card
     base: backbone.Backbone
     device: torch.device
-    run: engine.Engine
+    features: engine.Engine
     options: type[ClassifyOptions] = ClassifyOptions
 
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        model, spec = tuned.load(name, folder, self.base, self._stages, self._fingerprint)
+        devices.place(model, self.device)
+        card = Card(
+            name=name,
+            profile=self.card.profile,
+            labels=spec.labels,
+            input_size=self.card.input_size,
+            device=self.card.device,
+            dtype=self.card.dtype,
+            **devices.weigh(model),
+        )
+        self._variants.add(Variant(card, model.head, model))
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._variants.remove(name)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return self._variants.cards()
+
     def check(self, options: ClassifyOptions) -> None:
-        """Raise OptionError (unknown_class) for a class that ImageNet-1k lacks."""
-        self._chosen(options)
+        """Raise OptionError (unknown_model, unknown_class) for what is not here.
+
+        From here on the options hold on to their model, whatever is installed or removed meanwhile.
+        """
+        self._variants.pin(options).chosen(options.classes)
 
     @property
     def short_side(self) -> int:
@@ -73,27 +116,65 @@ class Classification:
         """The centre crop as uint8 [crop, crop, 3]."""
         return self.base.crop_photo(image)
 
-    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[NDArray[np.float32]]:
-        """Class probabilities, float32 [1000] for each crop."""
-        (probabilities,) = self.run(torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device))
-        return list(probabilities.cpu().numpy())
+    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
+        """Class probabilities for each crop, by the model that its options name."""
+        variants = [self._variants.of(options) for _, options in batch]
+        rows_of: dict[int, list[int]] = {}
+        for row, variant in enumerate(variants):
+            # Those without stages of their own share the pass, whatever their heads.
+            rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
+        found: dict[int, NDArray[np.float32]] = {}
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device)
+            for rows in rows_of.values():
+                own = variants[rows[0]].own
+                mine = pixels if len(rows) == len(batch) else pixels[rows]
+                if own and own.stages:
+                    maps = own.trunk(self._stages, self.base.normalize(mine))
+                else:
+                    (maps,) = self.features(mine)
+                found |= _heads(maps, rows, variants)
+        return [Classified(found[row], variant) for row, variant in enumerate(variants)]
 
-    def finish(self, output: NDArray[np.float32], options: ClassifyOptions) -> Predictions:
-        """The best `top_k` of the classes asked for, with their WordNet ids."""
-        order = np.argsort(-output, kind="stable")
-        chosen = self._chosen(options)
+    def finish(self, output: Classified, options: ClassifyOptions) -> Predictions:
+        """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
+        variant, scores = output.variant, output.probabilities
+        order = np.argsort(-scores, kind="stable")
+        chosen = variant.chosen(options.classes)
         if chosen is not None:
             order = order[np.isin(order, list(chosen))]
-        order = order[output[order] >= options.score_threshold][: options.top_k]
-        names = labels.imagenet()
+        order = order[scores[order] >= options.score_threshold][: options.top_k]
         return Predictions(
             class_ids=order.astype(np.int64),
-            labels=tuple(names[index][1] for index in order),
-            scores=output[order],
-            wnids=tuple(names[index][0] for index in order),
+            labels=tuple(variant.card.labels[index] for index in order),
+            scores=scores[order],
+            wnids=tuple(variant.wnids[index] for index in order) if variant.wnids else None,
         )
 
-    def _chosen(self, options: ClassifyOptions) -> frozenset[int] | None:
-        if options.classes is None:
-            return None
-        return labels.ids_of(options.classes, self.card.labels, range(len(self.card.labels)))
+    @cached_property
+    def _variants(self) -> Variants:
+        network: Any = self.base.network
+        wnids = tuple(wnid for wnid, _ in labels.imagenet())
+        return Variants(Variant(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
+
+    @cached_property
+    def _stages(self) -> nn.ModuleList:
+        return stages.split(self.base.network)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return stages.fingerprint(self._stages)
+
+
+def _heads(maps: Tensor, rows: list[int], variants: list[Variant]) -> dict[int, NDArray[np.float32]]:
+    """Each head on its rows of the maps [len(rows), C, h, w]; probabilities by row of the batch."""
+    places_of: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places_of.setdefault(id(variants[row]), []).append(place)
+    found = {}
+    for places in places_of.values():
+        variant = variants[rows[places[0]]]
+        mine = maps if len(places) == len(rows) else maps[places]
+        for place, values in zip(places, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
+            found[rows[place]] = values
+    return found

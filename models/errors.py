@@ -3,7 +3,9 @@
 ModelError
 ├── ImageError      the bytes are no picture that can be used
 ├── OptionError     an option of the request does not fit the task
-└── WeightsError    the weights of a profile are not to be had
+├── WeightsError    the weights of a profile are not to be had
+├── StoreError      a fine-tuned model cannot be read, or does not fit
+└── DataError       a set of photos cannot be trained on
 """
 
 
@@ -30,3 +32,15 @@ class OptionError(ModelError):
 
 class WeightsError(ModelError):
     """Codes: weights_unavailable, weights_corrupt."""
+
+
+class StoreError(ModelError):
+    """Codes: invalid_model_name, unknown_model, model_exists, model_corrupt, model_mismatch."""
+
+
+class DataError(ModelError):
+    """Codes: bad_data, with `problems`: one line for each thing that is wrong; no_data; checkpoint_mismatch."""
+
+    def __init__(self, code: str, detail: str, hint: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(code, detail, hint)
+        self.problems = problems

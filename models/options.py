@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 
 def _split(value: object) -> object:
@@ -43,7 +43,23 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ClassifyOptions(Options):
+class ModelOptions(Options):
+    """Options of a task that serves fine-tuned models besides its own."""
+
+    model: str | None = Field(None, description="Name of a fine-tuned model, as GET /v1/models lists it.")
+
+    _pinned: object = PrivateAttr(None)
+
+    def pin(self, model: object) -> None:
+        """Hold on to the model that was found by its name, until the answer is done."""
+        self._pinned = model
+
+    def pinned(self) -> object:
+        """What `pin` was given, or None."""
+        return self._pinned
+
+
+class ClassifyOptions(ModelOptions):
     """Options of classification."""
 
     top_k: int = Field(5, ge=1, le=1000, description="How many labels to give, best first.")

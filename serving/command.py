@@ -17,7 +17,17 @@ def main(words: Sequence[str]) -> int:
         prog="foursight serve",
         description="Start a server. Each option can be set as FOURSIGHT_NAME in the environment as well.",
     )
+    parser.add_argument(
+        "--model",
+        dest="models",
+        metavar="NAME=PATH",
+        action="append",
+        default=argparse.SUPPRESS,
+        help=Settings.model_fields["models"].description,
+    )
     for name, field in Settings.model_fields.items():
+        if name == "models":
+            continue
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         parser.add_argument(
             f"--{name.replace('_', '-')}",

@@ -178,7 +178,8 @@ class Endpoint:
     ) -> tuple[Answer, bytes | None]:
         found = self._task.finish(output, options)
         mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
-        answer = answers.to_answer(self._task.card.name, size, found, mask_format)
+        name = getattr(options, "model", None) or self._task.card.name
+        answer = answers.to_answer(name, size, found, mask_format)
         return answer, answers.to_picture(canvas, answer, form) if canvas else None
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:

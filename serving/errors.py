@@ -7,11 +7,15 @@ invalid_parameter          400      a query parameter with a value that it canno
 unknown_class              400      `classes` names something the model does not know
 invalid_multipart          400      a multipart body that is broken, or without a field `image`
 too_many_images            400      more than 32 images in one upload
+invalid_model_name         400      a name that no model can have
 not_found                  404      no such path
 unknown_model              404      no task or model of that name is served
 method_not_allowed         405      the path takes another method
 not_acceptable             406      the Accept header leaves no format that we have
 upload_timeout             408      the upload took too long
+builtin_model              409      a task's own model cannot be replaced or dropped
+model_corrupt              409      a model's files are not whole, or not those that belong together
+model_mismatch             409      a model that is for another task or another backbone
 body_too_large             413      more bytes than the limit
 too_many_pixels            413      more pixels than the limit
 not_an_image               415      bytes that are no picture
@@ -39,11 +43,15 @@ STATUS = {
     "unknown_class": 400,
     "invalid_multipart": 400,
     "too_many_images": 400,
+    "invalid_model_name": 400,
     "not_found": 404,
     "unknown_model": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
     "upload_timeout": 408,
+    "builtin_model": 409,
+    "model_corrupt": 409,
+    "model_mismatch": 409,
     "body_too_large": 413,
     "too_many_pixels": 413,
     "not_an_image": 415,

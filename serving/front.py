@@ -18,10 +18,10 @@ from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import Refusal, refusal_of
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
+from foursight.serving.shelf import Shelf, ask_workers, unknown_model
 from foursight.serving.upload import parse_options
 from foursight.wire import LayerTable, ModelCard, ModelCards
 
-TIMEOUT_S = 5.0
 # The standard profile's Mask R-CNN at 1088 x 800 takes 8 s on two cores; the table is then kept.
 LAYERS_TIMEOUT_S = 120.0
 
@@ -34,6 +34,7 @@ class Front:
         self._tasks = settings.tasks
         self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
         self._analyzer = Analyzer(settings, self._metrics)
+        self._shelf = Shelf(settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve calls to get the ASGI application."""
@@ -50,6 +51,7 @@ class Front:
             routes=[
                 Route("/v1/analyze", self._analyzer.answer, methods=["POST"]),
                 *(Route(path, handler, methods=["GET"]) for path, handler in routes.items()),
+                Route("/v1/models/{name}", self.model, methods=["GET", "PUT", "DELETE"]),
                 *web.routes(),
             ],
             exception_handlers={
@@ -78,13 +80,30 @@ class Front:
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
 
     async def models(self, request: Request) -> Response:
-        """Each task's model."""
-        cards: list[ModelCard] = [
-            found[0].model_copy(update={"replicas": len(found)})
-            for found in (await self._ask_all("card")).values()
-            if found
-        ]
-        return Response(ModelCards(models=cards).model_dump_json(), media_type="application/json")
+        """Each task's models."""
+        body = ModelCards(models=await self._cards()).model_dump_json()
+        return Response(body, media_type="application/json")
+
+    async def model(self, request: Request) -> Response:
+        """Show one model, load it (PUT), or drop it (DELETE)."""
+        name = request.path_params["name"]
+        cards = await self._cards()
+        if request.method == "PUT":
+            await self._shelf.put(name, [card.name for card in cards if not card.finetuned])
+        elif request.method == "DELETE":
+            await self._shelf.drop(name, cards)
+            return Response(status_code=204)
+        found = [card for card in await self._cards() if card.name == name]
+        if not found:
+            raise unknown_model(name, cards)
+        return Response(found[0].model_dump_json(), media_type="application/json")
+
+    async def _cards(self) -> list[ModelCard]:
+        counted: dict[tuple[str, str], list[ModelCard]] = {}
+        for found in (await self._ask_all("cards")).values():
+            for card in (card for cards in found for card in cards):
+                counted.setdefault((card.task, card.name), []).append(card)
+        return [cards[0].model_copy(update={"replicas": len(cards)}) for cards in counted.values()]
 
     async def layers(self, request: Request) -> Response:
         """The layers of a model, named by its task or by its own name, for an input size."""
@@ -112,11 +131,11 @@ class Front:
         """The task that a model serves. Raises Refusal (unknown_model)."""
         if name in self._tasks:
             return name
-        names = {found[0].name: task for task, found in (await self._ask_all("card")).items() if found}
-        if name not in names:
-            known = ", ".join([*self._tasks, *names])
-            raise Refusal("unknown_model", f"There is no model {name!r} here.", f"There are: {known}.")
-        return names[name]
+        cards = await self._cards()
+        found = [card.task for card in cards if card.name == name and not card.finetuned]
+        if not found:
+            raise unknown_model(name, cards)
+        return found[0]
 
     async def _document(self) -> dict[str, Any]:
         schemas = await self._ask_all("options")
@@ -124,27 +143,16 @@ class Front:
 
     async def _ask_all(self, method: str) -> dict[str, list[Any]]:
         """What each replica of each task answers; of a task that is not there, or too slow, an empty list."""
-        found = await asyncio.gather(*(_ask(task, method) for task in self._tasks))
+        found = await asyncio.gather(*(ask_workers(task, method) for task in self._tasks))
         return dict(zip(self._tasks, found, strict=True))
-
-
-async def _ask(task: str, method: str) -> list[Any]:
-    try:
-        response = serve.get_app_handle(task).broadcast(method)
-        results = await response.results_async(timeout_s=TIMEOUT_S, return_exceptions=True)
-        return [result for result in results if not isinstance(result, BaseException)]
-    except Exception:
-        # Not there yet, restarting, or hanging: all the same to who asks.
-        return []
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if status == 405:
         detail = f"{request.method} is not possible on {request.url.path}."
-        allowed = getattr(error, "headers", None) or {"Allow": "GET"}
-        hint = f"Use {allowed['Allow'].split(',')[0]}."
-        return answers.refusal_response(Refusal("method_not_allowed", detail, hint, allowed))
+        allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
+        return answers.refusal_response(Refusal("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
     refusal = Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
     return answers.refusal_response(refusal)
 

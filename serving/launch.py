@@ -18,9 +18,9 @@ from urllib.request import urlopen
 
 import psutil
 
-from foursight.models import allocator, catalogue
-from foursight.models.errors import WeightsError
-from foursight.serving import haproxy, loopback
+from foursight.models import allocator, catalogue, store
+from foursight.models.errors import StoreError, WeightsError
+from foursight.serving import haproxy, loopback, registry
 from foursight.serving.settings import Settings
 
 READY_TIMEOUT_S = 300
@@ -39,6 +39,7 @@ def running(settings: Settings) -> Iterator[str]:
     _clear_away_the_killed()
     _require_port(settings)
     _require_weights(settings)
+    _require_models(settings)
     with _private_folder() as folder:
         os.environ.update(_environment(settings, folder))
         try:
@@ -46,6 +47,7 @@ def running(settings: Settings) -> Iterator[str]:
             yield address(settings)
         finally:
             _stop()
+            registry.remove(settings)
 
 
 def address(settings: Settings) -> str:
@@ -119,6 +121,15 @@ def _require_weights(settings: Settings) -> None:
         for task in settings.tasks:
             catalogue.fetch(task)
     except WeightsError as error:
+        raise LaunchError(str(error)) from None
+
+
+def _require_models(settings: Settings) -> None:
+    """Those that were named must be there; of the models folder, what is not whole is passed over."""
+    try:
+        for name in settings.models:
+            registry.inspect(settings, name)
+    except StoreError as error:
         raise LaunchError(str(error)) from None
 
 
@@ -205,11 +216,25 @@ def _start(settings: Settings, folder: Path) -> None:
             serve.RunTarget(worker.bind(task, settings), name=task, route_prefix=f"/v1/{task}")
             for task in settings.tasks
         ]
+        _register_models(settings)
         serve.run_many([*applications, serve.RunTarget(front.bind(settings), name="front", route_prefix="/")])
         _wait_until_ready(f"{address(settings)}/readyz")
     except Exception as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise LaunchError(f"The server did not start: {reason} Logs: {folder}/ray/session_latest/logs") from error
+
+
+def _register_models(settings: Settings) -> None:
+    """Write down which models the workers are to load: those named, and those of the models folder that are whole."""
+    entries = {}
+    for name in (*settings.models, *(n for n in store.names(settings.models_dir) if n not in settings.models)):
+        try:
+            entries[name] = registry.inspect(settings, name)
+        except StoreError as error:
+            print(f"Not served: {error}", file=sys.stderr)
+    # Where there are no models, no folder is made for them.
+    if entries or registry.path(settings).exists():
+        registry.write(settings, entries)
 
 
 def _wait_until_ready(url: str) -> None:

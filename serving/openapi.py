@@ -126,8 +126,12 @@ def _get(summary: str, content: dict[str, Any], **responses: dict[str, Any]) -> 
     }
 
 
+def _on_model(summary: str, status: str) -> dict[str, Any]:
+    content = {"content": {"application/json": {"schema": _ref("ModelCard")}}} if status == "200" else {}
+    return {"summary": summary, "responses": {status: {"description": summary, **content}, "default": _problem()}}
+
+
 _FRONT = {
-    "/v1/models": _get("Each task's model", {"application/json": {"schema": _ref("ModelCards")}}),
     "/v1/models/{name}/layers": {
         "get": {
             "operationId": "layers",
@@ -157,6 +161,13 @@ _FRONT = {
             },
         }
     },
+    "/v1/models": _get("Each task's models", {"application/json": {"schema": _ref("ModelCards")}}),
+    "/v1/models/{name}": {
+        "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "get": _on_model("One model", "200"),
+        "put": _on_model("Load a model of the models folder, or load it anew", "200"),
+        "delete": _on_model("Drop a model; requests in flight are answered", "204"),
+    },
     "/healthz": _get("The server runs", _TEXT),
     "/readyz": _get(
         "Every task answers",
@@ -181,6 +192,7 @@ def page(described: dict[str, Any], address: str) -> str:
         _block(path, verb, operation, address)
         for path, verbs in described["paths"].items()
         for verb, operation in verbs.items()
+        if verb != "parameters"
     ]
     rows = "".join(
         f'<tr id="{code}"><td><code>{code}</code><td>{STATUS[code]}<td>{escape(when)}' for code, when in _error_table()
@@ -195,7 +207,7 @@ def page(described: dict[str, Any], address: str) -> str:
 
 
 def _block(path: str, verb: str, operation: dict[str, Any], address: str) -> str:
-    upload = " --data-binary @photo.jpg" if verb == "post" else ""
+    upload = {"post": " --data-binary @photo.jpg", "put": " -X PUT", "delete": " -X DELETE"}.get(verb, "")
     rows = "".join(
         f"<tr><td><code>{p['name']}</code><td><code>{escape(str(p['schema'].get('default', '')))}</code>"
         f"<td>{escape(p['description'])}"

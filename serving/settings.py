@@ -1,10 +1,12 @@
 """The settings of the server: FOURSIGHT_* in the environment, or the options of `foursight serve`."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from foursight.models import store
 from foursight.models.catalogue import TASKS, Device
 from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
@@ -25,6 +27,36 @@ class Settings(BaseSettings):
     max_queue: int = Field(64, ge=1, le=10_000, description="Photos that may wait for a worker; beyond that: 503.")
     max_bytes: int = Field(32 * 2**20, ge=1024, description="Largest upload in bytes.")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest photo in pixels.")
+
+    models: Annotated[dict[str, Path], NoDecode] = Field(
+        {}, description="Fine-tuned models outside the models folder, NAME=PATH; several times, or comma-separated."
+    )
+    models_dir: Path = Field(store.default_folder(), description="Models folder: a fine-tuned model in each folder.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, list):
+            return value
+        pairs = [word.partition("=") for word in words if word.strip()]
+        if not all(name and path for name, _, path in pairs):
+            raise ValueError("write NAME=PATH")
+        return {name.strip(): path.strip() for name, _, path in pairs}
+
+    @field_validator("models")
+    @classmethod
+    def _absolute(cls, value: dict[str, Path]) -> dict[str, Path]:
+        # A worker has a working folder of its own.
+        for name in value:
+            if store.NAME.fullmatch(name) is None or name in TASKS:
+                raise ValueError(f"{name!r} is no name for a model")
+        return {name: path.expanduser().absolute() for name, path in value.items()}
+
+    @field_validator("models_dir")
+    @classmethod
+    def _absolute_dir(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
 
     @field_validator("tasks", mode="before")
     @classmethod

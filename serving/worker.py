@@ -15,6 +15,7 @@ from foursight.models.options import Options
 from foursight.serving import loopback
 from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
 from foursight.serving.errors import Refusal
+from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
 from foursight.wire import LayerTable, ModelCard
@@ -34,6 +35,8 @@ class Worker:
         self._settings = settings
         self._task = catalogue.load(name, settings.profile, settings.device)
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
+        self._hosting = Hosting(name, self._task, settings)
+        self._hosting.sync()
         self._endpoint = Endpoint(name, self._task, settings, self._metrics)
         self._measuring = Lock()
         self._measured = lru_cache(maxsize=16)(self._measure)
@@ -43,26 +46,39 @@ class Worker:
         """What Serve calls to get the ASGI application."""
         return self._endpoint
 
-    def check_health(self) -> None:
-        """What Serve asks from time to time; a worker whose computing thread is gone is replaced."""
+    async def check_health(self) -> None:
+        """What Serve asks from time to time; a worker whose computing thread is gone is replaced.
+
+        The registry is looked at as well: a worker that was starting while the others were told has missed it.
+        """
+        await self.sync_models()
         if not self._endpoint.batcher.alive:
             raise RuntimeError("the computing thread has ended")
 
-    def ping(self) -> str:
+    async def ping(self) -> str:
         """The name of the task, as proof of life."""
-        self.check_health()
+        await self.check_health()
         return self._name
 
-    def card(self) -> ModelCard:
-        """What `GET /v1/models` says of this worker."""
-        card = self._task.card
-        return ModelCard(
-            task=self._name,
-            max_batch=self._settings.max_batch,
-            replicas=1,
-            labels=list(card.labels),
-            **{name: value for name, value in vars(card).items() if name != "labels"},
-        )
+    def cards(self) -> list[ModelCard]:
+        """What `GET /v1/models` says of this worker: its task's own model, then the fine-tuned ones by name."""
+        tuned = sorted(self._hosting.cards(), key=lambda card: card.name)
+        return [
+            ModelCard(
+                task=self._name,
+                finetuned=card is not self._task.card,
+                max_batch=self._settings.max_batch,
+                replicas=1,
+                labels=list(card.labels),
+                **{name: value for name, value in vars(card).items() if name != "labels"},
+            )
+            for card in (self._task.card, *tuned)
+        ]
+
+    async def sync_models(self) -> dict[str, tuple[str, str, str]]:
+        """Bring the fine-tuned models in line with the registry; gives what was refused (serving/hosting.py)."""
+        # In a thread: requests are taken in meanwhile, and the batch at hand is computed.
+        return await asyncio.to_thread(self._hosting.sync)
 
     async def admit(self, options: Options) -> Refusal | None:
         """Why a photo with these options would not be answered now; None where it would."""

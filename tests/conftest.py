@@ -13,9 +13,16 @@ MAX_QUEUE = 16
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models folder of `server`; empty at its start."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
     """The base URL of a server with all four tasks of the tiny profile."""
-    with Running(free_port(), tmp_path_factory.mktemp("server") / "log", FOURSIGHT_MAX_QUEUE=str(MAX_QUEUE)) as running:
+    environment = {"FOURSIGHT_MAX_QUEUE": str(MAX_QUEUE), "FOURSIGHT_MODELS_DIR": str(models_dir)}
+    with Running(free_port(), tmp_path_factory.mktemp("server") / "log", **environment) as running:
         yield running.url
 
 

@@ -31,7 +31,9 @@ class Prediction(Wire):
     """One thing that a task found."""
 
     label: str
-    class_id: int = Field(description="ImageNet-1k index, or COCO category id for detection and segmentation.")
+    class_id: int = Field(
+        description="ImageNet-1k index, COCO category id for detection and segmentation, or a fine-tuned model's index."
+    )
     score: float = Field(description="Confidence, 0..1.")
     wnid: str | None = Field(None, description="WordNet id of an ImageNet label.")
     box: Box | None = None
@@ -92,6 +94,9 @@ class ModelCard(Wire):
 
     task: str
     name: str
+    finetuned: bool = Field(
+        False, description="Whether it is chosen by `?model=name`; parameters and bytes are then those of its own."
+    )
     profile: str
     labels: list[str]
     input_size: str = Field(description="Side lengths in pixels that the network works at.")

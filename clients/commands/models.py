@@ -1,4 +1,4 @@
-"""`foursight models`."""
+"""`foursight models`: those of a running server; fine-tuned ones are loaded and dropped while it runs."""
 
 import sys
 from typing import Annotated
@@ -7,13 +7,21 @@ import typer
 
 from foursight.commands.common import DEFAULT_URL, ApiKey, Url
 
+app = typer.Typer(invoke_without_command=True, epilog="Example: [bold]foursight models load fruit[/bold]")
 
+Name = Annotated[str, typer.Argument(help="The name of a fine-tuned model.")]
+
+
+@app.callback()
 def models(
+    context: typer.Context,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON array, labels included.")] = False,
 ) -> None:
-    """List the server's models."""
+    """List the server's models, or load and unload fine-tuned ones."""
+    if context.invoked_subcommand is not None:
+        return
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -30,3 +38,23 @@ def models(
         count = f"{card.parameters / 1e6:.1f} M"
         table.add_row(card.task, card.name, card.profile, str(len(card.labels)), card.input_size, card.device, count)
     Console(highlight=False).print(table)
+
+
+@app.command()
+def load(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """Serve a model of the server's models folder, read anew; requests go on meanwhile."""
+    from foursight.commands.server import asking  # noqa: PLC0415
+
+    with asking(url, api_key) as client:
+        card = client.load_model(name)
+    print(f"{card.name} is served: POST {url}/v1/{card.task}?model={card.name}")
+
+
+@app.command()
+def unload(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """Serve a model no longer; its folder stays."""
+    from foursight.commands.server import asking  # noqa: PLC0415
+
+    with asking(url, api_key) as client:
+        client.unload_model(name)
+    print(f"{name} is served no longer.")

@@ -1,6 +1,8 @@
 """The server that a command asks: whether it is there is found out before anything else is done."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -13,9 +15,16 @@ FAILED, NO_SERVER = 1, 3
 
 def reach(url: str, api_key: str | None, otherwise: str = "") -> list[ModelCard]:
     """The server's models. Where there is none, a line says how to start one, or what to do `otherwise`; exit 3."""
+    with asking(url, api_key, otherwise) as client:
+        return client.models()
+
+
+@contextmanager
+def asking(url: str, api_key: str | None, otherwise: str = "") -> Iterator[Client]:
+    """A client whose errors end the command, each in one line: exit 3 where there is no server, otherwise 1."""
     try:
         with Client(url, api_key, retries=0) as client:
-            return client.models()
+            yield client
     except ValueError as error:
         raise typer.BadParameter(f"--url: {error}") from None
     except (CannotConnect, TimedOut, InvalidAnswer) as error:

@@ -1,0 +1,66 @@
+"""Small photos that differ by what is drawn on them, so that learning can be checked; and models not trained at all."""
+
+import random
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from foursight.models import stages, store, tuned
+from foursight.models.backbone import Backbone
+from foursight.models.head import ClassifierHead, HeadSpec
+from foursight.models.tuned import TunedClassifier
+
+KINDS = ("disc", "grid", "stripes")
+
+
+def shape(kind: str, chance: random.Random) -> Image.Image:
+    """A photo of 96 x 80 pixels in random colours."""
+    back, front = (tuple(chance.randrange(256) for _ in range(3)) for _ in range(2))
+    image = Image.new("RGB", (96, 80), back)
+    pen = ImageDraw.Draw(image)
+    x, y = chance.randrange(5, 40), chance.randrange(5, 30)
+    if kind == "disc":
+        pen.ellipse((x, y, x + 45, y + 45), fill=front)
+    for offset in range(x % 8, 96, 12):
+        if kind in ("stripes", "grid"):
+            pen.rectangle((offset, 0, offset + 4, 80), fill=front)
+        if kind == "grid":
+            pen.rectangle((0, offset, 96, offset + 4), fill=front)
+    return image
+
+
+def folders(root: Path, each: int = 10) -> Path:
+    """A folder for each kind, with so many photos."""
+    chance = random.Random(0)
+    for kind in KINDS:
+        (root / kind).mkdir(parents=True)
+        for number in range(each):
+            shape(kind, chance).save(root / kind / f"{number}.png")
+    return root
+
+
+def write_model(
+    folder: Path,
+    base: Backbone,
+    *,
+    seed: int,
+    frozen: int | None = None,
+    labels: tuple[str, ...] = KINDS,
+    **head: object,
+) -> TunedClassifier:
+    """A classifier with random weights in a model's folder, as finetune writes it; the classifier itself."""
+    torch.manual_seed(seed)
+    published = stages.split(base.network)
+    frozen = len(published) if frozen is None else frozen
+    spec = HeadSpec.model_validate(head)
+    model = TunedClassifier(published, frozen, ClassifierHead(spec, tuned.channels(published), len(labels))).eval()
+    with torch.no_grad():
+        # Its own stages are another network's, and not those published.
+        for parameter in model.stages.parameters():
+            parameter.mul_(1 + 0.1 * seed)
+    files = store.pack(model.state_dict(), tuned.spec_of(base, model, stages.fingerprint(published), labels))
+    with store.writing(folder) as new:
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+    return model

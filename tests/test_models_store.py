@@ -1,0 +1,337 @@
+"""Fine-tuned models on disk and in a server: what is refused, what is shared, and no request lost meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import save
+
+from foursight import models
+from foursight.cli import main
+from foursight.models import classification, store
+from foursight.models.classification import Classification
+from foursight.models.errors import ModelError, OptionError, StoreError
+from foursight.models.head import pool
+from foursight.models.options import ClassifyOptions
+from foursight.serving import registry
+from foursight.serving.hosting import Hosting
+from foursight.serving.settings import Settings
+from foursight.wire import ModelCards
+from tests.conftest import Running, free_port
+from tests.photos import encoded, photo
+from tests.shapes import KINDS, write_model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def task() -> Classification:
+    return classification.load("tiny", "cpu")
+
+
+@pytest.fixture
+def hosting(task: Classification, tmp_path: Path) -> Iterator[tuple[Classification, Path]]:
+    """The task, and a models folder with three models over its backbone; what a test installs is removed again."""
+    write_model(tmp_path / "plain", task.base, seed=1)
+    write_model(tmp_path / "wide", task.base, seed=2, labels=("a", "b", "c", "d"), hidden=16, pool="l2")
+    write_model(tmp_path / "deep", task.base, seed=3, frozen=8, pool="max")
+    yield task, tmp_path
+    for card in task.installed():
+        task.remove(card.name)
+
+
+def ask(task: Classification, name: str | None, key: str = "coffee", **options: object) -> models.catalogue.Predictions:
+    return models.run(task, photo(key), model=name, **options)
+
+
+def refusal(task: Classification, name: str, folder: Path) -> StoreError:
+    with pytest.raises(StoreError) as refused:
+        task.install(name, folder / name)
+    assert repr(name) in refused.value.detail
+    return refused.value
+
+
+def test_a_model_answers_with_its_own_head_on_the_shared_features(hosting: tuple[Classification, Path]) -> None:
+    task, folder = hosting
+    task.install("wide", folder / "wide")
+    crop = task.prepare(photo("coffee"))
+    with torch.inference_mode():
+        maps = task.base.network.features(task.base.normalize(torch.from_numpy(crop[None])))
+        state = store.read_tensors("wide", folder / "wide", store.read_spec("wide", folder / "wide"))
+        hidden = torch.einsum("nchw,dc->ndhw", maps, state["head.conv.weight"].flatten(1))
+        hidden = (hidden + state["head.conv.bias"].view(-1, 1, 1)).clamp(min=0)
+        logits = pool(hidden, "l2") @ state["head.fc.weight"].T + state["head.fc.bias"]
+    found = ask(task, "wide", top_k=4)
+    scores = logits.softmax(1)[0].numpy()
+    assert found.labels == tuple("abcd"[index] for index in np.argsort(-scores))
+    assert found.scores == pytest.approx(np.sort(scores)[::-1], abs=1e-5)
+    assert found.wnids is None
+
+
+def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_backbone(
+    hosting: tuple[Classification, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, folder = hosting
+    for name in ("plain", "wide", "deep"):
+        task.install(name, folder / name)
+    asked = [("wide", "coffee"), (None, "chelsea"), ("deep", "coffee"), ("plain", "astronaut"), ("wide", "chelsea"),
+             ("deep", "chelsea"), (None, "coffee")]  # fmt: skip
+    alone = [ask(task, name, key, top_k=1000) for name, key in asked]
+    seen = []
+    whole = task.base.network.features
+    monkeypatch.setattr(task.base.network, "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
+    options = [ClassifyOptions(model=name, top_k=1000) for name, _ in asked]
+    outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, options, strict=True)])
+    # Five share the backbone as it is; the two of "deep" go their own way.
+    assert seen == [5]
+    for output, mine, expected in zip(outputs, options, alone, strict=True):
+        found = task.finish(output, mine)
+        assert sorted(found.labels) == sorted(expected.labels)
+        scores, wanted = (dict(zip(p.class_ids.tolist(), p.scores.tolist(), strict=True)) for p in (found, expected))
+        assert scores == pytest.approx(wanted, abs=1e-5)
+
+
+def test_twenty_heads_share_the_backbone_and_its_stages_are_not_copied(hosting: tuple[Classification, Path]) -> None:
+    task, folder = hosting
+    for number in range(20):
+        shutil.copytree(folder / "plain", folder / f"copy{number}")
+        task.install(f"copy{number}", folder / f"copy{number}")
+    own = 4 * (1280 * len(KINDS) + len(KINDS))
+    assert [card.bytes for card in task.installed()] == [own] * 20
+    task.install("deep", folder / "deep")
+    (deep,) = (card for card in task.installed() if card.name == "deep")
+    # The last convolution and its batch normalisation, and no other.
+    assert deep.bytes == own + 4 * (320 * 1280 + 4 * 1280) + 8
+
+
+def test_what_was_checked_is_answered_by_the_model_that_was_there_then(hosting: tuple[Classification, Path]) -> None:
+    task, folder = hosting
+    task.install("plain", folder / "plain")
+    options = ClassifyOptions(model="plain", classes=["disc"])
+    task.check(options)
+    shutil.rmtree(folder / "plain")
+    write_model(folder / "plain", task.base, seed=5, labels=("x", "y"))
+    task.install("plain", folder / "plain")
+    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
+    assert task.finish(output, options).labels == ("disc",)
+    assert set(ask(task, "plain").labels) == {"x", "y"}
+    task.remove("plain")
+    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
+    assert task.finish(output, options).labels == ("disc",)
+    with pytest.raises(OptionError) as refused:
+        ask(task, "plain")
+    assert refused.value.code == "unknown_model"
+    assert "efficientnet-lite0" in refused.value.hint
+
+
+def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tuple[Classification, Path]) -> None:
+    task, folder = hosting
+    weights = folder / "plain" / store.WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert "is not the file that model.json names" in refusal(task, "plain", folder).detail
+    weights.write_bytes((folder / "wide" / store.WEIGHTS).read_bytes())
+    assert refusal(task, "plain", folder).code == "model_corrupt"
+    weights.unlink()
+    assert refusal(task, "plain", folder).code == "model_corrupt"
+    # A hash that fits makes no model of another's tensors, nor of bytes that are none.
+    spec = store.read_spec("plain", folder / "plain").model_dump()
+    for content, code in (
+        (save({"head.fc.weight": torch.zeros(3, 7), "head.fc.bias": torch.zeros(3)}), "model_mismatch"),
+        (save({"weight": torch.zeros(3)}), "model_mismatch"),
+        (b"\x80\x04pickle, perhaps", "model_corrupt"),
+    ):
+        weights.write_bytes(content)
+        digest = store.hashlib.sha256(content).hexdigest()
+        (folder / "plain" / store.SPEC).write_text(json.dumps(spec | {"sha256": digest}))
+        assert refusal(task, "plain", folder).code == code
+    assert task.installed() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"format": 2}, "model_corrupt", "format"),
+        ({"labels": []}, "model_corrupt", "labels"),
+        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"backbone": {"name": "resnet50", "sha256": "0" * 64, "frozen": 5}}, "model_mismatch", "resnet50"),
+        ({"head": {"pool": "median"}}, "model_mismatch", "pool"),
+        ({"labels": ["one", "two"]}, "model_mismatch", "size mismatch"),
+    ],
+)
+def test_a_model_json_for_something_else_is_refused_by_name(
+    hosting: tuple[Classification, Path], change: dict[str, object], code: str, said: str
+) -> None:
+    task, folder = hosting
+    spec = json.loads((folder / "plain" / store.SPEC).read_text())
+    (folder / "plain" / store.SPEC).write_text(json.dumps(spec | change))
+    refused = refusal(task, "plain", folder)
+    assert refused.code == code
+    assert said in refused.detail
+
+
+def test_a_worker_that_starts_later_serves_what_the_registry_says(hosting: tuple[Classification, Path]) -> None:
+    task, folder = hosting
+    settings = Settings(models_dir=folder, port=1)
+    registry.write(settings, {name: registry.inspect(settings, name) for name in ("plain", "wide")})
+    first = Hosting("classify", task, settings)
+    assert first.sync() == {}
+    assert [card.name for card in first.cards()] == ["plain", "wide"]
+    # A model that is damaged between the check and the load is refused; those beside it, and it itself, stay.
+    entries = registry.read(settings)
+    (folder / "plain" / store.WEIGHTS).write_bytes(b"")
+    registry.write(settings, entries | {"plain": registry.Entry("classify", str(folder / "plain"), "again")})
+    code, detail, _ = first.sync()["plain"]
+    assert (code, "'plain'" in detail) == ("model_corrupt", True)
+    assert {card.name for card in first.cards()} == {"plain", "wide"}
+    later = Hosting("classify", classification.load("tiny", "cpu"), settings)
+    assert later.sync().keys() == {"plain"}
+    assert [card.name for card in later.cards()] == ["wide"]
+    registry.write(settings, {})
+    assert later.sync() == {}
+    assert later.cards() == []
+    assert Hosting("detect", object(), settings).sync() == {}
+
+
+@pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
+def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="no name for a model"):
+        registry.inspect(Settings(models_dir=tmp_path, port=1), name)
+
+
+def test_settings_name_models_outside_the_folder(tmp_path: Path) -> None:
+    found = Settings(models=f"a={tmp_path}/x, b=y", models_dir=tmp_path)
+    assert found.models == {"a": tmp_path / "x", "b": Path.cwd() / "y"}
+    assert registry.folder_of(found, "a") == tmp_path / "x"
+    assert registry.folder_of(found, "c") == tmp_path / "c"
+    for wrong in ("a", "=x", "../a=x", "detect=x"):
+        with pytest.raises(ValueError, match=r"NAME=PATH|no name"):
+            Settings(models=wrong)
+
+
+def test_loading_and_dropping_under_eight_clients_loses_no_request(
+    server: str, models_dir: Path, task: Classification
+) -> None:
+    write_model(models_dir / "first", task.base, seed=1)
+    write_model(models_dir / "second", task.base, seed=2, frozen=8)
+    body, stop = encoded(photo("coffee").resize((120, 90))), threading.Event()
+
+    def client(name: str | None) -> list[tuple[str | None, int, str]]:
+        answers = []
+        with httpx.Client(base_url=server, timeout=60) as http:
+            while not stop.is_set():
+                response = http.post("/v1/classify", content=body, params={"model": name} if name else {})
+                answers.append((name, response.status_code, response.json().get("model", response.text)))
+        return answers
+
+    with httpx.Client(base_url=server, timeout=60) as http, ThreadPoolExecutor(8) as pool_of_clients:
+        assert http.put("/v1/models/first").status_code == 200
+        clients = [pool_of_clients.submit(client, name) for name in (None, "first") * 4]
+        try:
+            for _ in range(6):
+                loaded = http.put("/v1/models/second").json()
+                assert (loaded["name"], loaded["labels"], loaded["finetuned"]) == ("second", list(KINDS), True)
+                # What is loaded again is in use, too.
+                assert http.put("/v1/models/first").status_code == 200
+                answer = http.post("/v1/classify", content=body, params={"model": "second"})
+                assert answer.json()["model"] == "second"
+                assert http.delete("/v1/models/second").status_code == 204
+                gone = http.post("/v1/classify", content=body, params={"model": "second"})
+                assert (gone.status_code, gone.json()["code"]) == (404, "unknown_model")
+        finally:
+            stop.set()
+        answers = [answer for future in clients for answer in future.result()]
+        assert {(name, status, model) for name, status, model in answers} == {
+            (None, 200, "efficientnet-lite0"),
+            ("first", 200, "first"),
+        }
+        assert len(answers) > 50
+        cards = ModelCards.model_validate(http.get("/v1/models").json()).models
+        assert [card.name for card in cards if card.finetuned] == ["first"]
+        assert http.delete("/v1/models/first").status_code == 204
+
+
+def test_the_network_names_models_and_no_paths(server: str, models_dir: Path, task: Classification) -> None:
+    write_model(models_dir.parent / "outside", task.base, seed=1)
+    write_model(models_dir / "broken", task.base, seed=1)
+    (models_dir / "broken" / store.WEIGHTS).write_bytes(b"short")
+    with httpx.Client(base_url=server, timeout=60) as http:
+        for name, status, code in (
+            ("nothing", 404, "unknown_model"),
+            ("%2E%2E%2Foutside", 404, "not_found"),
+            (".served", 400, "invalid_model_name"),
+            ("detect", 400, "invalid_model_name"),
+            ("efficientnet-lite0", 409, "builtin_model"),
+            ("broken", 409, "model_corrupt"),
+        ):
+            response = http.put(f"/v1/models/{name}")
+            assert (response.status_code, response.json()["code"]) == (status, code)
+            assert str(models_dir) not in response.text
+        for name, code in (("broken", "unknown_model"), ("efficientnet-lite0", "builtin_model")):
+            assert http.delete(f"/v1/models/{name}").json()["code"] == code
+        assert http.get("/v1/models/efficientnet-lite0").json()["task"] == "classify"
+        assert http.get("/v1/models/broken").json()["code"] == "unknown_model"
+        assert http.post("/v1/models/broken").headers["allow"] == "DELETE, GET, HEAD, PUT"
+
+
+def test_the_command_line_loads_lists_and_drops(
+    server: str, models_dir: Path, task: Classification, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(models_dir / "typed", task.base, seed=1)
+    assert main(["models", "load", "typed", "--url", server]) == 0
+    assert f"POST {server}/v1/classify?model=typed" in capsys.readouterr().out
+    assert main(["models", "--url", server]) == 0
+    tuned = {card["name"]: card["finetuned"] for card in json.loads(capsys.readouterr().out)}
+    assert tuned["typed"]
+    assert not tuned["efficientnet-lite0"]
+    assert main(["models", "unload", "typed", "--url", server]) == 0
+    assert main(["models", "unload", "typed", "--url", server]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "There is no model 'typed' here." in told
+    assert "efficientnet-lite0" in told
+
+
+def test_a_worker_killed_while_loading_comes_back_with_what_is_whole(tmp_path: Path, task: Classification) -> None:
+    folder = tmp_path / "models"
+    write_model(folder / "kept", task.base, seed=1, frozen=4)
+    write_model(folder / "broken", task.base, seed=1)
+    (folder / "broken" / store.WEIGHTS).write_bytes(b"short")
+    body = encoded(photo("coffee"))
+    options = ("--tasks", "classify", "--models-dir", str(folder))
+    with Running(free_port(), tmp_path / "log", *options) as running, httpx.Client(timeout=60) as http:
+        assert "Not served: The model 'broken' is refused" in running.log.read_text()
+        asked = f"{running.url}/v1/classify?model=kept"
+        before = http.post(asked, content=body).json()["predictions"]
+        stop = threading.Event()
+
+        def load_again_and_again() -> None:
+            while not stop.is_set():
+                httpx.put(f"{running.url}/v1/models/kept", timeout=60)
+
+        loader = threading.Thread(target=load_again_and_again)
+        loader.start()
+        worker = next(
+            child for child in psutil.Process(running.process.pid).children(recursive=True)
+            if "classify" in " ".join(child.cmdline())
+        )  # fmt: skip
+        time.sleep(0.3)
+        os.kill(worker.pid, signal.SIGKILL)
+        stop.set()
+        loader.join()
+        deadline = time.monotonic() + 120
+        while (answer := http.post(asked, content=body)).status_code != 200:
+            assert answer.status_code in (404, 502, 503, 500)
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert answer.json()["predictions"] == before
