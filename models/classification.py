@@ -42,7 +42,7 @@ def load(profile: Profile, device: str) -> "Classification":
 
 
 class Dense(nn.Module):
-    """The backbone, which all heads share, with the normalisation of crops, so that they cross to an engine as uint8."""
+    """The backbone, which all heads share, and the normalisation of crops: they cross to an engine as uint8."""
 
     def __init__(self, base: backbone.Backbone) -> None:
         super().__init__()
