@@ -156,7 +156,7 @@ class AsyncClient:
     async def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
         try:
             return await self._http.request(
-                step.method, step.path, params=step.params, content=step.content, headers=step.headers
+                step.method, step.path, params=step.params or None, content=step.content, headers=step.headers
             )
         except httpx.RequestError as error:
             return error

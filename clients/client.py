@@ -171,7 +171,7 @@ class Client:
     def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
         try:
             return self._http.request(
-                step.method, step.path, params=step.params, content=step.content, headers=step.headers
+                step.method, step.path, params=step.params or None, content=step.content, headers=step.headers
             )
         except httpx.RequestError as error:
             return error

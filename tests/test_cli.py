@@ -59,7 +59,8 @@ def ask(server: str, task: str, path: Path, **parameters: object) -> Any:
 def test_without_a_terminal_each_photo_is_a_line_of_what_the_server_says(
     server: str, here: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:
-    status, out, err = run(capsys, task, "photo.jpg", "holiday")
+    # One at a time: computed together with others, a score may differ in its last digit.
+    status, out, err = run(capsys, task, "photo.jpg", "holiday", "--concurrency", "1")
     assert (status, err) == (0, "")
     names = ["photo.jpg", "holiday/b.PNG", "holiday/beach/a.png"]
     assert [json.loads(line) for line in out.splitlines()] == [

@@ -22,8 +22,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The photos that the examples speak of."""
     coffee, cat, people = (encoded(photo(name)) for name in ("coffee", "chelsea", "astronaut"))
     (tmp_path / "holiday").mkdir()
+    (tmp_path / "photos").mkdir()
     files = {"photo.jpg": coffee, "one.jpg": people, "two.png": cat, "people.png": people}
-    files |= {"holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
+    files |= {"photos/cat.png": cat, "holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     monkeypatch.chdir(tmp_path)
