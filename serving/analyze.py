@@ -299,8 +299,10 @@ class Analyzer:
         self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[Answered] | Refusal:
         try:
-            # The photo is in a list, as else Ray would fetch it before the worker has a place for it.
-            call = (await self._handle(task)).answer.remote([photo], options, regions)
+            # By reference, as else each message would have the pixels; and in a list, as else Ray would fetch them
+            # before the worker has a place for them.
+            handle = (await self._handle(task)).options(_by_reference=True)
+            call = handle.answer.remote([photo], options, regions)
             results: list[Answered] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
         except Exception as error:
             return _unavailable(task, error)
@@ -309,9 +311,7 @@ class Analyzer:
     async def _handle(self, task: str) -> DeploymentHandle:
         if task not in self._handles:
             # In a thread, since it waits for Serve's controller.
-            handle = await asyncio.to_thread(serve.get_app_handle, task)
-            # Serve's calls by value would have the pixels in each message.
-            self._handles[task] = handle.options(_by_reference=True)
+            self._handles[task] = await asyncio.to_thread(serve.get_app_handle, task)
         return self._handles[task]
 
     def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:
