@@ -78,17 +78,17 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
     """Decode as `decode` does, for who needs no more than `short_side` pixels of a photo's shorter side.
 
     A JPEG is decoded to a half, a quarter or an eighth of its sides where so many are left, which spares most of the
-    work and the memory. Gives the image and the (width, height) that the whole photo has. Raises ImageError as `decode`.
+    work and the memory. Gives the image and the (width, height) of the whole photo. Raises ImageError as `decode`.
     """
-    image = _open(data, max_pixels)
-    width, height = size = image.size
+    opened = _open(data, max_pixels)
+    width, height = size = opened.size
     factor = _factor(size, short_side)
     # Below, the sides tell whether EXIF has turned the photo: they must not become equal.
     if width == height or -(-width // factor) != -(-height // factor):
         # Does nothing where the file is no JPEG.
-        image.draft(None, (width // factor, height // factor))
-    stored = image.size
-    image = _load(image, data)
+        opened.draft(None, (width // factor, height // factor))
+    stored = opened.size
+    image = _load(opened, data)
     return image, (size if image.size == stored else (height, width))
 
 
