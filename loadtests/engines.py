@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -36,17 +37,14 @@ def main() -> None:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:
             photos = [(tasks["engine"].prepare(image), tasks["engine"].options())] * batch
-            ways = {way: partial(task.predict, photos) for way, task in tasks.items()}
+            ways: dict[str, Callable[[], object]] = {way: partial(task.predict, photos) for way, task in tasks.items()}
             compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
 
 
 def in_pytorch(name: str) -> Any:
     """The task as where no engine is installed."""
-    found, engine.find_spec = engine.find_spec, lambda name: None  # type: ignore[assignment]
-    try:
-        return models.load(name)  # type: ignore[arg-type]
-    finally:
-        engine.find_spec = found
+    with mock.patch.object(engine, "has_openvino", return_value=False):
+        return models.load(name)
 
 
 def compare(title: str, ways: dict[str, Callable[[], object]], batch: int, rounds: int) -> None:

@@ -41,12 +41,17 @@ def compile(part: nn.Module, example: Inputs, other: Inputs, device: torch.devic
     part's own. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use
     for the part should let it go.
     """
-    if device.type == "cpu" and find_spec("openvino") is not None:
+    if device.type == "cpu" and has_openvino():
         return _openvino(part, example, other) or _eager(part)
     if device.type == "cuda":
         half = _half(part)
         return half if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _eager(part)
     return _eager(part)
+
+
+def has_openvino() -> bool:
+    """Whether it is installed; it is imported only where a network is compiled."""
+    return find_spec("openvino") is not None
 
 
 def _eager(part: nn.Module) -> Engine:

@@ -78,7 +78,7 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
     """Decode as `decode` does, for who needs no more than `short_side` pixels of a photo's shorter side.
 
     A JPEG is decoded to a half, a quarter or an eighth of its sides where so many are left, which spares most of the
-    work and the memory. Gives the image, and the (width, height) of the whole photo. Raises ImageError as `decode`.
+    work and the memory. Gives the image and the (width, height) of the whole photo. Raises ImageError as `decode`.
     """
     opened = _open(data, max_pixels)
     width, height = size = opened.size

@@ -22,8 +22,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, roi_align
+from torchvision.ops.poolers import initLevelMapper
 
 from foursight.models import lite0
 
@@ -33,11 +33,13 @@ MIN_SIZE, MAX_SIZE = 480, 640
 CHANNELS = 128
 HIDDEN = 512
 BOX_SIDE, MASK_SIDE = 7, 14
-# The pyramid's maps by torchvision's names, with strides 4, 8, 16, 32; "pool" is every second cell of the last.
-LEVELS = ("0", "1", "2", "3")
+# So many of the best proposals are refined for the box head to learn from.
+REFINED = 128
+# The pyramid's maps by torchvision's names, with their strides.
+LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 # No proposals from stride 4: its map is as large as all others together three times over.
-PROPOSAL_LEVELS = ("1", "2", "3", "pool")
-ANCHOR_SIZES = ((16, 28), (48, 80), (128, 200), (288, 416))
+PROPOSAL_LEVELS = ("1", "2", "3")
+ANCHOR_SIZES = ((16, 24, 36), (54, 82, 124), (188, 284, 430))
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 # Beginnings of parameter names: those that detection has no use for, and those that the backbone's package brings.
 MASK_KEYS = "roi_heads.mask_"
@@ -112,18 +114,6 @@ def build(masks: bool) -> GeneralizedRCNN:
     in pixels of the input, `labels` int64 [N] class indices, `scores` float32 [N] and, with `masks`, `masks` float32
     [N, 1, H, W] probabilities.
     """
-    anchors = AnchorGenerator(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
-    rpn = PyramidRpn(
-        anchors,
-        RpnHead(CHANNELS, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 500, "testing": 500},
-        post_nms_top_n={"training": 400, "testing": 250},
-        nms_thresh=0.7,
-    )
     heads = RoIHeads(
         BoxPool(),
         BoxHead(),
@@ -138,9 +128,22 @@ def build(masks: bool) -> GeneralizedRCNN:
         detections_per_img=100,
     )
     if masks:
-        heads.mask_roi_pool = MultiScaleRoIAlign(LEVELS, MASK_SIDE, sampling_ratio=2)
+        heads.mask_roi_pool = AlignedPool(MASK_SIDE)
         heads.mask_head = MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1)
         heads.mask_predictor = MaskPredictor()
+    anchors = CentredAnchors(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
+    rpn = RefiningRpn(
+        heads,
+        anchors,
+        RpnHead(CHANNELS, anchors.num_anchors_per_location()[0], conv_depth=2),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 500, "testing": 500},
+        post_nms_top_n={"training": 400, "testing": 250},
+        nms_thresh=0.7,
+    )
     mean, std = [lite0.MEAN / 255] * 3, [lite0.STD / 255] * 3
     transform = GeneralizedRCNNTransform(MIN_SIZE, MAX_SIZE, mean, std, size_divisible=32)
     return GeneralizedRCNN(Pyramid(lite0.load()), rpn, heads, transform)
@@ -155,7 +158,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False)
         channels = [channels for _, _, channels in lite0.PYRAMID_TAPS]
-        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, norm_layer=nn.BatchNorm2d)
         # The mean over a box and a linear layer may change places, so that 240 channels are averaged, not 2,672.
         self.names = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1)
         self.texture = nn.Conv2d(channels[2], NAMES, 1, bias=False)
@@ -170,7 +173,7 @@ class Pyramid(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Map float [N, 3, H, W], normalised, H and W divisible by 32, to the maps by name, all float32.
 
-        "0" to "3" [N, 128, H / s, W / s] at s 4, 8, 16, 32 and "pool" at 64; the evidence for each name, "names" at 32,
+        "0" to "3" [N, 128, H / s, W / s] at s 4, 8, 16, 32; the evidence for each name, "names" at 32,
         "texture" at 16, and "scene" at 32, which is to be averaged over the whole photo: [N, 80, H / s, W / s].
         """
         with torch.no_grad():
@@ -193,12 +196,67 @@ class RpnHead(RPNHead):  # type: ignore[misc]
         return [level.float() for level in logits], [level.float() for level in deltas]
 
 
-class PyramidRpn(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's, over the maps that propose; the others are there for the heads."""
+class CentredAnchors(AnchorGenerator):  # type: ignore[misc]
+    """torchvision's anchors, moved to where cells are centred: half a cell in, by "same" padding."""
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """For each map its anchors, float [h * w * A, 4] xyxy in pixels of the input."""
+        found = super().grid_anchors(grid_sizes, strides)
+        return [anchors + stride[0] / 2 for anchors, stride in zip(found, strides, strict=True)]
+
+
+class RefiningRpn(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's, over the maps that propose; the box head then moves each proposal, before it judges it.
+
+    As the box head regresses a second time from where it arrived, boxes are tighter (iterative bounding box regression;
+    Gidaris & Komodakis 2015). In training the head sees both kinds: else it would move moved boxes too far (Cai &
+    Vasconcelos 2018, section 3.2).
+    """
+
+    def __init__(self, heads: RoIHeads, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # In a tuple, since the heads are the network's to register.
+        self._heads = (heads,)
 
     def forward(self, images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
         """As torchvision's: for each photo proposals float32 [P, 4] xyxy in its resized pixels, and the losses."""
-        return super().forward(images, {name: features[name] for name in PROPOSAL_LEVELS}, targets)
+        found, losses = super().forward(images, {name: features[name] for name in PROPOSAL_LEVELS}, targets)
+        if not self.training:
+            return self._refine(features, found, images.image_sizes), losses
+        with torch.no_grad():
+            moved = self._refine(features, [boxes[:REFINED] for boxes in found], images.image_sizes)
+        return [torch.cat(both) for both in zip(found, moved, strict=True)], losses
+
+    def _refine(
+        self, features: dict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Tensor]:
+        (heads,) = self._heads
+        _, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, sizes)))
+        moved = heads.box_coder.decode(deltas[:, :4], proposals)[:, 0].split([len(boxes) for boxes in proposals])
+        return [clip_boxes_to_image(boxes, size) for boxes, size in zip(moved, sizes, strict=True)]
+
+
+class AlignedPool(nn.Module):
+    """RoIAlign on the pyramid's level that fits a box's size (Lin et al. 2017, equation 1).
+
+    torchvision's MultiScaleRoIAlign takes the first cell's centre for the origin; here it is half a cell away from it.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.level_of = initLevelMapper(2, 5)
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        """Map the maps and, for each photo, boxes [P, 4] xyxy to float32 [sum P, 128, side, side]."""
+        photo = torch.cat([found.new_full((len(found), 1), index) for index, found in enumerate(boxes)])
+        rois = torch.cat([photo, torch.cat(boxes)], 1)
+        levels = self.level_of(boxes)
+        pooled = rois.new_zeros(len(rois), CHANNELS, self.side, self.side)
+        for index, (name, stride) in enumerate(LEVELS.items()):
+            rows = (levels == index).nonzero()[:, 0]
+            pooled[rows] = roi_align(features[name], rois[rows], self.side, 1 / stride, sampling_ratio=2, aligned=True)
+        return pooled
 
 
 class BoxPool(nn.Module):
@@ -206,7 +264,7 @@ class BoxPool(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shape = MultiScaleRoIAlign(LEVELS, BOX_SIDE, sampling_ratio=2)
+        self.shape = AlignedPool(BOX_SIDE)
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """Map the maps and, for each photo, boxes [P, 4] xyxy and (height, width) to float32 [sum P, 6272 + 80]."""

@@ -78,7 +78,7 @@ PHOTOS = {
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an engine changes is tested elsewhere."""
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "has_openvino", lambda: False)
 
 
 @cache

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where it is not installed."""
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "has_openvino", lambda: False)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def answers(task: Any, **options: float) -> list[Any]:
 
 def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "find_spec", lambda name: None)
+        patch.setattr(engine, "has_openvino", lambda: False)
         return answers(load(name, "tiny", "cpu"), **options)
 
 
