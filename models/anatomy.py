@@ -14,7 +14,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_re
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models import backbone, lite0, localizer, rcnn_tiny
-from foursight.models.cam import CamLocalizer
+from foursight.models.cam import ActivationMaps
 from foursight.models.layers import Layer, Pair, Watched, record
 from foursight.models.results import Profile
 
@@ -59,7 +59,7 @@ def build(name: str, profile: Profile) -> nn.Module:
     else:
         builders = {
             "classify": lambda: backbone.ResNet50(resnet50()),
-            "localize": lambda: CamLocalizer(backbone.ResNet50(resnet50())),
+            "localize": lambda: ActivationMaps(backbone.ResNet50(resnet50())),
             "detect": lambda: fasterrcnn_resnet50_fpn_v2(weights_backbone=None),
             "segment": lambda: maskrcnn_resnet50_fpn_v2(weights_backbone=None),
         }
@@ -67,18 +67,12 @@ def build(name: str, profile: Profile) -> nn.Module:
     return network.eval()
 
 
-def network_of(task: Any) -> nn.Module:
-    """The network of a loaded task."""
-    network: nn.Module = task.network if hasattr(task, "network") else task.base.network
-    return network
-
-
 def default_size(network: nn.Module) -> Pair:
     """The input (height, width) that a task gives its network; of detection's, which vary, that of a photo 4:3."""
     if isinstance(network, GeneralizedRCNN):
         height, longest = network.transform.min_size[-1], network.transform.max_size
         return _padded(network, (height, min(round(height * 4 / 3), longest)))
-    if isinstance(network, localizer.Localizer | CamLocalizer):
+    if isinstance(network, localizer.Localizer | ActivationMaps):
         return (localizer.INPUT_SIZE,) * 2
     return (CROP,) * 2
 
@@ -115,7 +109,7 @@ def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
     """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
-    elif isinstance(network, localizer.Localizer | CamLocalizer):
+    elif isinstance(network, localizer.Localizer | ActivationMaps):
         yield Watched(lambda: network(pixels))
     else:
         yield Watched(lambda: network.classify(network.features(pixels).mean((2, 3))))
@@ -128,11 +122,12 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
     region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
     features: dict[str, Tensor] = {}
     yield Watched(lambda: features.update(network.backbone(pixels)))
-    proposing = rcnn_tiny.PROPOSAL_LEVELS if isinstance(rpn, rcnn_tiny.PyramidRpn) else features
+    refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
+    proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
+    # A proposal that is refined goes through the box head twice.
+    times = rpn.post_nms_top_n() * (2 if refines else 1)
     yield Watched(lambda: rpn.head([features[level] for level in proposing]))
-    yield Watched(
-        lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), rpn.post_nms_top_n()
-    )
+    yield Watched(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
     if heads.has_mask():
         yield Watched(
             lambda: heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, region, [size]))),

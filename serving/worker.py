@@ -113,9 +113,9 @@ class Worker:
     def _measure(self, size: tuple[int, int] | None) -> LayerTable:
         from foursight.models import anatomy  # noqa: PLC0415
 
-        # One at a time: it computes beside the photos.
+        # One at a time: it computes beside the photos. The task's own network has gone to its engines.
         with self._measuring:
-            found = anatomy.dissect(anatomy.network_of(self._task), size)
+            found = anatomy.dissect(anatomy.build(self._name, self._settings.profile), size)
         return LayerTable.model_validate({"model": self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
