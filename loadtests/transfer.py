@@ -92,7 +92,7 @@ def _random(base: Backbone, data: dataset.Dataset, seed: int) -> nn.Module:
     return network.eval()
 
 
-def ratio(data: dataset.Dataset, rounds: int = 3, epochs: int = 2) -> None:
+def ratio(data: dataset.Dataset, rounds: int = 3, epochs: int = 1) -> None:
     """Seconds of an epoch with features kept and not kept, in turns; and of the one pass that it takes."""
     base = backbone.load("tiny")
     found: dict[bool, list[float]] = {True: [], False: []}
