@@ -29,7 +29,7 @@ from foursight.models import lite0
 
 WEIGHTS = Path(__file__).parent / "weights" / "rcnn.safetensors"
 CARD = Path(__file__).parent / "weights" / "rcnn.json"
-MIN_SIZE, MAX_SIZE = 480, 640
+MIN_SIZE, MAX_SIZE = 576, 768
 CHANNELS = 128
 HIDDEN = 512
 BOX_SIDE, MASK_SIDE = 7, 14
