@@ -306,4 +306,4 @@ def _rescale_all(analysis: Analysis, size: tuple[int, int]) -> Analysis:
     tasks = {
         task: rescale(found, size) if isinstance(found, Result) else found for task, found in analysis.tasks.items()
     }
-    return Analysis(image=ImageSize(width=size[0], height=size[1]), tasks=tasks)
+    return Analysis(image=ImageSize(width=size[0], height=size[1]), tasks=tasks, then=analysis.then)

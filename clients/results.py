@@ -126,11 +126,13 @@ class Result(Wire):
 class Analysis(Wire):
     """Several tasks' answers for one photo: `analysis["detect"]` is that task's Result.
 
-    `tasks` has, by the task's name, its result, or the failure of a task that could not answer.
+    `tasks` has, by the task's name, its result, or the failure of a task that could not answer. `then` is the failure
+    of `then="classify"`, where the objects were found but could not be classified.
     """
 
     image: ImageSize
     tasks: dict[str, Result | wire.Failure]
+    then: wire.Failure | None = None
 
     _photo: Photo | None = PrivateAttr(None)
     _request_id: str | None = PrivateAttr(None)
@@ -144,10 +146,11 @@ class Analysis(Wire):
 
     @property
     def failed(self) -> dict[str, Refused]:
-        """The tasks that failed, and why."""
+        """The tasks that failed, `then` among them, and why."""
+        parts = self.tasks | {"then": self.then}
         return {
             task: refused(found.error, self._request_id)
-            for task, found in self.tasks.items()
+            for task, found in parts.items()
             if isinstance(found, wire.Failure)
         }
 

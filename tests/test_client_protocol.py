@@ -327,6 +327,7 @@ def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind
             "detect": ANSWER | {"predictions": [detected | {"classification": [breed]}]},
             "segment": {"error": problem(503, "unavailable").model_dump()},
         },
+        "then": {"error": problem(500, "internal_error").model_dump()},
     }
     with (
         Scripted(lambda _: Reply(json.dumps(analysis).encode())) as server,
@@ -343,7 +344,7 @@ def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind
         == analysis
         == again.model_dump(exclude_none=True, mode="json")
     )
-    assert list(found.failed) == ["segment"]
+    assert list(found.failed) == list(large.failed) == ["segment", "then"]
     with pytest.raises(Overloaded) as caught:
         found["segment"]
     assert caught.value.code == "unavailable"

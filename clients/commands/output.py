@@ -85,11 +85,11 @@ class Tables:
         elif isinstance(outcome, Result):
             self._table(name, outcome)
         else:
-            for task in outcome.tasks:
-                if task in outcome.failed:
-                    self._fail(f"{name}, {task}", outcome.failed[task])
-                else:
-                    self._table(f"{name}, {task}", outcome[task])
+            for task, found in outcome.tasks.items():
+                if isinstance(found, Result):
+                    self._table(f"{name}, {task}", found)
+            for task, error in outcome.failed.items():
+                self._fail(f"{name}, {task}", error)
 
     def _fail(self, name: str, error: FoursightError) -> None:
         self._errors.print(Text.assemble((name, "bold"), "  ", (str(error), "red")))
