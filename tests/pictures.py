@@ -28,8 +28,8 @@ def main(address: str) -> None:
                 expect(page.get_by_role("status")).to_contain_text("sports ball", timeout=60_000)
                 page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
                 picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-                # 256 colours, dithered, are a third of the bytes.
-                colours = picture.quantize(256, Image.Quantize.FASTOCTREE)
+                # Few colours, dithered, are a third of the bytes.
+                colours = picture.quantize(160, Image.Quantize.FASTOCTREE)
                 small = picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
                 small.save(DOCS / f"page-{width}-{scheme}.png", optimize=True)
                 page.close()
