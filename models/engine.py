@@ -41,12 +41,17 @@ def compile(part: nn.Module, example: Inputs, other: Inputs, device: torch.devic
     part's own. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use
     for the part should let it go.
     """
-    if device.type == "cpu" and has_openvino():
+    if not is_there(device):
+        return _eager(part)
+    if device.type == "cpu":
         return _openvino(part, example, other) or _eager(part)
-    if device.type == "cuda":
-        half = _half(part)
-        return half if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _eager(part)
-    return _eager(part)
+    half = _half(part)
+    return half if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _eager(part)
+
+
+def is_there(device: torch.device) -> bool:
+    """Whether the device has an engine other than PyTorch as it is."""
+    return device.type == "cuda" or (device.type == "cpu" and has_openvino())
 
 
 def has_openvino() -> bool:

@@ -50,7 +50,12 @@ class Flat(nn.Module):
 
 @torch.no_grad()
 def install(network: GeneralizedRCNN, device: torch.device) -> None:
-    """Replace the dense parts of a network in eval mode on `device`; their parameters leave it with them."""
+    """Replace the dense parts of a network in eval mode on `device`; their parameters leave it with them.
+
+    Where the device has no engine, the network stays as it is.
+    """
+    if not engine.is_there(device):
+        return
     # Noise of its own generator: to load a model changes nothing for who draws numbers too.
     noise = torch.Generator().manual_seed(0)
     photos = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
