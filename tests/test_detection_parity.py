@@ -21,6 +21,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from foursight.models import engine, load, rcnn, run
+from foursight.models import image as images
 from foursight.models.errors import OptionError
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import Predictions
@@ -78,8 +79,9 @@ PHOTOS = {
 
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an engine changes is tested elsewhere."""
+    """Without an engine, and from whole photos, large as they are for these small networks: both have other tests."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
+    monkeypatch.setattr(images, "reduce", lambda whole, short_side: whole)
 
 
 @cache
