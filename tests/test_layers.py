@@ -308,7 +308,7 @@ def test_the_command_prints_a_table_of_a_hundred_columns() -> None:
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     (stem,) = [line.split() for line in lines if "_conv_stem" in line]
-    assert stem[1:] == ["conv", "3x3/2", "0+1", "3>32", "480x640>240x320", "3/2@1.5", "928", "66.4M", "BN", "ReLU6"]
+    assert stem[1:] == ["conv", "3x3/2", "0+1", "3>32", "576x768>288x384", "3/2@1.5", "928", "95.6M", "BN", "ReLU6"]
 
 
 def test_the_command_gives_json_and_refuses_with_a_hint() -> None:
