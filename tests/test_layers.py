@@ -263,7 +263,8 @@ def test_what_a_region_sees_is_left_open() -> None:
     assert found.size == (96, 128)
     assert all(layer.receptive_field for layer in stages["feature pyramid"])
     assert not any(layer.receptive_field for layer in stages["mask head"])
-    assert {layer.times for layer in stages["box head"]} == {250}
+    # Each of 250 proposals, when it is refined and when it is judged.
+    assert {layer.times for layer in stages["box head"]} == {500}
     assert {layer.times for layer in stages["mask head"]} == {100}
 
 
@@ -279,7 +280,7 @@ def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Clien
         response = client.get(f"/v1/models/{name}/layers?size=97x64")
         assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
     segment = LayerTable.model_validate_json(client.get("/v1/models/segment/layers").content)
-    assert (segment.model, segment.size) == ("mask-rcnn-lite0", (480, 640))
+    assert (segment.model, segment.size) == ("mask-rcnn-lite0", (576, 768))
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_bac
              ("deep", "chelsea"), (None, "coffee")]  # fmt: skip
     alone = [ask(task, name, key, top_k=1000) for name, key in asked]
     seen = []
-    whole = task.base.network.features
-    monkeypatch.setattr(task.base.network, "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
+    whole = task.features
+    monkeypatch.setitem(vars(task), "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
     options = [ClassifyOptions(model=name, top_k=1000) for name, _ in asked]
     outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, options, strict=True)])
     # Five share the backbone as it is; the two of "deep" go their own way.

@@ -60,8 +60,8 @@ def finetune(
     except ValidationError as error:
         first = error.errors()[0]
         _end(f"--{first['loc'][-1]}: {first['msg']}", 2)
-    folder = (models_dir or store.default_folder()) / name
     try:
+        folder = (models_dir or store.default_folder()) / store.check_name(name)
         work = training.prepare_work(folder, resume=resume, replace=replace)
         examples = dataset.read(data, seed)
         print(
