@@ -25,7 +25,7 @@ def main(address: str) -> None:
                 page.goto(address)
                 expect(page.locator("#models > div").first).to_be_visible(timeout=60_000)
                 page.get_by_role("button", name="A tennis player").click()
-                expect(page.get_by_role("status")).to_contain_text("sports ball", timeout=60_000)
+                expect(page.get_by_role("status")).to_contain_text("person", timeout=60_000)
                 page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
                 picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
                 # Few colours, dithered, are a third of the bytes.

@@ -117,13 +117,15 @@ def test_a_dropped_photo_is_listed_and_drawn(server: str, page: Page) -> None:
     expect(page.locator("#rows .row").first).to_be_visible()
     found = ask(server, "detect").predictions
     assert row_texts(page) == texts_of(found)
-    expect(page.get_by_role("status")).to_contain_text("sports ball")
-    expect(page.get_by_role("img", name=re.compile("sports ball marked"))).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("person")
+    expect(page.get_by_role("img", name=re.compile("person marked"))).to_be_visible()
     canvas = pixels(page)
     x1, _, x2, y2 = (side * canvas.shape[1] / 640 for side in smallest(found).box or ())
     # A stroke two pixels wide around the box's lower side: one pixel at least is nothing but colour.
     edge = canvas[round(y2) - 2 : round(y2) + 2, round((x1 + x2) / 2)].astype(int)
-    assert abs(edge - palette.colour(smallest(found).class_id)).max(axis=1).min() <= 2
+    # Both are persons, so that the second has a tint of its own.
+    colour = palette.colour(smallest(found).class_id, found.index(smallest(found)))
+    assert abs(edge - colour).max(axis=1).min() <= 2
     for step in ("decode", "queue", "inference", "total", "round trip"):
         expect(page.locator("#timing dt", has_text=step)).to_be_visible()
 
@@ -158,11 +160,11 @@ def test_the_slider_filters_without_a_request(server: str, page: Page) -> None:
     page.on("request", lambda request: sent.append(request.url))
     slider = page.get_by_role("slider", name="sure")
     before = pixels(page)
-    for percent in (10, 85, 99):
+    for percent in (10, 60, 95):
         slider.fill(str(percent))
         assert row_texts(page) == texts_of([one for one in everything if one.score >= percent / 100])
     assert (pixels(page) != before).any()
-    expect(page.get_by_role("status")).to_have_text("Nothing that it is this sure of")
+    expect(page.get_by_role("status")).to_have_text("1 × person")
     assert sent == []
 
 
@@ -180,7 +182,7 @@ def test_an_object_and_its_row_light_each_other(server: str, page: Page) -> None
     x1, y1, x2, y2 = smallest(found).box or (0, 0, 0, 0)
     scale = page.locator("#canvas").bounding_box()["width"] / 640
     page.locator("#canvas").hover(position={"x": (x1 + x2) / 2 * scale, "y": (y1 + y2) / 2 * scale})
-    expect(page.locator("#rows .lit")).to_contain_text("sports ball")
+    expect(page.locator("#rows .lit")).to_contain_text("person")
     page.locator("#canvas").click(position={"x": (x1 + x2) / 2 * scale, "y": (y1 + y2) / 2 * scale})
     expect(rows.nth(found.index(smallest(found)))).to_be_focused()
 
@@ -280,7 +282,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     tab_to("#file")
     tab_to("[data-sample='tennis.jpg']")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("sports ball")
+    expect(page.get_by_role("status")).to_contain_text("person")
     tab_to("#tab-segment")
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("status")).to_have_text("Most likely: racket")
@@ -288,7 +290,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     expect(page.locator("#tab-segment")).to_be_focused()
     tab_to("#threshold")
     page.keyboard.press("End")
-    expect(page.locator("#rows li")).to_have_count(0)
+    expect(page.locator("#rows li")).to_have_count(1)
     page.keyboard.press("Home")
     tab_to("#rows button")
     expect(page.locator("#rows button").first).to_have_class("row lit")
@@ -311,7 +313,7 @@ def test_axe_finds_nothing(open_page: Callable[..., Page], scheme: str, width: i
     expect(page.get_by_role("alert")).to_be_visible()
     check()
     page.get_by_role("button", name="A tennis player").click()
-    expect(page.get_by_role("status")).to_contain_text("sports ball")
+    expect(page.get_by_role("status")).to_contain_text("person")
     page.locator("#rows button").first.hover()
     check()
     page.get_by_role("tab", name="Classify").click()

@@ -23,7 +23,7 @@ def answers(task_name: str, file: bytes) -> tuple[Predictions, Predictions]:
     options = task.options()
     reduced, size = decode_for(file, task.short_side)
     assert size == SIDES
-    assert reduced.width < SIDES[0] / 2
+    assert reduced.width <= SIDES[0] / 2
     outputs = task.predict([(task.prepare(image, SIDES), options) for image in (decode(file), reduced)])
     whole, found = (task.finish(output, options) for output in outputs)
     return whole, found
