@@ -48,9 +48,14 @@ class Prediction(Wire):
         return None if self.encoded_mask is None else polygons.fill(self.encoded_mask, *self._size)
 
     def to_wire(self) -> wire.Prediction:
-        """The same as the wire's type, as drawing takes it."""
+        """The same as the wire's type, as drawing takes it; what `classification` says is left out."""
         return wire.Prediction.model_construct(
-            label=self.label, class_id=self.class_id, score=self.score, box=self.box, mask=self.encoded_mask
+            label=self.label,
+            class_id=self.class_id,
+            score=self.score,
+            wnid=self.wnid,
+            box=self.box,
+            mask=self.encoded_mask,
         )
 
 

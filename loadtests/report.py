@@ -19,31 +19,27 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 KNEE = 1.1
+# What locust calls the figures.
+COLUMNS = {"rate": "Requests/s", "failures": "Failures/s", "p50": "50%", "p95": "95%", "p99": "99%"}
 
 
 @dataclass(frozen=True)
-class Second:
-    """One row of locust's history: percentiles are those of the last ten seconds, in milliseconds."""
+class Load:
+    """A number of users and what came of it: requests and failures a second, percentiles in milliseconds."""
+
+    users: int
+    rate: float
+    failures: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Second(Load):
+    """One row of locust's history, `time` seconds after the first; its percentiles are of the last ten seconds."""
 
     time: float
-    users: int
-    rate: float
-    failures: float
-    p50: float
-    p95: float
-    p99: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """A number of users that was held, and the medians of what came of it."""
-
-    users: int
-    rate: float
-    failures: float
-    p50: float
-    p95: float
-    p99: float
 
 
 def read(prefix: Path) -> list[Second]:
@@ -55,35 +51,26 @@ def read(prefix: Path) -> list[Second]:
     start = float(rows[0]["Timestamp"])
     return [
         Second(
-            float(row["Timestamp"]) - start,
-            int(row["User Count"]),
-            float(row["Requests/s"]),
-            float(row["Failures/s"]),
-            *(float(row[name]) for name in ("50%", "95%", "99%")),
+            time=float(row["Timestamp"]) - start,
+            users=int(row["User Count"]),
+            **{name: float(row[column]) for name, column in COLUMNS.items()},
         )
         for row in rows
     ]
 
 
-def steps(seconds: list[Second]) -> list[Step]:
-    """Of each number of users the last half of the time that it was held, when the step before is forgotten."""
+def steps(seconds: list[Second]) -> list[Load]:
+    """Of each number of users the medians of the last half of its time, when the step before is forgotten."""
     found = []
     for users in sorted({second.users for second in seconds}):
         held = [second for second in seconds if second.users == users]
         settled = held[len(held) // 2 :]
-        found.append(
-            Step(
-                users,
-                *(
-                    round(statistics.median(getattr(second, name) for second in settled), 2)
-                    for name in ("rate", "failures", "p50", "p95", "p99")
-                ),
-            )
-        )
+        medians = {name: round(statistics.median(getattr(one, name) for one in settled), 2) for name in COLUMNS}
+        found.append(Load(users, **medians))
     return found
 
 
-def knee(found: list[Step]) -> Step:
+def knee(found: list[Load]) -> Load:
     """The step after which more users bring less than a tenth more good answers."""
     best = found[0]
     for step in found[1:]:
@@ -92,7 +79,7 @@ def knee(found: list[Step]) -> Step:
     return best
 
 
-def plot(seconds: list[Second], found: list[Step], path: Path) -> None:
+def plot(seconds: list[Second], found: list[Load], path: Path) -> None:
     """Over time to the left, against users to the right."""
     figure, ((rate, load), (latency, spread)) = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
     times = [second.time for second in seconds]

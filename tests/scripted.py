@@ -4,8 +4,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.stubs import Loopback
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Scripted:
+class Scripted(Loopback):
     """Answers with what `script` returns for a request; counts connections, and requests at the same time."""
 
     def __init__(self, script: Callable[[Asked], Reply]) -> None:
@@ -76,16 +78,4 @@ class Scripted:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> "Scripted":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)

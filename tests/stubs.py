@@ -1,11 +1,32 @@
-"""An HTTP server on loopback that gives one answer to everything, for clients under test."""
+"""HTTP servers on loopback, for clients under test."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 
-class Stub:
-    """Answers GET and POST with `body` and `status`; notes the paths asked for in `requests`."""
+class Loopback:
+    """A server with this handler, at `url`, while the context lasts."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Stub(Loopback):
+    """Gives one answer to everything, GET and POST: `body` and `status`; notes the paths asked for in `requests`."""
 
     def __init__(self, body: bytes = b"", status: int = 200) -> None:
         self.requests: list[str] = []
@@ -26,16 +47,4 @@ class Stub:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> "Stub":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from foursight.commands.extras import server_packages
 from foursight.wire import Layer, LayerTable, Stage
 
 if TYPE_CHECKING:
@@ -54,15 +55,8 @@ def describe(
 
 
 def _measure(model: str, profile: str, size: str | None) -> LayerTable:
-    try:
+    with server_packages("foursight describe"):
         from foursight.models import anatomy  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        print(
-            f"foursight describe needs the server's packages ({error.name} is missing): "
-            "pip install 'foursight[server]'",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
     from foursight.models.options import parse_size  # noqa: PLC0415
 
     try:

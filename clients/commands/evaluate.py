@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from foursight.wire import Answer, ModelCards, Prediction, Rle
+from foursight.wire import Answer, Prediction, Rle
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 LOWEST_SCORE = 0.05
 CONCURRENCY = 4
 TIMEOUT_S = 120
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 
 
 class EvaluateError(Exception):
@@ -145,23 +144,19 @@ def _local(task: str, profile: Literal["tiny", "standard"]) -> Asker:
 
 
 def _server(url: str, task: str) -> Asker:
-    import httpx  # noqa: PLC0415
+    from foursight.client import Client  # noqa: PLC0415
+    from foursight.commands.server import reach  # noqa: PLC0415
 
-    client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
-    try:
-        cards = ModelCards.model_validate_json(client.get("/v1/models").raise_for_status().content).models
-    except (httpx.HTTPError, ValueError) as error:
-        message = f"No Foursight server answers at {url}: {error}. Start one: foursight serve"
-        raise EvaluateError(message, 3) from None
-    card = next((card for card in cards if card.task == task), None)
+    card = next((card for card in reach(url, None) if card.task == task), None)
     if card is None:
         raise EvaluateError(f"The server at {url} does not serve {task}.")
 
+    method = getattr(Client(url, timeout=TIMEOUT_S), task)
+
     def ask(body: bytes) -> Answer:
-        response = client.post(f"/v1/{task}", params=_options(task), content=body)
-        if response.status_code != 200:
-            raise EvaluateError(f"{response.status_code} {response.text[:300]}")
-        return Answer.model_validate_json(response.content)
+        result = method(body, **_options(task))
+        found = [prediction.to_wire() for prediction in result.predictions]
+        return Answer(model=result.model, image=result.image, predictions=found)
 
     return Asker(card.name, tuple(card.labels), ask, CONCURRENCY)
 
@@ -189,6 +184,7 @@ def _ask_all(asker: Asker, paths: Sequence[Path]) -> Iterator[tuple[int, Answer 
 
 
 def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | None, worst: int) -> Report:
+    from foursight.commands.sources import SUFFIXES  # noqa: PLC0415
     from foursight.models.training.measure import accuracy  # noqa: PLC0415
 
     names = sorted(one.name for one in folder.iterdir() if one.is_dir())

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from foursight.commands.extras import server_packages
+
 PROFILES = ("tiny", "standard")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -28,17 +30,11 @@ def explain(
         raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
     if out.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(f"{out.name!r} has to end in {', '.join(SUFFIXES)}", param_hint="--out")
-    try:
+    with server_packages("foursight explain"):
         from foursight.explanation import draw_explanation  # noqa: PLC0415
         from foursight.models import classification, decode  # noqa: PLC0415
         from foursight.models.errors import ModelError  # noqa: PLC0415
         from foursight.models.explain import explain as find  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        print(
-            f"foursight explain needs the server's packages ({error.name} is missing): pip install 'foursight[server]'",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
     try:
         image = decode(photo.read_bytes())
         # `profile` is one of PROFILES.

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import typer
 from PIL import Image
 
+from foursight.commands.extras import server_packages
 from foursight.commands.server import FAILED
 from foursight.errors import refused
 from foursight.images import ImageInput, load
@@ -23,12 +24,8 @@ def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> M
     """What answers a list of images as the server would. The models are loaded now; photos are answered one by one."""
     if "then" in options:
         raise typer.BadParameter("--then needs a server: it does not go with --local")
-    try:
+    with server_packages("--local"):
         answers = _load(task, options)
-    except ModuleNotFoundError as error:
-        message = f"--local needs the server's packages ({error.name} is missing): pip install 'foursight[server]'"
-        print(message, file=sys.stderr)
-        raise typer.Exit(FAILED) from None
 
     def ask_all(image: ImageInput) -> Analysis:
         upload = load(image, max_side)
