@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.memory import server_process
+
 MAX_QUEUE = 16
 
 
@@ -30,6 +32,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def kill_worker(url: str, task: str) -> None:
+    """Kill the process that computes a task, of the server at this address and of no other, and wait for its end."""
+    family = server_process(int(url.rsplit(":", 1)[1])).children(recursive=True)
+    (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
+    worker.kill()
+    # Until it has ended its sockets are open, and take requests that nobody answers.
+    worker.wait(timeout=60)
 
 
 class Running:

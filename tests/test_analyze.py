@@ -16,8 +16,7 @@ from PIL import Image
 
 from foursight.models.catalogue import OPTIONS, TASKS
 from foursight.wire import Analysis, Answer, Failure, Problem
-from loadtests.memory import server_process
-from tests.conftest import MAX_QUEUE
+from tests.conftest import MAX_QUEUE, kill_worker
 from tests.photos import encoded, photo
 from tests.test_server import counted
 
@@ -296,9 +295,7 @@ def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -
 
 
 def test_a_dead_worker_costs_its_own_part_only(client: httpx.Client, server: str) -> None:
-    family = server_process(int(server.rsplit(":", 1)[1])).children(recursive=True)
-    (worker,) = [one for one in family if ":localize:" in "".join(one.cmdline())]
-    worker.kill()
+    kill_worker(server, "localize")
     found = analyze(client, ASTRONAUT, tasks="classify,localize")
     assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT))
     assert isinstance(found.tasks["localize"], Failure)

@@ -262,6 +262,31 @@ def test_a_local_analysis_has_the_tasks_asked_for(here: Path, capsys: pytest.Cap
     assert Image.open("x.png").size == (512, 512)
 
 
+def test_an_analysis_is_that_of_the_server_and_is_drawn(
+    server: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("photo.jpg", "holiday/notes.txt", "--tasks", "classify,detect", "--then", "classify", "--draw", "drawn")
+    status, out, _ = run(capsys, "analyze", *words, "--json")
+    good, bad = json.loads(out)
+    answer = ask(server, "analyze", here / "photo.jpg", tasks="classify,detect", then="classify")
+    assert (status, bad["error"]["code"]) == (1, "not_an_image")
+    assert good == {"file": "photo.jpg"} | answer
+    assert good["tasks"]["detect"]["predictions"][0]["classification"]
+    assert Image.open("drawn/photo.jpg").size == (512, 512)
+
+
+def test_an_analysis_on_a_terminal_is_a_table_for_each_task(server: str, here: Path) -> None:
+    screen, _ = _on_terminal("stdout", "analyze", "photo.jpg", "--tasks", "classify,segment", "--then", "classify")
+    assert [line.split("  ")[0] for line in screen.splitlines() if "512 x 512" in line] == [
+        "photo.jpg, classify",
+        "photo.jpg, segment",
+    ]
+    found = ask(server, "analyze", here / "photo.jpg", tasks="segment", then="classify")["tasks"]["segment"]
+    rows = [line for line in screen.splitlines() if line.split()[:1] == ["person"]]
+    for row, person in zip(rows, found["predictions"], strict=True):
+        assert person["classification"][0]["label"] in row
+
+
 def test_an_analysis_asks_for_tasks_and_then_and_one_failed_task_is_a_failure(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,11 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
 
 from foursight.models import TASKS
 from foursight.wire import Problem
+from tests.conftest import kill_worker
 from tests.photos import encoded, photo
 
 PNG = encoded(photo("coffee"))
@@ -105,11 +105,8 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.C
     assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
 
 
-def test_a_killed_worker_comes_back_and_the_other_tasks_go_on(client: httpx.Client) -> None:
-    (worker,) = [
-        p for p in psutil.process_iter() if p.name().startswith("ray::") and ":localize:" in "".join(p.cmdline())
-    ]
-    worker.kill()
+def test_a_killed_worker_comes_back_and_the_other_tasks_go_on(client: httpx.Client, server: str) -> None:
+    kill_worker(server, "localize")
     assert client.post("/v1/classify", content=JPEG).status_code == 200
     seen = set()
     deadline = time.monotonic() + 90
