@@ -1,8 +1,8 @@
 """Every example of the README, of the pages in docs/ and of the clients' docstrings, run against a real server.
 
-A command of a page is run as it is written, in the order of the page. What LEFT_OUT names is not, and nothing else is left
-out: a command that is neither known here nor named there fails. Where a page shows what a command prints, behind `$`, it
-has to print that; a line ⋮ stands for any lines.
+Commands are run as they are written, in the order of their page. What LEFT_OUT names is not run, and nothing else is left
+out: a command that is neither known here nor named there fails. A command behind `$` has to print what the page shows
+below it; a line ⋮ stands for any lines.
 """
 
 import doctest

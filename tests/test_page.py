@@ -261,7 +261,8 @@ def test_a_picture_is_pasted_from_the_clipboard(open_page: Callable[..., Page], 
     page.evaluate(
         """async (content) => {
             const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
-            await navigator.clipboard.write([new ClipboardItem({ "image/png": new Blob([bytes], { type: "image/png" }) })]);
+            const picture = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
         }""",
         base64.b64encode(picture.getvalue()).decode(),
     )

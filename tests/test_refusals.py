@@ -3,15 +3,12 @@
 import http.client
 import json
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from foursight.models import TASKS
 from foursight.wire import Problem
-from tests.conftest import kill_worker
 from tests.photos import encoded, photo
 
 PNG = encoded(photo("coffee"))
@@ -103,21 +100,3 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.C
     assert refused
     assert {one.json()["code"] for one in refused} == {"overloaded"}
     assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
-
-
-def test_a_killed_worker_comes_back_and_the_other_tasks_go_on(client: httpx.Client, server: str) -> None:
-    kill_worker(server, "localize")
-    assert client.post("/v1/classify", content=JPEG).status_code == 200
-    seen = set()
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        response = client.post("/v1/localize", content=JPEG)
-        seen.add(response.status_code)
-        if response.status_code == 200:
-            break
-        # Until then whatever answers, answers with problem details, and says when to come back.
-        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
-        assert response.headers["retry-after"]
-        time.sleep(0.1)
-    assert 200 in seen
-    assert client.get("/readyz").json()["tasks"] == dict.fromkeys(TASKS, "ready")
