@@ -1,6 +1,6 @@
 """Every example of the README, of the pages in docs/ and of the clients' docstrings, run against a real server.
 
-Commands are run as they are written, in the order of their page. What LEFT_OUT names is not run, and nothing else is left
+Commands are run as they are written, in the order of their page. What LEFT_OUT names is not, and nothing else is left
 out: a command that is neither known here nor named there fails. A command behind `$` has to print what the page shows
 below it; a line ⋮ stands for any lines.
 """

@@ -12,32 +12,34 @@ if TYPE_CHECKING:
     from foursight.models.training.finetune import Epoch, Outcome, Progress
 
 SHOWN_PROBLEMS = 50
+_HEAD, _TRAINING = "Head", "Training"
 
 
 def finetune(
-    data: Annotated[Path, typer.Argument(help="A folder with a folder for each class, or a COCO listing and photos.")],
+    data: Annotated[Path, typer.Argument(help="A folder for each class in it, or a COCO listing.")],
     name: Annotated[str, typer.Option(help="The new model's name.")],
     task: Annotated[Literal["classify"], typer.Option(help="What it is for.")] = "classify",
     profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Whose backbone.")] = "tiny",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     models_dir: Annotated[
-        Path | None, typer.Option(envvar="FOURSIGHT_MODELS_DIR", help="The models folder; the server's by default.")
+        Path | None,
+        typer.Option(envvar="FOURSIGHT_MODELS_DIR", show_envvar=False, help="Where to, or $FOURSIGHT_MODELS_DIR."),
     ] = None,
-    freeze: Annotated[
-        str, typer.Option(help="Stages of the backbone that stay as they are: all, stage1 .. stageN, none.")
-    ] = "all",
     pool: Annotated[
-        Literal["avg", "max", "l2"], typer.Option(help="Global pooling: mean, maximum, generalised mean (p = 2).")
+        Literal["avg", "max", "l2"], typer.Option(help="Mean, maximum, or L2 mean.", rich_help_panel=_HEAD)
     ] = "avg",
-    dropout: Annotated[float, typer.Option(help="Share of features dropped while training.")] = 0.2,
-    hidden: Annotated[int, typer.Option(help="Channels of a 1x1 convolution before the pooling; 0: none.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times that all examples are seen.")] = 30,
-    lr: Annotated[float, typer.Option(help="Largest learning rate of the head; trained stages take a tenth.")] = 2e-3,
-    batch: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the split, the order, the first weights and dropout.")] = 0,
-    augment: Annotated[bool, typer.Option("--augment", help="Random windows, mirror images and light.")] = False,
-    cache: Annotated[bool, typer.Option(help="Keep what the frozen stages give for each photo.")] = True,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
+    dropout: Annotated[float, typer.Option(help="Share of features dropped.", rich_help_panel=_HEAD)] = 0.2,
+    hidden: Annotated[int, typer.Option(help="Channels of a 1x1 convolution.", rich_help_panel=_HEAD)] = 0,
+    freeze: Annotated[str, typer.Option(help="all, stage1 .., or none.", rich_help_panel=_TRAINING)] = "all",
+    epochs: Annotated[int, typer.Option(help="Times that all are seen.", rich_help_panel=_TRAINING)] = 30,
+    lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_TRAINING)] = 2e-3,
+    batch: Annotated[int, typer.Option(help="Examples in a step.", rich_help_panel=_TRAINING)] = 32,
+    seed: Annotated[int, typer.Option(help="Of all chance.", rich_help_panel=_TRAINING)] = 0,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Windows, mirror images, light.", rich_help_panel=_TRAINING)
+    ] = False,
+    cache: Annotated[bool, typer.Option(help="Keep features.", rich_help_panel=_TRAINING)] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of this name.")] = False,
 ) -> None:
     """Train a model with labels of your own on a pretrained backbone.
