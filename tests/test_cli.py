@@ -149,6 +149,7 @@ def test_where_no_server_is_one_line_says_how_to_start_one(here: Path, capsys: p
         (["detect", "photo.jpg", "--classes", "unicorn"], "unicorn"),
         (["detect", "photo.jpg", "--classes", "unicorn", "--local"], "unicorn"),
         (["analyze", "photo.jpg", "--tasks", "describe", "--local"], "describe"),
+        (["analyze", "photo.jpg", "--tasks", "localize", "--mask-format", "none", "--local"], "--mask-format"),
         (["detect", "photo.jpg", "holiday", "--draw", "one.png"], "one.png"),
         (["detect", "--watch", "missing"], "missing"),
         (["detect", "--watch", "holiday", "--json"], "--json"),
@@ -255,21 +256,24 @@ def test_local_answers_are_those_of_a_server(
 
 
 def test_a_local_analysis_has_the_tasks_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "analyze", "photo.jpg", "--tasks", "classify,localize", "--local", "--draw", "x.png")
+    status, out, _ = run(
+        capsys, "analyze", "photo.jpg", "--tasks", "classify,detect", "--top-k", "3", "--local", "--draw", "x.png"
+    )
     analysis = json.loads(out)
     assert status == 0
-    assert list(analysis["tasks"]) == ["classify", "localize"]
-    assert len(analysis["tasks"]["classify"]["predictions"]) == 5
+    assert list(analysis["tasks"]) == ["classify", "detect"]
+    assert len(analysis["tasks"]["classify"]["predictions"]) == 3
     assert Image.open("x.png").size == (512, 512)
 
 
 def test_an_analysis_is_that_of_the_server_and_is_drawn(
     server: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("photo.jpg", "holiday/notes.txt", "--tasks", "classify,detect", "--then", "classify", "--draw", "drawn")
-    status, out, _ = run(capsys, "analyze", *words, "--json")
+    options = {"tasks": "classify,detect", "then": "classify", "top_k": 2, "max_detections": 1}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    status, out, _ = run(capsys, "analyze", "photo.jpg", "holiday/notes.txt", *words, "--draw", "drawn", "--json")
     good, bad = json.loads(out)
-    answer = ask(server, "analyze", here / "photo.jpg", tasks="classify,detect", then="classify")
+    answer = ask(server, "analyze", here / "photo.jpg", **options)
     assert (status, bad["error"]["code"]) == (1, "not_an_image")
     assert good == {"file": "photo.jpg"} | answer
     assert good["tasks"]["detect"]["predictions"][0]["classification"]

@@ -245,11 +245,12 @@ def test_an_analysis_is_what_plain_http_gives(client: Any, plain: httpx.Client, 
 
 def test_analyses_are_of_all_tasks_and_in_the_photos_own_pixels_and_one_may_fail(client: Any, astronaut: Path) -> None:
     large = Image.open(astronaut).resize((1536, 1536))
-    good, bad = client.analyze_many([large, b"no picture"], max_side=512)
+    good, bad = client.analyze_many([large, b"no picture"], max_side=512, top_k=2, mask_format="polygon")
     assert list(good.tasks) == list(TASKS)
     assert (good.image.width, good.image.height) == (1536, 1536)
-    for task in TASKS:
-        assert good[task].predictions == getattr(client, task)(large, max_side=512).predictions
+    options = {"classify": {"top_k": 2}, "localize": {"top_k": 2}, "detect": {}, "segment": {"mask_format": "polygon"}}
+    for task, own in options.items():
+        assert good[task].predictions == getattr(client, task)(large, max_side=512, **own).predictions
     assert good["segment"].predictions[0].mask.shape == (1536, 1536)
     assert good.draw(large).size == (1536, 1536)
     assert isinstance(bad, Failed)
