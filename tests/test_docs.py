@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -136,10 +137,12 @@ def test_the_command_lines_of_a_page_run(
 def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """A command's exit status, standard output and standard error: by a shell, or here where it needs none."""
     words = shlex.split(line, comments=True)
-    # finetune ends by switching Ctrl-C off, for the whole process.
-    if words[0] == "foursight" and not {"<", ">", "|", "finetune"} & set(words):
+    if words[0] == "foursight" and not {"<", ">", "|"} & set(words):
         capsys.readouterr()
+        ctrl_c = signal.getsignal(signal.SIGINT)
         status = main(words[1:])
+        # finetune switches it off at its end.
+        signal.signal(signal.SIGINT, ctrl_c)
         return status, *capsys.readouterr()
     assert words[0] in ("curl", "foursight"), f"{line}: neither run here nor named in LEFT_OUT"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
