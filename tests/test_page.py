@@ -1,6 +1,7 @@
 """The page at `/` in a real Chromium against the real server: what people see, hear, press and copy."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -197,7 +198,8 @@ def test_the_copied_curl_line_answers_the_same(server: str, open_page: Callable[
     answer = ask(server, "segment")
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    assert run_shell(page.evaluate("navigator.clipboard.readText()"), tmp_path) == answer
+    copied = run_shell(page.evaluate("navigator.clipboard.readText()"), tmp_path)
+    assert Answer.model_validate_json(copied) == answer
     page.get_by_role("tab", name="JSON").click()
     assert Answer.model_validate_json(page.locator("#code-text").inner_text()) == answer
     page.get_by_role("tab", name="Python").click()
@@ -206,12 +208,33 @@ def test_the_copied_curl_line_answers_the_same(server: str, open_page: Callable[
     page.get_by_role("tab", name="curl").click()
     page.get_by_role("button", name="A tennis player").click()
     expect(page.locator("#code-text")).to_contain_text("/page/samples/tennis.jpg")
-    assert run_shell(page.locator("#code-text").inner_text(), tmp_path) == answer
+    assert Answer.model_validate_json(run_shell(page.locator("#code-text").inner_text(), tmp_path)) == answer
 
 
-def run_shell(line: str, folder: Path) -> Answer:
-    done = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, check=True, timeout=60)
-    return Answer.model_validate_json(done.stdout)
+def run_shell(line: str, folder: Path) -> bytes:
+    return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("tasks", [("detect",), ("classify", "localize")])
+def test_the_lines_for_one_task_and_for_several_run(
+    page: Page,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tasks: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(PHOTO)
+    choose(page, *tasks)
+    page.set_input_files("#file", "photo.jpg")
+    curl = page.locator("#code-text").inner_text()
+    page.get_by_role("tab", name="Python").click()
+    exec(page.locator("#code-text").inner_text(), {})
+    found = json.loads(run_shell(curl, tmp_path))
+    parts = [found] if len(tasks) == 1 else [found["tasks"][task] for task in tasks]
+    told = capsys.readouterr().out
+    for part in parts:
+        assert f"label='{part['predictions'][0]['label']}'" in told
 
 
 def test_what_is_wrong_is_said_in_words(server: str, page: Page) -> None:
