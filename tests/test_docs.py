@@ -87,8 +87,8 @@ def commands(page: Path) -> list[tuple[str, str | None]]:
             sessions = (part.partition("\n") for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:])
             found += [(line, shown) for line, _, shown in sessions]
         else:
-            found += [(line, None) for line in text.splitlines() if line]
-    return [(line, shown) for line, shown in found if not any(re.match(rf"{one}\b", line) for one in LEFT_OUT)]
+            found += [(line, None) for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line, shown) for line, shown in found if not any(re.match(rf"(?:{one})\b", line) for one in LEFT_OUT)]
 
 
 def name(page: Path) -> str:
