@@ -42,7 +42,7 @@ def kill_worker(url: str, task: str) -> None:
     (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
     worker.kill()
     # Until it has ended its sockets are open, and take requests that nobody answers.
-    worker.wait(timeout=60)
+    assert gone([worker.pid])
 
 
 class Running:
