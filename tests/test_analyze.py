@@ -296,8 +296,8 @@ def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -
 
 def test_a_killed_worker_costs_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
     def is_back(path: str) -> bool:
-        # Until then whatever answers, answers with problem details, and says when to come back. On a new connection: one
-        # that was used before, HAProxy may close without a word where the worker dies, for the client to try again.
+        # Until then whatever answers, answers with problem details, and says when to come back. On a new connection:
+        # one that was used before, HAProxy may close without a word where the worker dies, for the client to try again.
         response = httpx.post(f"{server}{path}", content=ASTRONAUT, timeout=60)
         if response.status_code == 200:
             return True
