@@ -296,8 +296,8 @@ def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -
 
 def test_a_killed_worker_costs_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
     def is_back(path: str) -> bool:
-        # Until then whatever answers, answers with problem details, and says when to come back. On a new connection:
-        # one that was used before, HAProxy may close without a word where the worker dies, for the client to try again.
+        # A request may be held until then; else it is answered with problem details, and told when to come back. On a
+        # new connection: one that was used before, HAProxy may close without a word, for the client to try again.
         response = httpx.post(f"{server}{path}", content=ASTRONAUT, timeout=60)
         if response.status_code == 200:
             return True
@@ -306,7 +306,6 @@ def test_a_killed_worker_costs_its_own_part_only_and_comes_back(client: httpx.Cl
         return False
 
     kill_worker(server, "localize")
-    assert not is_back("/v1/localize")
     found = analyze(client, ASTRONAUT, tasks="classify,localize")
     assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT))
     assert isinstance(found.tasks["localize"], Failure)
