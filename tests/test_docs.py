@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of the photos, which is the current one; commands find the server by the environment."""
     for name, data in files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,13 @@ def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("FOURSIGHT_URL", server)
     monkeypatch.setenv("FOURSIGHT_MODELS_DIR", str(models_dir))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path
+    yield tmp_path
+    # The server is every test's.
+    for folder in models_dir.iterdir():
+        if folder.is_dir():
+            # One that was never loaded is not found.
+            assert httpx.delete(f"{server}/v1/models/{folder.name}").status_code in {204, 404}
+            shutil.rmtree(folder)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -113,7 +120,7 @@ def test_the_docstrings_examples_run(server: str, here: Path, module: object) ->
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
 def test_the_command_lines_of_a_page_run(
-    server: str, here: Path, models_dir: Path, capsys: pytest.CaptureFixture[str], page: Path
+    server: str, here: Path, capsys: pytest.CaptureFixture[str], page: Path
 ) -> None:
     for line, shown in commands(page):
         status, out, err = _run(line.replace(ADDRESS, server), capsys)
@@ -126,12 +133,6 @@ def test_the_command_lines_of_a_page_run(
             pattern = ".*".join(map(re.escape, re.split(r"^⋮\n", shown, flags=re.MULTILINE)))
             assert re.fullmatch(pattern, out, re.DOTALL), (line, out)
         assert [path for path in WRITES.findall(line) if not Path(path).exists()] == []
-    # The server is every test's.
-    for folder in models_dir.iterdir():
-        if folder.is_dir():
-            # One that was never loaded is not found.
-            assert httpx.delete(f"{server}/v1/models/{folder.name}").status_code in {204, 404}
-            shutil.rmtree(folder)
 
 
 def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
