@@ -4,79 +4,84 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from foursight.models.training.finetune import Epoch, Outcome, Progress
+    from foursight.models.training.loop import Epoch, Progress
 
 SHOWN_PROBLEMS = 50
 
 
 def finetune(
-    data: Annotated[Path, typer.Argument(help="A folder with a folder for each class, or a COCO listing and photos.")],
+    data: Annotated[
+        list[Path], typer.Argument(help="A COCO listing and its photos; for classify also a folder for each class.")
+    ],
     name: Annotated[str, typer.Option(help="The new model's name.")],
-    task: Annotated[Literal["classify"], typer.Option(help="What it is for.")] = "classify",
-    profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Whose backbone.")] = "tiny",
+    task: Annotated[Literal["classify", "detect", "segment"], typer.Option(help="What it is for.")] = "classify",
+    profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Whose backbone; standard: classify.")] = "tiny",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     models_dir: Annotated[
         Path | None, typer.Option(envvar="FOURSIGHT_MODELS_DIR", help="The models folder; the server's by default.")
     ] = None,
     freeze: Annotated[
-        str, typer.Option(help="Stages of the backbone that stay as they are: all, stage1 .. stageN, none.")
-    ] = "all",
+        str | None,
+        typer.Option(help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none.  [all]"),
+    ] = None,
     pool: Annotated[
-        Literal["avg", "max", "l2"], typer.Option(help="Global pooling: mean, maximum, generalised mean (p = 2).")
-    ] = "avg",
-    dropout: Annotated[float, typer.Option(help="Share of features dropped while training.")] = 0.2,
-    hidden: Annotated[int, typer.Option(help="Channels of a 1x1 convolution before the pooling; 0: none.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Times that all examples are seen.")] = 30,
-    lr: Annotated[float, typer.Option(help="Largest learning rate of the head; trained stages take a tenth.")] = 2e-3,
-    batch: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of the split, the order, the first weights and dropout.")] = 0,
-    augment: Annotated[bool, typer.Option("--augment", help="Random windows, mirror images and light.")] = False,
-    cache: Annotated[bool, typer.Option(help="Keep what the frozen stages give for each photo.")] = True,
+        Literal["avg", "max", "l2"] | None,
+        typer.Option(help="classify: global pooling: mean, maximum, generalised mean (p = 2).  [avg]"),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="classify: share of features dropped while training.  [0.2]")
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(help="classify: channels of a 1x1 convolution before the pooling.  [0: none]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times that all examples are seen.  [30]")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Largest learning rate of the head; trained stages take a tenth.  [0.002]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples in a step; detect, segment: photos.  [32; 8]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the order, first weights and dropout.  [0]")] = None,
+    split: Annotated[
+        Literal["content", "name"] | None,
+        typer.Option(help="detect, segment: hold back a fifth by the photos' content, or by their names.  [content]"),
+    ] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment", help="classify: random windows, mirror images and light.")
+    ] = None,
+    cache: Annotated[bool | None, typer.Option(help="Keep what the frozen part gives for each photo.  [yes]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of this name.")] = False,
 ) -> None:
-    """Train a model with labels of your own on a pretrained backbone.
+    """Train a model with labels of your own on a pretrained network.
 
     Ctrl-C ends the training and keeps the best epoch so far.
     """
     try:
-        from pydantic import ValidationError  # noqa: PLC0415
-
-        from foursight.models import backbone, devices, store  # noqa: PLC0415
-        from foursight.models.errors import DataError, ModelError  # noqa: PLC0415
-        from foursight.models.training import dataset, report  # noqa: PLC0415
-        from foursight.models.training import finetune as training  # noqa: PLC0415
+        from foursight.models import store  # noqa: PLC0415
+        from foursight.models.errors import DataError, ModelError, OptionError  # noqa: PLC0415
+        from foursight.models.training import jobs, loop  # noqa: PLC0415
     except ModuleNotFoundError as error:
         _end(f"needs packages of training ({error.name} is missing): pip install 'foursight[server,train]'")
-    head = {"pool": pool, "dropout": dropout, "hidden": hidden}
-    values = {"freeze": freeze, "head": head, "epochs": epochs, "lr": lr, "batch": batch, "seed": seed}
-    try:
-        options = training.Options.model_validate(values | {"augment": augment, "cache": cache})
-    except ValidationError as error:
-        first = error.errors()[0]
-        _end(f"--{first['loc'][-1]}: {first['msg']}", 2)
+    chosen = {"freeze": freeze, "pool": pool, "dropout": dropout, "hidden": hidden, "epochs": epochs, "lr": lr}
+    chosen |= {"batch": batch, "seed": seed, "split": split, "augment": augment, "cache": cache}
+    given = {option: value for option, value in chosen.items() if value is not None}
     try:
         folder = (models_dir or store.default_folder()) / store.check_name(name)
-        work = training.prepare_work(folder, resume=resume, replace=replace)
-        examples = dataset.read(data, seed)
-        print(
-            f"{len(examples.labels)} classes, {len(examples.training)} examples to train on and "
-            f"{len(examples.validation)} to validate on (split: {examples.split}).",
-            *(f"note: {note}" for note in examples.notes),
-            sep="\n",
-        )
-        base = backbone.load(profile)
+        work = loop.prepare_work(folder, resume=resume, replace=replace)
+        job = jobs.plan(task, data, given, profile, device)
+        print(*job.said, sep="\n")
         with _Display() as display:
-            outcome = training.finetune(examples, base, options, devices.resolve(device), display.show, work)
+            outcome = job.train(display.show, work)
         # What was learnt is written, however often somebody presses Ctrl-C.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         extra = {"command": "foursight finetune " + shlex.join(sys.argv[2:]), "peak_memory_mib": _peak_mib()}
-        report.write(folder, examples, base, options, outcome, extra)
+        job.write(folder, outcome, extra)
+    except OptionError as error:
+        _end(str(error).strip(), 2)
     except DataError as error:
         for line in error.problems[:SHOWN_PROBLEMS]:
             print(f"  {line}", file=sys.stderr)
@@ -87,16 +92,15 @@ def finetune(
         _end(str(error))
     except KeyboardInterrupt:
         _end("Broken off before the first epoch was done: no model was written.", 130)
-    training.clean_up(work, outcome)
-    _say(folder, outcome)
+    loop.clean_up(work, interrupted=outcome.interrupted)
+    _say(folder, outcome, job.told(outcome))
 
 
-def _say(folder: Path, outcome: "Outcome") -> None:
-    best = outcome.epochs[outcome.best]
+def _say(folder: Path, outcome: Any, figures: str) -> None:
     if outcome.interrupted:
         print(f"Interrupted after {len(outcome.epochs)} epochs: the best of them is kept; --resume goes on from here.")
     print(
-        f"{folder}: validation top-1 {best.accuracy:.3f} (epoch {outcome.best + 1}); "
+        f"{folder}: validation {figures} (epoch {outcome.best + 1}); "
         f"features {outcome.seconds['features']:.1f} s, training {outcome.seconds['training']:.1f} s, "
         f"peak memory {_peak_mib()} MiB.\n"
         f"Serve it: foursight serve; into a running server: foursight models load {folder.name}"
@@ -140,7 +144,8 @@ class _Display:
 
     def show(self, progress: "Progress") -> None:
         """Move the bar of a phase."""
-        figures = "" if progress.loss is None else f"loss {progress.loss:.3f}  {_figures(progress.epochs)}"
+        figures = "" if progress.loss is None else f"loss {progress.loss:.3f}  "
+        figures += _figures(progress.epochs)
         if progress.phase not in self._rows:
             self._rows[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, figures="")
         self._bars.update(
@@ -148,11 +153,9 @@ class _Display:
         )  # fmt: skip
         if not self._bars.console.is_terminal and len(progress.epochs) > self._told:
             self._told = len(progress.epochs)
-            print(f"epoch {self._told}: {figures}", flush=True)
+            print(f"epoch {self._told}: loss {progress.epochs[-1].loss:.3f}  {figures}", flush=True)
 
 
 def _figures(epochs: "tuple[Epoch, ...]") -> str:
-    if not epochs:
-        return ""
-    best = max(epoch.accuracy for epoch in epochs)
-    return f"validation {epochs[-1].accuracy:.3f} (best {best:.3f})"
+    known = [epoch.figure for epoch in epochs if epoch.figure is not None]
+    return f"validation {known[-1]:.3f} (best {max(known):.3f})" if known else ""
