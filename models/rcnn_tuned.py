@@ -96,6 +96,18 @@ def whole_photos(proposals: Sequence[Tensor], sizes: Sequence[tuple[int, ...]]) 
     return [boxes.new_tensor([[0, 0, size[1], size[0]]]) for boxes, size in zip(proposals, sizes, strict=True)]
 
 
+def transplanted(network: GeneralizedRCNN, head: NamesHead) -> dict[str, Tensor]:
+    """The state of a network from `build` with "other" that answers as a names' head does over `network`."""
+    state: dict[str, Tensor] = dict(network.state_dict())
+    for name, layer in (("names", head.names), ("texture", head.texture), ("scene", head.scene)):
+        state[f"backbone.{name}.weight"] = layer.weight.detach()[:, :, None, None]
+    state["backbone.names.bias"] = head.names.bias.detach()
+    state["roi_heads.box_predictor.names.weight"] = head.hidden.weight.detach()
+    for name, value in head.objectness.state_dict().items():
+        state[f"roi_heads.box_predictor.objectness.{name}"] = value
+    return state
+
+
 @dataclass(frozen=True)
 class TunedDetector:
     """What was read of a model's folder: the names' head, or a whole network."""

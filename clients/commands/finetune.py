@@ -27,7 +27,14 @@ def finetune(
     ] = None,
     freeze: Annotated[
         str | None,
-        typer.Option(help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none.  [all]"),
+        typer.Option(
+            help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none; detect, "
+            "segment: backbone (all heads are trained, on the CPU).  [all]"
+        ),
+    ] = None,
+    heads: Annotated[
+        Literal["shipped", "fresh"] | None,
+        typer.Option(help="detect, segment: what heads that are trained start from.  [shipped]"),
     ] = None,
     pool: Annotated[
         Literal["avg", "max", "l2"] | None,
@@ -39,11 +46,18 @@ def finetune(
     hidden: Annotated[
         int | None, typer.Option(help="classify: channels of a 1x1 convolution before the pooling.  [0: none]")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times that all examples are seen.  [30]")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Largest learning rate of the head; trained stages take a tenth.  [0.002]")
+    epochs: Annotated[
+        int | None, typer.Option(help="Times that all examples are seen.  [30; with --freeze backbone 20]")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Examples in a step; detect, segment: photos.  [32; 8]")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest learning rate; a classifier's trained stages take a tenth.  [0.002; --freeze backbone: 0.001]"
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Examples in a step; detect, segment: photos.  [32; 8; with --freeze backbone 2]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split, the order, first weights and dropout.  [0]")] = None,
     split: Annotated[
         Literal["content", "name"] | None,
@@ -53,6 +67,9 @@ def finetune(
         bool | None, typer.Option("--augment", help="classify: random windows, mirror images and light.")
     ] = None,
     cache: Annotated[bool | None, typer.Option(help="Keep what the frozen part gives for each photo.  [yes]")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="detect, segment with --freeze backbone: that train together.  [1]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of this name.")] = False,
 ) -> None:
@@ -68,6 +85,7 @@ def finetune(
         _end(f"needs packages of training ({error.name} is missing): pip install 'foursight[server,train]'")
     chosen = {"freeze": freeze, "pool": pool, "dropout": dropout, "hidden": hidden, "epochs": epochs, "lr": lr}
     chosen |= {"batch": batch, "seed": seed, "split": split, "augment": augment, "cache": cache}
+    chosen |= {"heads": heads, "processes": processes}
     given = {option: value for option, value in chosen.items() if value is not None}
     try:
         folder = (models_dir or store.default_folder()) / store.check_name(name)

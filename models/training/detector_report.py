@@ -1,5 +1,6 @@
 """A fine-tuned detector's or segmenter's folder: its model card, training curve and precision-recall curves."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def write(folder: Path, data: ObjectSet, options: Options, outcome: Outcome, ext
     spec = rcnn_tuned.spec_of(outcome.task, outcome.own, outcome.other, outcome.trunk, outcome.labels)
     card = describe(data, options, outcome) | extra
     pictures = {
-        CURVES: report.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"}),
+        CURVES: report.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"})
+        if outcome.own == "names"
+        else losses(outcome.epochs),
         PRECISION_RECALL: precision_recall(outcome.measured["box"], outcome.labels),
     }
     report.fill(folder, outcome.tensors, spec, card, page(folder.name, card), pictures)
@@ -52,7 +55,7 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
             | {kind: found.classes.get(number) for kind, found in outcome.measured.items()}
             for label, seen, count, number in classes
         ],
-        "epochs": [{name: round(value, 4) for name, value in asdict(epoch).items()} for epoch in outcome.epochs],
+        "epochs": [asdict(epoch) for epoch in outcome.epochs],
         "interrupted": outcome.interrupted,
         "features_cached": outcome.cached,
         "parameters": sum(tensor.numel() for tensor in outcome.tensors.values()),
@@ -83,17 +86,20 @@ def page(name: str, card: dict[str, Any]) -> str:
     heads = " | ".join(f"{kind} {key}" for kind in kinds for key in ("AP", "AP50"))
     notes = "".join(f"- {note}\n" for note in data["notes"])
     stopped = " Training was interrupted: this is what it had until then." if card["interrupted"] else ""
-    own = (
-        "names over the shipped network, all of it frozen"
+    own, chosen = (
+        (
+            "names over the shipped network, all of it frozen",
+            "The epoch was chosen by these same photos, so expect a little less elsewhere.",
+        )
         if card["own"] == "names"
-        else "heads over the frozen backbone"
+        else ("heads over the frozen backbone", "The last epoch is taken, whatever its figures.")
     )
     return (
         f"# {name}\n\n"
         f"A {kind} of {len(card['classes'])} labels, fine-tuned on {card['made'][:10]}: {own}.\n\n"
         f"Validation, by pycocotools: {figures}, at epoch {card['validation']['epoch']} of {len(card['epochs'])}. "
-        f"The epoch was chosen by these same photos, so expect a little less elsewhere.{stopped}\n\n"
-        f"![Loss and AP by epoch]({CURVES})\n![Precision by recall]({PRECISION_RECALL})\n\n"
+        f"{chosen}{stopped}\n\n"
+        f"![Training by epoch]({CURVES})\n![Precision by recall]({PRECISION_RECALL})\n\n"
         f"| label | objects trained on | validated on | {heads} |\n|---|---|---|{'---|' * 2 * len(kinds)}\n"
         f"{rows}\n\n"
         f"## Data\n\n{data['training']} photos to train on, {data['validation']} to validate on. "
@@ -111,6 +117,18 @@ def page(name: str, card: dict[str, Any]) -> str:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def losses(epochs: Sequence[Any]) -> Figure:
+    """Each loss by epoch, by torchvision's names."""
+    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name in epochs[0].losses:
+        axes.plot(range(1, len(epochs) + 1), [epoch.losses[name] for epoch in epochs], label=name.removeprefix("loss_"))
+    axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
 
 
 def precision_recall(measured: Measured, labels: tuple[str, ...]) -> Figure:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from foursight.models import labels
+from foursight.models import labels, rcnn_tiny
 from foursight.models.lite0 import EfficientNetLite0
 
 # fmt: off
@@ -33,8 +33,10 @@ IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
 def classes_of(label: str) -> tuple[int, ...]:
     """ImageNet's class indices of a label: of a COCO category, or those that are called so; none where none is."""
     name = label.casefold()
-    own = tuple(index for index, (_, known) in enumerate(labels.imagenet()) if known.casefold() == name)
-    return IMAGENET_OF_COCO.get(name) or own
+    # A kite is a bird there.
+    if name in {known for _, known in rcnn_tiny.CATEGORIES}:
+        return IMAGENET_OF_COCO.get(name, ())
+    return tuple(index for index, (_, known) in enumerate(labels.imagenet()) if known.casefold() == name)
 
 
 def mean_row(network: EfficientNetLite0, classes: Sequence[int]) -> Tensor:

@@ -81,10 +81,13 @@ class Course(Generic[E]):
     interrupted: bool = False
 
 
-def run(learner: Learner[E], epochs: int, report: Report, work: Path | None, identity: str) -> Course[E]:
+def run(
+    learner: Learner[E], epochs: int, report: Report, work: Path | None, identity: str, *, saves: bool = True
+) -> Course[E]:
     """Train for so many epochs, or until an interruption after the first; before it, KeyboardInterrupt is raised.
 
-    `work` is a folder for a checkpoint after each epoch; where it holds one, training goes on from there. Raises
+    `work` is a folder for a checkpoint after each epoch, which another process writes if not `saves`; where it holds
+    one, training goes on from there. Raises
     DataError (checkpoint_mismatch) for one whose identity is another.
     """
     course = _resume(learner, work, identity)
@@ -102,7 +105,8 @@ def run(learner: Learner[E], epochs: int, report: Report, work: Path | None, ide
                 course.best = len(course.epochs)
             course.epochs.append(found)
             report(Progress("training", (epoch + 1) * learner.steps, total, None, tuple(course.epochs)))
-            _save(learner, course, work, identity)
+            if saves:
+                _save(learner, course, work, identity)
     except KeyboardInterrupt:
         if not course.epochs:
             raise

@@ -143,7 +143,7 @@ def page(name: str, card: dict[str, Any]) -> str:
 
 
 def curves(epochs: Sequence[Any], best: int, loss: str, figures: dict[str, str]) -> Figure:
-    """Losses and validation figures by epoch, the best epoch marked; `figures`: fields of an epoch with their titles."""
+    """Losses and validation figures by epoch, the best epoch marked; `figures`: an epoch's fields with their titles."""
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
     losses, right = figure.subplots(1, 2)
     numbers = range(1, len(epochs) + 1)
