@@ -316,6 +316,11 @@ def test_a_running_server_takes_up_a_segmenter_and_puts_it_away(
         assert {one["label"] for one in own["predictions"]} == set(LABELS)
         assert all(one["mask"]["size"] == [200, 320] for one in own["predictions"])
         assert http.post("/v1/segment", content=encoded(photo("coffee"))).json()["model"] == "mask-rcnn-lite0"
+        analysis = http.post("/v1/analyze", content=body, params={"model": "pets", "tasks": "classify,segment"}).json()
+        assert {task: part["model"] for task, part in analysis["tasks"].items()} == {
+            "classify": "efficientnet-lite0",
+            "segment": "pets",
+        }
         unknown = http.post("/v1/detect", content=body, params={"model": "pets"})
         assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
         assert http.delete("/v1/models/pets").status_code == 204
