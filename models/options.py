@@ -67,7 +67,7 @@ class ClassifyOptions(ModelOptions):
     classes: Classes = None
 
 
-class LocalizeOptions(Options):
+class LocalizeOptions(ModelOptions):
     """Options of localization."""
 
     top_k: int = Field(1, ge=1, le=1000, description="How many labels to give for the one box, best first.")

@@ -15,11 +15,11 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight import models
 from foursight.cli import main
-from foursight.models import engine, rcnn, rcnn_tiny, rcnn_tuned, store
+from foursight.models import engine, localization, rcnn, rcnn_tiny, rcnn_tuned, store
 from foursight.models.errors import DataError, OptionError, StoreError
 from foursight.models.options import SegmentOptions
 from foursight.models.rcnn_tuned import NamesHead
-from foursight.models.training import detector, detector_report, jobs, names_head, objects
+from foursight.models.training import detector, detector_report, heads, jobs, names_head, objects
 from foursight.models.training.loop import Progress
 from tests.helpers import as_tensor, iou
 from tests.photos import encoded, photo
@@ -349,3 +349,57 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     )
     assert main(["finetune", str(folder), *options]) == 1
     assert "There is a model 'pets' already" in capsys.readouterr().err
+
+
+def test_a_localizer_learns_labels_and_is_served_beside_the_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--task", "localize", "--models-dir", str(tmp_path), "--epochs", "8", "--freeze"]
+    assert main(["finetune", str(folder), "--name", "one", *options, "all"]) == 0
+    assert main(["finetune", str(folder), "--name", "two", *options, "backbone"]) == 0
+    assert "8 photos to train on and 2 to validate on, each with its largest object" in capsys.readouterr().out
+    task = models.load("localize", "tiny", "cpu")
+    assert isinstance(task, localization.Localization)
+    for name in ("one", "two"):
+        task.install(name, tmp_path / name)
+    shared, own = task.installed()
+    assert (shared.parameters, shared.labels) == (1280 * 2 + 2, LABELS)
+    assert own.parameters > 10_000
+    images = [Image.open(folder / "images" / f"{number}.png").convert("RGB") for number in (1, 2, 3)]
+    options_of = [task.options(model=name) for name in ("one", None, "two")]
+    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, options_of, strict=True)])
+    for image, mine, output in zip(images, options_of, outputs, strict=True):
+        alone, found = models.run(task, image, model=mine.model), task.finish(output, mine)
+        assert found.labels == alone.labels
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
+        assert (found.labels[0] in LABELS) == (mine.model is not None) == (found.wnids is None)
+    # With the shipped votes, the box is the shipped model's.
+    np.testing.assert_allclose(
+        models.run(task, images[0]).boxes, task.finish(outputs[0], options_of[0]).boxes, atol=1e-2
+    )
+    (tmp_path / "one" / store.WEIGHTS).write_bytes((tmp_path / "two" / store.WEIGHTS).read_bytes())
+    with pytest.raises(StoreError, match="SHA-256"):
+        task.install("one", tmp_path / "one")
+
+
+def test_heads_of_ones_own_are_trained_stored_and_served(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MIN_SIZE", 96)
+    monkeypatch.setattr(heads, "MAX_SIZE", 160)
+    task = models.load("segment", "tiny", "cpu")
+    assert isinstance(task, rcnn.Rcnn)
+    image = Image.open(folder / "images" / "1.png").convert("RGB")
+    for name, start in (("fresh", "fresh"), ("shipped", "shipped")):
+        options = ["--task", "segment", "--freeze", "backbone", "--heads", start, "--epochs", "1", "--name", name]
+        assert main(["finetune", str(folder), "--models-dir", str(tmp_path), *options]) == 0
+        task.install(name, tmp_path / name)
+        found = models.run(task, image, model=name, score_threshold=0.05)
+        assert set(found.labels) <= set(LABELS)
+        whole = rcnn_tuned.load(name, tmp_path / name, "segment", task.trunk).network
+        assert whole is not None
+        with torch.inference_mode():
+            (expected,) = whole([as_tensor(image)])
+        np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
+    assert [card.name for card in task.installed()] == ["fresh", "shipped"]

@@ -19,7 +19,9 @@ def finetune(
         list[Path], typer.Argument(help="A COCO listing and its photos; for classify also a folder for each class.")
     ],
     name: Annotated[str, typer.Option(help="The new model's name.")],
-    task: Annotated[Literal["classify", "detect", "segment"], typer.Option(help="What it is for.")] = "classify",
+    task: Annotated[
+        Literal["classify", "localize", "detect", "segment"], typer.Option(help="What it is for.")
+    ] = "classify",
     profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Whose backbone; standard: classify.")] = "tiny",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
     models_dir: Annotated[
@@ -28,47 +30,46 @@ def finetune(
     freeze: Annotated[
         str | None,
         typer.Option(
-            help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none; detect, "
-            "segment: backbone (all heads are trained, on the CPU).  [all]"
+            help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none; the "
+            "others: backbone (all heads are trained). Default: all."
         ),
     ] = None,
     heads: Annotated[
         Literal["shipped", "fresh"] | None,
-        typer.Option(help="detect, segment: what heads that are trained start from.  [shipped]"),
+        typer.Option(help="detect, segment: what heads that are trained start from. Default: shipped."),
     ] = None,
     pool: Annotated[
         Literal["avg", "max", "l2"] | None,
-        typer.Option(help="classify: global pooling: mean, maximum, generalised mean (p = 2).  [avg]"),
+        typer.Option(help="classify: global pooling: mean, maximum, generalised mean (p = 2). Default: avg."),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="classify: share of features dropped while training.  [0.2]")
+        float | None, typer.Option(help="classify: share of features dropped while training. Default: 0.2.")
     ] = None,
     hidden: Annotated[
-        int | None, typer.Option(help="classify: channels of a 1x1 convolution before the pooling.  [0: none]")
+        int | None, typer.Option(help="classify: channels of a 1x1 convolution before the pooling. Default: 0: none.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Times that all examples are seen.  [30; with --freeze backbone 20]")
+        int | None, typer.Option(help="Times that all examples are seen. Default: 30; with --freeze backbone 20.")
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Largest learning rate; a classifier's trained stages take a tenth.  [0.002; --freeze backbone: 0.001]"
-        ),
+        typer.Option(help="Largest learning rate; pretrained parts take less. Default: 0.002; of all heads 0.001."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Examples in a step; detect, segment: photos.  [32; 8; with --freeze backbone 2]")
+        int | None,
+        typer.Option(help="Examples in a step. Default: 32; detect, segment: 8 photos, of all heads 2."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split, the order, first weights and dropout.  [0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the order and all else. Default: 0.")] = None,
     split: Annotated[
         Literal["content", "name"] | None,
-        typer.Option(help="detect, segment: hold back a fifth by the photos' content, or by their names.  [content]"),
+        typer.Option(help="COCO listings: by what a fifth of the photos is held back. Default: content."),
     ] = None,
     augment: Annotated[
-        bool | None, typer.Option("--augment", help="classify: random windows, mirror images and light.")
+        bool | None, typer.Option("--augment", help="classify, localize: random windows, mirror images and light.")
     ] = None,
-    cache: Annotated[bool | None, typer.Option(help="Keep what the frozen part gives for each photo.  [yes]")] = None,
+    cache: Annotated[bool | None, typer.Option(help="Keep what the frozen part gives. Default: yes.")] = None,
     processes: Annotated[
-        int | None, typer.Option(help="detect, segment with --freeze backbone: that train together.  [1]")
+        int | None, typer.Option(help="detect, segment with --freeze backbone: that train together. Default: 1.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of this name.")] = False,

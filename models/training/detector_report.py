@@ -13,7 +13,7 @@ from foursight.models.training import report
 from foursight.models.training.detector import Options, Outcome
 from foursight.models.training.measure import Measured
 from foursight.models.training.objects import ObjectSet
-from foursight.models.training.report import CARD, CURVES
+from foursight.models.training.report import CURVES
 
 PRECISION_RECALL = "precision-recall.png"
 # More lines than this could not be told apart.
@@ -66,12 +66,8 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
 
 def page(name: str, card: dict[str, Any]) -> str:
     """The card for people, in Markdown."""
-    data, options, kinds = (
-        card["data"],
-        card["options"],
-        [kind for kind in ("box", "mask") if kind in card["validation"]],
-    )
-    kind = "segmenter" if card["task"] == "segment" else "detector"
+    kinds = [kind for kind in ("box", "mask") if kind in card["validation"]]
+    model = "segmenter" if card["task"] == "segment" else "detector"
     figures = "; ".join(
         f"{kind} AP **{_shown(card['validation'][kind]['ap'])}**, AP50 {_shown(card['validation'][kind]['ap50'])}, "
         f"AP75 {_shown(card['validation'][kind]['ap75'])}"
@@ -84,7 +80,6 @@ def page(name: str, card: dict[str, Any]) -> str:
         for one in card["classes"]
     )
     heads = " | ".join(f"{kind} {key}" for kind in kinds for key in ("AP", "AP50"))
-    notes = "".join(f"- {note}\n" for note in data["notes"])
     stopped = " Training was interrupted: this is what it had until then." if card["interrupted"] else ""
     own, chosen = (
         (
@@ -96,22 +91,12 @@ def page(name: str, card: dict[str, Any]) -> str:
     )
     return (
         f"# {name}\n\n"
-        f"A {kind} of {len(card['classes'])} labels, fine-tuned on {card['made'][:10]}: {own}.\n\n"
+        f"A {model} of {len(card['classes'])} labels, fine-tuned on {card['made'][:10]}: {own}.\n\n"
         f"Validation, by pycocotools: {figures}, at epoch {card['validation']['epoch']} of {len(card['epochs'])}. "
         f"{chosen}{stopped}\n\n"
         f"![Training by epoch]({CURVES})\n![Precision by recall]({PRECISION_RECALL})\n\n"
         f"| label | objects trained on | validated on | {heads} |\n|---|---|---|{'---|' * 2 * len(kinds)}\n"
-        f"{rows}\n\n"
-        f"## Data\n\n{data['training']} photos to train on, {data['validation']} to validate on. "
-        f"Split: {data['split']}.\n\n{notes}\n"
-        "## Training\n\n"
-        + ", ".join(f"{name} {value}" for name, value in options.items())
-        + f". {card['parameters']:,} parameters of its own.\n\n"
-        f"`{card.get('command', '')}`\n\n"
-        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}"
-        f"{', peak memory ' + str(card['peak_memory_mib']) + ' MiB' if 'peak_memory_mib' in card else ''}. "
-        f"Versions: {', '.join(f'{name} {number}' for name, number in card['versions'].items())}. "
-        f"All of this, machine-readable: [{CARD}]({CARD}).\n"
+        f"{rows}\n\n" + report.ending(card)
     )
 
 

@@ -11,10 +11,19 @@ from foursight.models import backbone, devices
 from foursight.models.errors import OptionError
 from foursight.models.head import HeadSpec
 from foursight.models.results import Profile
-from foursight.models.training import dataset, detector, detector_report, finetune, objects, report
+from foursight.models.training import (
+    dataset,
+    detector,
+    detector_report,
+    finetune,
+    localize,
+    localize_report,
+    objects,
+    report,
+)
 from foursight.models.training.loop import Report
 
-Task = Literal["classify", "detect", "segment"]
+Task = Literal["classify", "localize", "detect", "segment"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,13 @@ def plan(task: Task, data: Sequence[Path], given: Mapping[str, Any], profile: Pr
     """
     if task == "classify":
         return _classify(data, given, profile, device)
-    return _find(task, data, given, profile, device)
+    if profile != "tiny":
+        raise OptionError(
+            "invalid_parameter",
+            f"--profile {profile} is for classify: of {task} only tiny's network takes new labels.",
+            "Leave it out.",
+        )
+    return _localize(data, given, device) if task == "localize" else _find(task, data, given, device)
 
 
 def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, device: str) -> Job:
@@ -62,14 +77,8 @@ def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, 
     )
 
 
-def _find(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any], profile: Profile, device: str) -> Job:
+def _find(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
     options = _options(task, given, detector.Options)
-    if profile != "tiny":
-        raise OptionError(
-            "invalid_parameter",
-            f"--profile {profile} has no {task} that is the same for all names, so it cannot be given new ones.",
-            "Leave it out: tiny has.",
-        )
     found = objects.read(data, options.seed, options.split, masks=task == "segment")
     seen, held_back = (sum(found.count(photos)) for photos in (found.training, found.validation))
     return Job(
@@ -84,6 +93,21 @@ def _find(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any], p
             f"{kind} AP {figures.overall['ap'] or 0:.3f}, AP50 {figures.overall['ap50'] or 0:.3f}"
             for kind, figures in outcome.measured.items()
         ),
+    )
+
+
+def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
+    options = _options("localize", given, localize.Options)
+    found = localize.largest(objects.read(data, options.seed, options.split, masks=False))
+    return Job(
+        (
+            f"{len(found.labels)} labels, {len(found.training)} photos to train on and {len(found.validation)} to "
+            f"validate on, each with its largest object (split: {found.split}).",
+            *(f"note: {note}" for note in found.notes),
+        ),
+        lambda told, work: localize.finetune(found, options, devices.resolve(device), told, work),
+        lambda folder, outcome, extra: localize_report.write(folder, found, options, outcome, extra),
+        lambda outcome: "label and box right {0.both:.3f}, label {0.label:.3f}".format(outcome.epochs[outcome.best]),
     )
 
 

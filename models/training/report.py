@@ -142,6 +142,23 @@ def page(name: str, card: dict[str, Any]) -> str:
     )
 
 
+def ending(card: dict[str, Any]) -> str:
+    """The end of a page: data, options, time, versions."""
+    data = card["data"]
+    notes = "".join(f"- {note}\n" for note in data["notes"])
+    memory = f", peak memory {card['peak_memory_mib']} MiB" if "peak_memory_mib" in card else ""
+    return (
+        f"## Data\n\n{data['training']} photos to train on, {data['validation']} to validate on. "
+        f"Split: {data['split']}.\n\n{notes}\n"
+        f"## Training\n\n{', '.join(f'{name} {value}' for name, value in card['options'].items())}. "
+        f"{card['parameters']:,} parameters of its own.\n\n"
+        f"`{card.get('command', '')}`\n\n"
+        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}{memory}. "
+        f"Versions: {', '.join(f'{name} {number}' for name, number in card['versions'].items())}. "
+        f"All of this, machine-readable: [{CARD}]({CARD}).\n"
+    )
+
+
 def curves(epochs: Sequence[Any], best: int, loss: str, figures: dict[str, str]) -> Figure:
     """Losses and validation figures by epoch, the best epoch marked; `figures`: an epoch's fields with their titles."""
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
