@@ -24,7 +24,7 @@ from foursight.models import catalogue, detection, rcnn, rcnn_tiny, rcnn_tuned, 
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.rcnn import Detector, Rcnn
 from foursight.models.rcnn_tuned import NamesHead, Own, Trunk
-from foursight.models.training import heads, loop, measure, names_head, proposals
+from foursight.models.training import dataset, heads, loop, measure, names_head, proposals
 from foursight.models.training.data import Photo
 from foursight.models.training.loop import Progress, Report
 from foursight.models.training.measure import Measured
@@ -179,6 +179,11 @@ def _sources(
 
 def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Report, work: Path | None) -> Outcome:
     """As `finetune`, on the CPU."""
+    if len(data.training) < options.batch * options.processes:
+        line = (
+            f"{len(data.training)} photos to train on are fewer than a step takes, {options.batch * options.processes}"
+        )
+        raise dataset.bad_data((line,))
     masks, begun = task == "segment", time.perf_counter()
     network = rcnn_tuned.build(masks, len(data.labels), other=not options.fresh)
     trunk = cast(Trunk, rcnn_tuned.trunk_of(network))

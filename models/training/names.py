@@ -85,10 +85,13 @@ def fit(network: GeneralizedRCNN, objects: Objects, seed: int) -> None:
     counts = torch.bincount(objects.labels, minlength=layers[0].out_channels).clamp(min=1).float()
     weights = counts.rsqrt() / counts.rsqrt()[objects.labels].mean()
     optimizer = torch.optim.AdamW(linear.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    steps = len(features) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps, pct_start=0.1)
+    batch = min(BATCH, len(features))
+    steps = len(features) // batch
+    # Two steps at least to rise in, however few objects there are.
+    rise = max(0.1, 2 / (EPOCHS * steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps, pct_start=rise)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(features))[: steps * BATCH].view(-1, BATCH):
+        for rows in torch.randperm(len(features))[: steps * batch].view(-1, batch):
             logits = linear(F.dropout(features[rows], DROPOUT))
             value = F.cross_entropy(logits, objects.labels[rows], weights)
             optimizer.zero_grad()
