@@ -127,10 +127,10 @@ def _say(folder: Path, outcome: Any, figures: str) -> None:
 
 
 def _peak_mib() -> int:
-    """The most memory that this process has held, in MiB (Linux counts it in KiB)."""
+    """The most memory that a process of this training has held, in MiB (Linux counts it in KiB)."""
     import resource  # noqa: PLC0415
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
 
 
 def _end(message: str, status: int = 1) -> NoReturn:

@@ -42,17 +42,21 @@ NAME_LAYERS = ("backbone.names", "backbone.texture", "backbone.scene")
 
 
 class Settings(Protocol):
-    """What is to be said of a training; `fresh` heads know nothing, the others start as the shipped ones."""
-
-    epochs: int
-    lr: float
-    batch: int
-    seed: int
-    processes: int
+    """What is to be said of a training; `batch` counts photos of a step, of each process. `fresh` heads start from
+    nothing, the others as the shipped ones."""
 
     @property
-    def fresh(self) -> bool:
-        """Whether the heads start from nothing."""
+    def epochs(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def processes(self) -> int: ...
+    @property
+    def fresh(self) -> bool: ...
 
 
 @dataclass(frozen=True)

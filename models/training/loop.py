@@ -87,8 +87,7 @@ def run(
     """Train for so many epochs, or until an interruption after the first; before it, KeyboardInterrupt is raised.
 
     `work` is a folder for a checkpoint after each epoch, which another process writes if not `saves`; where it holds
-    one, training goes on from there. Raises
-    DataError (checkpoint_mismatch) for one whose identity is another.
+    one, training goes on from there. Raises DataError (checkpoint_mismatch) for one whose identity is another.
     """
     course = _resume(learner, work, identity)
     total = learner.steps * epochs

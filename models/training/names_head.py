@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ BOXES, OBJECTS_SHARE, OVERLAP = 128, 0.25, 0.5
 
 Source = Callable[[Photo, int], tuple[Seen, Tensor]]
 Results = list[dict[str, Any]]
+
+
+class Settings(Protocol):
+    """What is to be said of a training: the largest learning rate, and the photos of a step."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Learner:
         data: ObjectSet,
         training: Source,
         validation: list[Seen],
-        options: Any,
+        options: Settings,
     ) -> None:
         self._head, self._network, self._data, self._options = head, network, data, options
         self._training, self._validation = training, validation
