@@ -403,3 +403,26 @@ def test_heads_of_ones_own_are_trained_stored_and_served(
         np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
         np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
     assert [card.name for card in task.installed()] == ["fresh", "shipped"]
+
+
+def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
+    data: objects.ObjectSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MIN_SIZE", 64)
+    monkeypatch.setattr(heads, "MAX_SIZE", 96)
+    options = detector.Options(heads="fresh", epochs=2)
+    assert (options.freeze, options.batch, options.lr) == ("backbone", 2, 1e-3)
+    whole, _ = heads.fit(data, options, lambda progress: None, None, "same", masks=True)
+
+    def interrupt(progress: Progress) -> None:
+        if len(progress.epochs) == 1 and progress.done > 4:
+            raise KeyboardInterrupt
+
+    broken, _ = heads.fit(data, options, interrupt, tmp_path, "same", masks=True)
+    assert (broken.interrupted, broken.epochs) == (True, whole.epochs[:1])
+    resumed, _ = heads.fit(data, options, lambda progress: None, tmp_path, "same", masks=True)
+    assert resumed.epochs == whole.epochs
+    assert all(torch.equal(resumed.best_tensors[name], value) for name, value in whole.best_tensors.items())
+    with pytest.raises(DataError) as refused:
+        detector.finetune(data, "detect", detector.Options(freeze="backbone", batch=9), CPU)
+    assert refused.value.problems == ("8 photos to train on are fewer than a step takes, 9",)
