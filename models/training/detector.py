@@ -18,7 +18,6 @@ import torch
 from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models import catalogue, detection, rcnn, rcnn_tiny, rcnn_tuned, segmentation
 from foursight.models.options import DetectOptions, SegmentOptions
@@ -30,7 +29,6 @@ from foursight.models.training.loop import Progress, Report
 from foursight.models.training.measure import Measured
 from foursight.models.training.names_head import Results
 from foursight.models.training.objects import ObjectSet, Split
-from foursight.models.training.proposals import Seen
 
 Task = Literal["detect", "segment"]
 # Below this nothing leaves the network; AP is the area under all thresholds.
@@ -139,9 +137,12 @@ def finetune(
     network, trunk = served.network, cast(Trunk, served.trunk)
     begun = time.perf_counter()
     folder = proposals.cache_folder(network, trunk) if options.cache else None
-    training, validation = _sources(data, network, folder, device, report)
+    photos = (*data.training, *data.validation)
+    seen = proposals.collect(
+        network, photos, device, folder, lambda done: report(Progress("features", done, len(photos)))
+    )
     between = time.perf_counter()
-    learner = names_head.Learner(head, network, data, training, validation, options)
+    learner = names_head.Learner(head, network, data, seen[: len(data.training)], seen[len(data.training) :], options)
     identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), trunk.network, trunk.backbone)
     course = loop.run(learner, options.epochs, report, work, identity)
     end = time.perf_counter()
@@ -150,31 +151,8 @@ def finetune(
     seconds = {"features": between - begun, "training": end - between}
     return Outcome(
         task, "names", True, trunk, dict(head.state_dict()), data.labels, course.epochs, course.best,
-        _measure(data, results), starts, course.interrupted, options.cache, seconds,
+        _measure(data, task, results), starts, course.interrupted, options.cache, seconds,
     )  # fmt: skip
-
-
-def _sources(
-    data: ObjectSet, network: GeneralizedRCNN, folder: Path | None, device: torch.device, report: Report
-) -> tuple[names_head.Source, list[Seen]]:
-    """Where the boxes to train on come from, and those to validate on."""
-    total = len(data.training) + len(data.validation)
-    done = 0
-
-    def seen(more: int) -> None:
-        nonlocal done
-        done += more
-        report(Progress("features", done, total))
-
-    kept = proposals.collect(network, data.training, device, folder, seen)
-    by_id = {
-        photo.image_id: (kept, names_head.classes_of(photo)) for photo, kept in zip(data.training, kept, strict=True)
-    }
-
-    def training(photo: Photo, epoch: int) -> tuple[Seen, Tensor]:
-        return by_id[photo.image_id]
-
-    return training, proposals.collect(network, data.validation, device, folder, seen)
 
 
 def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Report, work: Path | None) -> Outcome:
@@ -202,7 +180,7 @@ def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Repor
     served = rcnn.load(network.eval(), "fine-tuned", "tiny", "cpu", kind, categories)
     return Outcome(
         task, "heads", not options.fresh, trunk, tensors, data.labels, course.epochs, course.best,
-        _measure(data, answers(served, data.validation)), starts, course.interrupted, False,
+        _measure(data, task, answers(served, data.validation)), starts, course.interrupted, False,
         {"features": 0.0, "training": end - begun},
     )  # fmt: skip
 
@@ -229,9 +207,9 @@ def answers(task: Rcnn, photos: Sequence[Photo]) -> Results:
     return results
 
 
-def _measure(data: ObjectSet, results: Results) -> dict[str, Measured]:
+def _measure(data: ObjectSet, task: Task, results: Results) -> dict[str, Measured]:
     truth, ids = data.truth(), [photo.image_id for photo in data.validation]
     kinds: dict[str, measure.Kind] = {"box": "bbox"}
-    if any("segmentation" in result for result in results):
+    if task == "segment":
         kinds["mask"] = "segm"
     return {name: measure.measure(truth, ids, results, kind, data.category_ids) for name, kind in kinds.items()}

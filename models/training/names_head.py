@@ -26,7 +26,6 @@ DROPOUT = 0.2
 # As Faster R-CNN samples them (Ren et al. 2015): so many boxes of a photo in a step, a quarter of them objects.
 BOXES, OBJECTS_SHARE, OVERLAP = 128, 0.25, 0.5
 
-Source = Callable[[Photo, int], tuple[Seen, Tensor]]
 Results = list[dict[str, Any]]
 
 
@@ -99,8 +98,8 @@ class Learner:
         head: NamesHead,
         network: GeneralizedRCNN,
         data: ObjectSet,
-        training: Source,
-        validation: list[Seen],
+        training: Sequence[Seen],
+        validation: Sequence[Seen],
         options: Settings,
     ) -> None:
         self._head, self._network, self._data, self._options = head, network, data, options
@@ -117,13 +116,13 @@ class Learner:
         seed, batch = self._options.seed, self._options.batch
         # Each epoch draws from its own seed, so that one that is resumed draws the same.
         torch.manual_seed(seed * 1_000_003 + epoch)
-        photos = random.Random(f"{seed} {epoch}").sample(self._data.training, len(self._data.training))
+        order = random.Random(f"{seed} {epoch}").sample(range(len(self._training)), len(self._training))
         self._head.train()
         losses = []
         for step in range(self.steps):
             loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
-            rows = [self._training(photo, epoch) for photo in photos[step * batch : (step + 1) * batch]]
-            loss = self._loss(rows)
+            places = order[step * batch : (step + 1) * batch]
+            loss = self._loss([(self._training[place], self._data.training[place]) for place in places])
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -131,10 +130,10 @@ class Learner:
             told(step + 1, losses[-1])
         return self._judge(sum(losses) / len(losses))
 
-    def _loss(self, photos: list[tuple[Seen, Tensor]]) -> Tensor:
+    def _loss(self, photos: list[tuple[Seen, Photo]]) -> Tensor:
         scores, labels = [], []
-        for seen, classes in photos:
-            targets = _targets(seen, classes, len(seen.boxes))
+        for seen, photo in photos:
+            targets = _targets(seen, photo, len(seen.boxes))
             (objects,), (rest,) = self._sampler([targets])
             rows = torch.cat([objects.nonzero()[:, 0], rest.nonzero()[:, 0]])
             scores.append(_scores(self._head, seen, rows))
@@ -147,7 +146,7 @@ class Learner:
         losses = []
         for seen, photo in zip(self._validation, self._data.validation, strict=True):
             scores = _scores(self._head, seen, torch.arange(seen.proposals, device=seen.boxes.device))
-            targets = _targets(seen, classes_of(photo), seen.proposals)
+            targets = _targets(seen, photo, seen.proposals)
             losses.append(F.nll_loss(scores, targets).item())
         found = measure.measure(
             self._truth, [photo.image_id for photo in self._data.validation], self.results(), "bbox",
@@ -183,18 +182,14 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def classes_of(photo: Photo) -> Tensor:
-    """The class indices of a photo's objects, int64 [M]; background is 0."""
-    return torch.tensor([item["category_id"] for item in photo.objects], dtype=torch.int64)
-
-
-def _targets(seen: Seen, classes: Tensor, rows: int) -> Tensor:
+def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
     """The class index of each of the first rows: of the object that it overlaps most, and by half; else background."""
     boxes, targets = seen.boxes[:rows], seen.targets
     if not len(targets):
         return torch.zeros(rows, dtype=torch.int64, device=boxes.device)
     nearest = Matcher(OVERLAP, OVERLAP, allow_low_quality_matches=False)(box_iou(targets, boxes))
-    return torch.where(nearest >= 0, classes.to(boxes.device)[nearest.clamp(min=0)], 0)
+    classes = torch.tensor([item["category_id"] for item in photo.objects], device=boxes.device)
+    return torch.where(nearest >= 0, classes[nearest.clamp(min=0)], 0)
 
 
 def _scores(head: NamesHead, seen: Seen, rows: Tensor) -> Tensor:

@@ -103,9 +103,9 @@ def collect(
     photos: Sequence[Photo],
     device: torch.device,
     folder: Path | None,
-    seen: Callable[[int], None],
+    told: Callable[[int], None],
 ) -> list[Seen]:
-    """What is seen of all photos, from the folder or computed into it; `seen` is told of each that is there.
+    """What is seen of all photos, from the folder or computed into it; `told` is given how many were looked at.
 
     Raises DataError (bad_data) after the pass, for the photos that cannot be decoded.
     """
@@ -113,13 +113,13 @@ def collect(
     problems: dict[str, None] = {}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    for photo in photos:
+    for done, photo in enumerate(photos, 1):
         path = None if folder is None else folder / f"{_key(photo)}.npz"
         try:
             found.append(_stored(path, device) or _store(path, look_at(network, photo, device)))
         except (ImageError, OSError) as error:
             problems[dataset.unreadable_line(photo.path, error)] = None
-        seen(1)
+        told(done)
     if problems:
         raise dataset.bad_data(tuple(problems))
     return found
