@@ -4,6 +4,7 @@ All models stand on one backbone. A batch may mix them: the frozen backbone sees
 head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from foursight.models import backbone, devices, engine, labels, stages, tuned
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.variants import Variant, Variants
+from foursight.models.tuned import TunedClassifier
+from foursight.models.variants import Variants
 
 PUBLISHED = backbone.PUBLISHED
 
@@ -57,11 +59,33 @@ class Dense(nn.Module):
 
 
 @dataclass(frozen=True)
+class Classifier:
+    """One model: `logits` maps the backbone's maps of N photos to float [N, K].
+
+    `own` is what a fine-tuned model has for itself; None is the task's own model, whose labels have `wnids`.
+    """
+
+    card: Card
+    logits: Callable[[Tensor], Tensor]
+    own: TunedClassifier | None = None
+    wnids: tuple[str, ...] | None = None
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether it sees photos with other eyes than the rest."""
+        return self.own is not None and len(self.own.stages) > 0
+
+    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
+        return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
+
+
+@dataclass(frozen=True)
 class Classified:
     """Class probabilities of one photo, float32 [K], and the model that they are of."""
 
     probabilities: NDArray[np.float32]
-    variant: Variant
+    variant: Classifier
 
 
 @dataclass(frozen=True)
@@ -90,7 +114,7 @@ class Classification:
             dtype=self.card.dtype,
             **devices.weigh(model),
         )
-        self._variants.add(Variant(card, model.head, model))
+        self._variants.add(Classifier(card, model.head, model))
 
     def remove(self, name: str) -> None:
         """Serve a model no longer; requests that were checked before are still answered by it."""
@@ -152,10 +176,10 @@ class Classification:
         )
 
     @cached_property
-    def _variants(self) -> Variants:
+    def _variants(self) -> Variants[Classifier]:
         network: Any = self.base.network
         wnids = tuple(wnid for wnid, _ in labels.imagenet())
-        return Variants(Variant(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
+        return Variants(Classifier(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
 
     @cached_property
     def _stages(self) -> nn.ModuleList:
@@ -166,7 +190,7 @@ class Classification:
         return stages.fingerprint(self._stages)
 
 
-def _heads(maps: Tensor, rows: list[int], variants: list[Variant]) -> dict[int, NDArray[np.float32]]:
+def _heads(maps: Tensor, rows: list[int], variants: list[Classifier]) -> dict[int, NDArray[np.float32]]:
     """Each head on its rows of the maps [len(rows), C, h, w]; probabilities by row of the batch."""
     places_of: dict[int, list[int]] = {}
     for place, row in enumerate(rows):

@@ -1,7 +1,14 @@
-"""Localization: the one main object, label and box."""
+"""Localization: the one main object, label and box, by ImageNet's labels or by those of a fine-tuned model.
+
+All models stand on one backbone. A batch may mix them: the backbone sees all its photos in one pass, and each head its
+rows of the maps.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from foursight.models import backbone, cam, devices, engine, labels, localizer
+from foursight.models import backbone, cam, devices, engine, labels, localizer, localizer_tuned
+from foursight.models.localizer import Localizer, VotingHead
+from foursight.models.localizer_tuned import TunedLocalizer
 from foursight.models.options import LocalizeOptions
 from foursight.models.results import Card, Predictions, Profile
+from foursight.models.variants import Variants
 
 PUBLISHED = backbone.PUBLISHED
 
@@ -20,7 +30,9 @@ def load(profile: Profile, device: str) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
-    network = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
+    network: Any = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
+    own = isinstance(network, Localizer)
+    trunk = localizer_tuned.fingerprint(network.head, network.backbone) if own else None
     devices.place(network, place)
     card = Card(
         name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
@@ -32,7 +44,9 @@ def load(profile: Profile, device: str) -> "Localization":
         **devices.weigh(network),
     )
     run = engine.compile(Dense(base, network).eval(), *backbone.examples(localizer.INPUT_SIZE, place), place)
-    return Localization(card, run, (lambda _, boxes: boxes) if profile == "tiny" else cam.boxes, place)
+    published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
+    find = (lambda _, boxes: boxes) if own else cam.boxes
+    return Localization(published, run, find, place, network.head if own else None, trunk)
 
 
 class Dense(nn.Module):
@@ -43,9 +57,17 @@ class Dense(nn.Module):
         self.normalize = backbone.Normalize(base.mean, base.std)
         self.network = network
 
-    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Map uint8 [N, S, S, 3] to class probabilities [N, 1000], and to the boxes or maps that the network gives."""
-        logits, found = self.network(self.normalize(photos))
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """Map uint8 [N, S, S, 3] to class probabilities [N, 1000], and to the boxes or maps that the network gives.
+
+        Of the tiny profile's network also the two maps that heads read.
+        """
+        pixels = self.normalize(photos)
+        if isinstance(self.network, Localizer):
+            middle, semantic = self.network.features(pixels)
+            logits, found = self.network.locate(middle, semantic)
+            return logits.softmax(1), found, middle, semantic
+        logits, found = self.network(pixels)
         return logits.softmax(1), found
 
 
@@ -58,29 +80,70 @@ class Stretched:
 
 
 @dataclass(frozen=True)
+class Model:
+    """One model; `own` is what a fine-tuned one has instead of the network's labels, which have `wnids`."""
+
+    card: Card
+    own: TunedLocalizer | None = None
+    wnids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Located:
-    """A photo on its way out: `probabilities` float32 [1000], `box` float32 [4] xyxy in pixels of the original."""
+    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original, and whose
+    they are."""
 
     probabilities: NDArray[np.float32]
     box: NDArray[np.float32]
+    model: Model
 
 
 @dataclass(frozen=True)
 class Localization:
     """Probabilities and one box for a photo stretched to a square.
 
-    `run` is `Dense` on its engine; `boxes` maps its two tensors to boxes [N, 4], xyxy in 0..1.
+    `run` is `Dense` on its engine; `boxes` maps its first two tensors to boxes [N, 4], xyxy in 0..1. `votes` and
+    `trunk` are what fine-tuned models stand on, of the tiny profile.
     """
 
-    card: Card
+    published: Model
     run: engine.Engine
     boxes: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
+    votes: VotingHead | None
+    trunk: tuple[str, str] | None
     options: type[LocalizeOptions] = LocalizeOptions
     short_side: int = 2 * localizer.INPUT_SIZE
 
+    @property
+    def card(self) -> Card:
+        """That of the task's own model."""
+        return self.published.card
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        model, tensors, spec = localizer_tuned.load(name, folder, self.votes, self.trunk)
+        devices.place(model, self.device)
+        weight = devices.Weight(
+            parameters=sum(value.numel() for value in tensors.values()),
+            bytes=sum(value.numel() * value.element_size() for value in tensors.values()),
+        )
+        self._variants.add(Model(replace(self.card, name=name, labels=spec.labels, **weight), model))
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._variants.remove(name)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return self._variants.cards()
+
     def check(self, options: LocalizeOptions) -> None:
-        """All options fit."""
+        """Raise OptionError (unknown_model). From here on the options hold on to their model."""
+        self._variants.pin(options)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
         """Stretch the photo to the square: nothing of it is cut off."""
@@ -91,19 +154,31 @@ class Localization:
         """Probabilities and box for each photo."""
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
-            probabilities, found = self.run(pixels)
+            probabilities, found, *maps = self.run(pixels)
+            boxes = self.boxes(probabilities, found)
+            models = [self._variants.of(options) for _, options in batch]
+            scores = list(probabilities.cpu().numpy())
+            for own in {id(model): model.own for model in models if model.own}.values():
+                rows = [row for row, model in enumerate(models) if model.own is own]
+                logits, boxes[rows] = own(*(level[rows] for level in maps))
+                for row, values in zip(rows, logits.softmax(1).cpu().numpy(), strict=True):
+                    scores[row] = values
             sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
-            scaled = (self.boxes(probabilities, found) * sizes).cpu().numpy()
-            return [Located(*pair) for pair in zip(probabilities.cpu().numpy(), scaled, strict=True)]
+            scaled = (boxes * sizes).cpu().numpy()
+            return [Located(*found) for found in zip(scores, scaled, models, strict=True)]
 
     def finish(self, output: Located, options: LocalizeOptions) -> Predictions:
         """The one box, with its best `top_k` labels."""
         order = np.argsort(-output.probabilities, kind="stable")[: options.top_k]
-        names = labels.imagenet()
+        model = output.model
         return Predictions(
             class_ids=order.astype(np.int64),
-            labels=tuple(names[index][1] for index in order),
+            labels=tuple(model.card.labels[index] for index in order),
             scores=output.probabilities[order],
             boxes=np.repeat(output.box[None], len(order), axis=0),
-            wnids=tuple(names[index][0] for index in order),
+            wnids=tuple(model.wnids[index] for index in order) if model.wnids else None,
         )
+
+    @cached_property
+    def _variants(self) -> Variants[Model]:
+        return Variants(self.published)

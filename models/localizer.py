@@ -138,7 +138,10 @@ class Localizer(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Map photos stretched to float [N, 3, 320, 320], as (x - 127) / 128, to logits [N, 1000] and boxes [N, 4]."""
-        middle, semantic = self.features(pixels)
+        return self.locate(*self.features(pixels))
+
+    def locate(self, middle: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the two maps."""
         boxes = consensus(*self.head(middle, semantic))
         return self.backbone.classify(pool(semantic, boxes)), boxes
 

@@ -67,13 +67,13 @@ class ClassifyOptions(ModelOptions):
     classes: Classes = None
 
 
-class LocalizeOptions(Options):
+class LocalizeOptions(ModelOptions):
     """Options of localization."""
 
     top_k: int = Field(1, ge=1, le=1000, description="How many labels to give for the one box, best first.")
 
 
-class DetectOptions(Options):
+class DetectOptions(ModelOptions):
     """Options of detection. Below a score of 0.05 nothing leaves the network."""
 
     score_threshold: float = Field(0.5, ge=0.05, le=1, description="Objects with a lower score are left out.")

@@ -4,10 +4,15 @@ Faster R-CNN: Ren et al. 2015. Mask R-CNN: He et al. 2017. The arithmetic is tha
 `GeneralizedRCNN.forward`; what differs is the order of the work. Photos are resized one by one as they arrive, photos
 whose padded shape is the same are computed together, the mask head sees only the objects that will be answered, and a
 mask is pasted into its box instead of a whole photo.
+
+Fine-tuned models with names of their own share the network up to what judges the proposals: a batch may mix them. Those
+with heads of their own are a pass each (models/rcnn_tuned.py).
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +27,12 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks, m
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import devices, labels, rcnn_engine
+from foursight.models import devices, labels, rcnn_engine, rcnn_tiny, rcnn_tuned
 from foursight.models import image as images
 from foursight.models.options import DetectOptions, SegmentOptions
+from foursight.models.rcnn_tuned import NamesHead, Trunk
 from foursight.models.results import BoxMask, Card, Predictions, Profile
+from foursight.models.variants import Variants
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,33 @@ class Photo:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """One model: the network that it runs on, and what judges proposals where that is not the network's own.
+
+    `class_ids` and `names` give, for each class index, its class id and label; index 0 is background.
+    """
+
+    card: Card
+    network: GeneralizedRCNN
+    class_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    head: NamesHead | None = None
+
+    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+        """The class indices asked for; None: all. Raises OptionError (unknown_class) for one that is not served."""
+        if classes is None:
+            return None
+        served = set(self.card.labels)
+        pairs = [(name, index) for index, name in enumerate(self.names) if name in served]
+        return labels.ids_of(classes, [name for name, _ in pairs], [index for _, index in pairs])
+
+
+@dataclass(frozen=True)
 class Instances:
     """A photo on its way out, on the CPU: what the network found, in pixels of the original.
 
-    `boxes` float32 [N, 4] xyxy, `scores` float32 [N], `indices` int64 [N] into the network's classes (0 is background),
-    `masks` float32 [N, 1, 28, 28] probabilities within each box, or None.
+    `boxes` float32 [N, 4] xyxy, `scores` float32 [N], `indices` int64 [N] into the classes of the model that
+    answered (0 is background), `masks` float32 [N, 1, 28, 28] probabilities within each box, or None.
     """
 
     boxes: Tensor
@@ -49,25 +78,59 @@ class Instances:
     indices: Tensor
     masks: Tensor | None
     size: tuple[int, int]
+    detector: Detector
 
 
 @dataclass(frozen=True)
 class Rcnn:
-    """A detection or segmentation task over one network.
+    """A detection or segmentation task over one network; `trunk` is what fine-tuned models may stand on."""
 
-    `class_ids` and `names` give, for each class index of the network, its COCO category id and label.
-    """
-
-    card: Card
-    network: GeneralizedRCNN
+    published: Detector
     device: torch.device
     options: type[DetectOptions]
-    class_ids: tuple[int, ...]
-    names: tuple[str, ...]
+    trunk: Trunk | None
+
+    @property
+    def card(self) -> Card:
+        """That of the task's own model."""
+        return self.published.card
+
+    @property
+    def network(self) -> GeneralizedRCNN:
+        """That of the task's own model."""
+        return self.published.network
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        task = "segment" if issubclass(self.options, SegmentOptions) else "detect"
+        tuned = rcnn_tuned.load(name, folder, task, self.trunk)
+        own = tuned.names or tuned.network
+        devices.place(own, self.device)
+        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.weigh(own))
+        if tuned.network is not None:
+            rcnn_engine.install(tuned.network, self.device)
+        unanswered = ("background", "other")[: tuned.unanswered]
+        class_ids = (*(0 for _ in unanswered), *range(len(card.labels)))
+        names = (*unanswered, *card.labels)
+        self._variants.add(Detector(card, tuned.network or self.network, class_ids, names, tuned.names))
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._variants.remove(name)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return self._variants.cards()
 
     def check(self, options: DetectOptions) -> None:
-        """Raise OptionError (unknown_class) for a class that this model does not serve."""
-        self._chosen(options)
+        """Raise OptionError (unknown_model, unknown_class) for what is not here.
+
+        From here on the options hold on to their model, whatever is installed or removed meanwhile.
+        """
+        self._variants.pin(options).chosen(options.classes)
 
     @property
     def short_side(self) -> int:
@@ -89,15 +152,16 @@ class Rcnn:
         return Photo(resized, (height, width))
 
     def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
-        """Run the network; photos of one padded shape go through it together.
+        """Run the networks; photos of one padded shape go through one together, whatever model judges its proposals.
 
         Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend
         on its neighbours in the batch.
         """
         groups = defaultdict(list)
-        for index, (photo, _) in enumerate(batch):
-            divisor = self.network.transform.size_divisible
-            groups[tuple(-(-side // divisor) for side in photo.pixels.shape[1:])].append(index)
+        divisor = self.network.transform.size_divisible
+        for index, (photo, options) in enumerate(batch):
+            network = self._variants.of(options).network
+            groups[id(network), *(-(-side // divisor) for side in photo.pixels.shape[1:])].append(index)
         answers: dict[int, Instances] = {}
         with torch.inference_mode():
             for members in groups.values():
@@ -105,18 +169,20 @@ class Rcnn:
         return [answers[index] for index in range(len(batch))]
 
     def finish(self, output: Instances, options: DetectOptions) -> Predictions:
-        """Class indices to COCO ids and labels; mask probabilities pasted at 0.5 into pixels of the original."""
-        indices = output.indices.tolist()
+        """Class indices to class ids and labels; mask probabilities pasted at 0.5 into pixels of the original."""
+        indices, detector = output.indices.tolist(), output.detector
         return Predictions(
-            class_ids=np.array([self.class_ids[index] for index in indices], dtype=np.int64),
-            labels=tuple(self.names[index] for index in indices),
+            class_ids=np.array([detector.class_ids[index] for index in indices], dtype=np.int64),
+            labels=tuple(detector.names[index] for index in indices),
             scores=output.scores.numpy(),
             boxes=output.boxes.numpy(),
             masks=None if output.masks is None else paste(output.masks, output.boxes, output.size),
         )
 
     def _forward(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
-        network, heads = self.network, self.network.roi_heads
+        detectors = [self._variants.of(options) for _, options in batch]
+        network: GeneralizedRCNN = detectors[0].network
+        heads = network.roi_heads
         shapes = [tuple(photo.pixels.shape[1:]) for photo, _ in batch]
         padded = network.transform.batch_images([photo.pixels.to(self.device) for photo, _ in batch])
         padded = padded.contiguous(memory_format=torch.channels_last)
@@ -124,22 +190,26 @@ class Rcnn:
         proposals, _ = network.rpn(ImageList(padded, shapes), features)
         pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
         logits, regression = heads.box_predictor(pooled)
-        found = heads.postprocess_detections(logits, regression, proposals, shapes)
+        found = _judge(detectors, features, proposals, shapes, pooled, logits, regression)
         kept = [
-            self._keep(boxes, scores, indices, options)
-            for boxes, scores, indices, (_, options) in zip(*found, batch, strict=True)
+            self._keep(*boxes_scores_indices, detector, options)
+            for boxes_scores_indices, detector, (_, options) in zip(found, detectors, batch, strict=True)
         ]
-        masks = self._masks(features, kept, shapes, [options for _, options in batch])
+        masks = self._masks(network, features, kept, shapes, [options for _, options in batch])
         return [
-            Instances(resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size)
-            for (boxes, scores, indices), mask, shape, (photo, _) in zip(kept, masks, shapes, batch, strict=True)
+            Instances(
+                resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size, detector
+            )
+            for (boxes, scores, indices), mask, shape, (photo, _), detector in zip(
+                kept, masks, shapes, batch, detectors, strict=True
+            )
         ]
 
     def _keep(
-        self, boxes: Tensor, scores: Tensor, indices: Tensor, options: DetectOptions
+        self, boxes: Tensor, scores: Tensor, indices: Tensor, detector: Detector, options: DetectOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
         keep = scores >= options.score_threshold
-        chosen = self._chosen(options)
+        chosen = detector.chosen(options.classes)
         if chosen is not None:
             keep &= torch.isin(indices, torch.tensor(sorted(chosen), device=indices.device))
         first = keep.nonzero()[: options.max_detections, 0]
@@ -147,6 +217,7 @@ class Rcnn:
 
     def _masks(
         self,
+        network: GeneralizedRCNN,
         features: dict[str, Tensor],
         kept: list[tuple[Tensor, Tensor, Tensor]],
         shapes: list[tuple[int, ...]],
@@ -155,20 +226,50 @@ class Rcnn:
         wanted = [isinstance(o, SegmentOptions) and o.mask_format != "none" for o in options]
         if not any(wanted):
             return [None] * len(kept)
-        heads = self.network.roi_heads
+        heads = network.roi_heads
         # A photo that wants no mask takes part with no box, so that the rest can be computed together.
         boxes = [found[0] if want else found[0][:0] for found, want in zip(kept, wanted, strict=True)]
         indices = [found[2] if want else found[2][:0] for found, want in zip(kept, wanted, strict=True)]
-        pooled = heads.mask_head(heads.mask_roi_pool(features, boxes, shapes))
-        probabilities = maskrcnn_inference(heads.mask_predictor(pooled), indices)
+        logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, boxes, shapes)))
+        # A model may have more names than the network; the masks are then the same for all.
+        probabilities = maskrcnn_inference(logits, [each.clamp(max=logits.shape[1] - 1) for each in indices])
         return [mask.cpu() if want else None for mask, want in zip(probabilities, wanted, strict=True)]
 
-    def _chosen(self, options: DetectOptions) -> frozenset[int] | None:
-        if options.classes is None:
-            return None
-        served = set(self.card.labels)
-        pairs = [(name, index) for index, name in enumerate(self.names) if name in served]
-        return labels.ids_of(options.classes, [name for name, _ in pairs], [index for _, index in pairs])
+    @cached_property
+    def _variants(self) -> Variants[Detector]:
+        return Variants(self.published)
+
+
+def _judge(
+    detectors: list[Detector],
+    features: dict[str, Tensor],
+    proposals: list[Tensor],
+    shapes: list[tuple[int, ...]],
+    pooled: Tensor,
+    logits: Tensor,
+    regression: Tensor,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each photo the boxes, scores and class indices that its detector makes of the proposals, all of one network.
+
+    `pooled` [sum P, D] is what the box head gives, `logits` and `regression` what the network's own predictor does.
+    """
+    heads = detectors[0].network.roi_heads
+    rows = torch.arange(len(pooled), device=pooled.device).split([len(boxes) for boxes in proposals])
+    places_of = defaultdict(list)
+    for place, detector in enumerate(detectors):
+        places_of[id(detector)].append(place)
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for places in places_of.values():
+        detector, mine = detectors[places[0]], [proposals[place] for place in places]
+        sizes, own = [shapes[place] for place in places], torch.cat([rows[place] for place in places])
+        scores, deltas = logits[own], regression[own]
+        if detector.head is not None:
+            maps = {name: features[name][places] for name in ("semantic", "middle")}
+            scores = detector.head(maps, pooled[own, : rcnn_tiny.HIDDEN], mine, sizes)
+            deltas = deltas[:, :4].repeat(1, scores.shape[1])
+        kept = heads.postprocess_detections(scores, deltas, mine, sizes)
+        found.update(zip(places, zip(*kept, strict=True), strict=True))
+    return [found[place] for place in range(len(detectors))]
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[BoxMask, ...]:
@@ -215,15 +316,10 @@ def load(
         dtype="float32",
         **devices.weigh(network),
     )
+    trunk = rcnn_tuned.trunk_of(network)
     rcnn_engine.install(network, place)
-    return Rcnn(
-        card,
-        network,
-        place,
-        options,
-        tuple(class_id for class_id, _, _ in categories),
-        tuple(label for _, label, _ in categories),
-    )
+    class_ids, names = (tuple(row[column] for row in categories) for column in (0, 1))
+    return Rcnn(Detector(card, network, class_ids, names), place, options, trunk)
 
 
 def coco_categories(published: Any) -> list[tuple[int, str, bool]]:

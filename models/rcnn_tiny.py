@@ -64,7 +64,6 @@ CATEGORIES = (
 )
 # fmt: on
 NAMES = len(CATEGORIES)
-CLASSES = NAMES + 1
 
 
 def categories() -> list[tuple[int, str, bool]]:
@@ -108,8 +107,8 @@ def serve(network: GeneralizedRCNN, category_ids: frozenset[int]) -> None:
     cast(BoxPredictor, network.roi_heads.box_predictor).served.copy_(served)
 
 
-def build(masks: bool) -> GeneralizedRCNN:
-    """The network with ImageNet weights in its backbone and fresh heads, as torchvision's `GeneralizedRCNN`.
+def build(masks: bool, names: int = NAMES) -> GeneralizedRCNN:
+    """The network with ImageNet weights in its backbone and fresh heads for so many names, as torchvision's class.
 
     It takes a list of float32 [3, H, W] in 0..1 and, in eval mode, gives for each a dict of `boxes` float32 [N, 4] xyxy
     in pixels of the input, `labels` int64 [N] class indices, `scores` float32 [N] and, with `masks`, `masks` float32
@@ -118,7 +117,7 @@ def build(masks: bool) -> GeneralizedRCNN:
     heads = RoIHeads(
         BoxPool(),
         BoxHead(),
-        BoxPredictor(),
+        BoxPredictor(names),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=128,
@@ -131,7 +130,7 @@ def build(masks: bool) -> GeneralizedRCNN:
     if masks:
         heads.mask_roi_pool = level_pool(MASK_SIDE)
         heads.mask_head = MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1)
-        heads.mask_predictor = MaskPredictor()
+        heads.mask_predictor = MaskPredictor(names + 1)
     anchors = CentredAnchors(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
     rpn = RefiningRpn(
         heads,
@@ -147,7 +146,7 @@ def build(masks: bool) -> GeneralizedRCNN:
     )
     mean, std = [lite0.MEAN / 255] * 3, [lite0.STD / 255] * 3
     transform = GeneralizedRCNNTransform(MIN_SIZE, MAX_SIZE, mean, std, size_divisible=32)
-    return GeneralizedRCNN(Pyramid(lite0.load()), rpn, heads, transform)
+    return GeneralizedRCNN(Pyramid(lite0.load(), names), rpn, heads, transform)
 
 
 class Pyramid(nn.Module):
@@ -155,15 +154,15 @@ class Pyramid(nn.Module):
 
     out_channels = CHANNELS
 
-    def __init__(self, network: lite0.EfficientNetLite0) -> None:
+    def __init__(self, network: lite0.EfficientNetLite0, names: int) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         channels = [channels for _, _, channels in lite0.PYRAMID_TAPS]
         self.fpn = FeaturePyramidNetwork(channels, CHANNELS, norm_layer=nn.BatchNorm2d)
         # The mean over a box and a linear layer may change places, so that 240 channels are averaged, not 2,672.
-        self.names = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1)
-        self.texture = nn.Conv2d(channels[2], NAMES, 1, bias=False)
-        self.scene = nn.Conv2d(lite0.NUM_FEATURES, NAMES, 1, bias=False)
+        self.names = nn.Conv2d(lite0.NUM_FEATURES, names, 1)
+        self.texture = nn.Conv2d(channels[2], names, 1, bias=False)
+        self.scene = nn.Conv2d(lite0.NUM_FEATURES, names, 1, bias=False)
 
     def train(self, mode: bool = True) -> "Pyramid":
         """As usual, but the frozen network stays in eval mode: its batch statistics are ImageNet's."""
@@ -175,12 +174,16 @@ class Pyramid(nn.Module):
         """Map float [N, 3, H, W], normalised, H and W divisible by 32, to the maps by name, all float32.
 
         "0" to "3" [N, 128, H / s, W / s] at s 4, 8, 16, 32; the evidence for each name, "names" at 32,
-        "texture" at 16, and "scene" at 32, which is to be averaged over the whole photo: [N, 80, H / s, W / s].
+        "texture" at 16, and "scene" at 32, which is to be averaged over the whole photo: [N, 80, H / s, W / s]; and in
+        eval mode what that evidence is of, for others who name things: "semantic" [N, 1280, H / 32, W / 32] and
+        "middle" [N, 112, H / 16, W / 16].
         """
         with torch.no_grad():
             maps = self.network.pyramid(pixels.contiguous(memory_format=torch.channels_last))
             semantic = self.network.semantic(maps[-1])
         pyramid = self.fpn(OrderedDict(zip(LEVELS, maps, strict=True)))
+        if not self.training:
+            pyramid |= {"semantic": semantic, "middle": maps[2]}
         semantic = F.dropout2d(semantic, 0.2, self.training)
         middle = F.dropout2d(maps[2], 0.2, self.training)
         pyramid |= {"names": self.names(semantic), "texture": self.texture(middle), "scene": self.scene(semantic)}
@@ -293,38 +296,44 @@ class BoxPredictor(nn.Module):
 
     served: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, names: int) -> None:
         super().__init__()
         self.objectness = nn.Linear(HIDDEN, 1)
         self.deltas = nn.Linear(HIDDEN, 4)
-        self.names = nn.Linear(HIDDEN, NAMES, bias=False)
-        self.register_buffer("served", torch.ones(NAMES, dtype=torch.bool), persistent=False)
+        self.names = nn.Linear(HIDDEN, names, bias=False)
+        self.register_buffer("served", torch.ones(names, dtype=torch.bool), persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map float [P, 512 + 80] to log-probabilities [P, 81] and box deltas [P, 81 * 4], the same for every class."""
         # A box loss was now and then not finite in bfloat16.
         with torch.autocast(features.device.type, enabled=False):
             hidden, evidence = features[:, :HIDDEN].float(), features[:, HIDDEN:].float()
-            objectness = self.objectness(hidden)
-            names = (self.names(hidden) + evidence).log_softmax(1)
-            # What is not served counts as background. Shared out among the served names instead, it made false alarms:
-            # their mean AP50 on COCO fell from .542 to .445.
-            unserved = names.exp().masked_fill(self.served, 0).sum(1, keepdim=True)
-            background = torch.log(torch.sigmoid(-objectness) + torch.sigmoid(objectness) * unserved)
-            served = (F.logsigmoid(objectness) + names).masked_fill(~self.served, -torch.inf)
-            logits = torch.cat([background, served], 1)
-            return logits, self.deltas(hidden).repeat(1, CLASSES)
+            logits = class_scores(self.objectness(hidden), self.names(hidden) + evidence, self.served)
+            return logits, self.deltas(hidden).repeat(1, len(self.served) + 1)
+
+
+def class_scores(objectness: Tensor, names: Tensor, served: Tensor) -> Tensor:
+    """Log-probabilities of background and of each name, float [P, 1 + K], from logits [P, 1] and [P, K].
+
+    What is not `served`, bool [K], counts as background. Shared out among the served names instead, it made false
+    alarms: their mean AP50 on COCO fell from .542 to .445.
+    """
+    names = names.log_softmax(1)
+    unserved = names.exp().masked_fill(served, 0).sum(1, keepdim=True)
+    background = torch.log(torch.sigmoid(-objectness) + torch.sigmoid(objectness) * unserved)
+    return torch.cat([background, (F.logsigmoid(objectness) + names).masked_fill(~served, -torch.inf)], 1)
 
 
 class MaskPredictor(nn.Module):
-    """One mask for all categories, at twice the mask head's side."""
+    """One mask for all classes, at twice the mask head's side."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS, 2, 2)
         self.logits = nn.Conv2d(CHANNELS, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map float [P, 128, 14, 14] to logits float [P, 81, 28, 28], a view of the same mask for each class."""
         logits: Tensor = self.logits(F.relu(self.upsample(features)))
-        return logits.expand(-1, CLASSES, -1, -1)
+        return logits.expand(-1, self.classes, -1, -1)

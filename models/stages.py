@@ -6,7 +6,7 @@ The stages are numbered as in the networks' papers, the stem being the first. Ef
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import torch
@@ -47,8 +47,13 @@ def run(stages: Sequence[nn.Module] | nn.ModuleList, x: Tensor) -> Tensor:
 
 def fingerprint(stages: nn.ModuleList) -> str:
     """SHA-256 of all parameters and buffers, in hexadecimal: what a head was trained on, and must be served on."""
-    digest = hashlib.sha256()
-    for name, value in sorted(stages.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest(stages.state_dict())
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, in hexadecimal."""
+    whole = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()

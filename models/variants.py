@@ -1,47 +1,31 @@
-"""The models of one task: its own, and the fine-tuned ones over the same backbone, by name."""
+"""The models of one task: its own, and the fine-tuned ones over the same network, by name."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from torch import Tensor
-
-from foursight.models import labels
 from foursight.models.errors import OptionError
 from foursight.models.options import ModelOptions
 from foursight.models.results import Card
-from foursight.models.tuned import TunedClassifier
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One model: `logits` maps what the task's backbone gives for N photos to float [N, K].
-
-    `own` is what a fine-tuned model has for itself; None is the task's own model, whose labels have `wnids`.
-    """
-
-    card: Card
-    logits: Callable[[Tensor], Tensor]
-    own: TunedClassifier | None = None
-    wnids: tuple[str, ...] | None = None
+class Variant(Protocol):
+    """One model of a task, as that task has it."""
 
     @property
-    def has_stages(self) -> bool:
-        """Whether it sees photos with other eyes than the rest."""
-        return self.own is not None and len(self.own.stages) > 0
-
-    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
-        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
-        return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
+    def card(self) -> Card:
+        """What it says of itself."""
 
 
-class Variants:
+V = TypeVar("V", bound=Variant)
+
+
+class Variants(Generic[V]):
     """A task's models. Reading and changing them from several threads is safe: each is one operation on a dict."""
 
-    def __init__(self, published: Variant) -> None:
+    def __init__(self, published: V) -> None:
         self._published = published
-        self._tuned: dict[str, Variant] = {}
+        self._tuned: dict[str, V] = {}
 
-    def add(self, variant: Variant) -> None:
+    def add(self, variant: V) -> None:
         """Have a model, in the place of one of its name."""
         self._tuned[variant.card.name] = variant
 
@@ -53,17 +37,17 @@ class Variants:
         """The fine-tuned ones; what they weigh is their own part alone."""
         return [variant.card for variant in list(self._tuned.values())]
 
-    def pin(self, options: ModelOptions) -> Variant:
+    def pin(self, options: ModelOptions) -> V:
         """Find the model that options name, and let them hold on to it. Raises OptionError (unknown_model)."""
         options.pin(self._find(options.model))
         return self.of(options)
 
-    def of(self, options: ModelOptions) -> Variant:
+    def of(self, options: ModelOptions) -> V:
         """The model that options hold on to, or name."""
         pinned = options.pinned()
-        return pinned if isinstance(pinned, Variant) else self._find(options.model)
+        return pinned if isinstance(pinned, type(self._published)) else self._find(options.model)
 
-    def _find(self, name: str | None) -> Variant:
+    def _find(self, name: str | None) -> V:
         if name is None or name == self._published.card.name:
             return self._published
         variant = self._tuned.get(name)

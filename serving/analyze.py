@@ -32,7 +32,7 @@ from foursight.models import catalogue
 from foursight.models import image as images
 from foursight.models.errors import OptionError
 from foursight.models.options import ClassifyOptions, Options
-from foursight.serving import answers, upload
+from foursight.serving import answers, registry, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
 from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
@@ -87,10 +87,11 @@ class Asked:
     then: ClassifyOptions | None
 
 
-def read_query(query: str, served: tuple[str, ...]) -> Asked:
+def read_query(query: str, served: tuple[str, ...], task_of: Callable[[str], str | None] = lambda name: None) -> Asked:
     """What a query string asks of the tasks that are served.
 
-    Each task gets the options that it knows. Raises OptionError (unknown_parameter, invalid_parameter) for one that
+    Each task gets the options that it knows; `task_of` gives the task of a fine-tuned model, for which the others
+    answer as they are. Raises OptionError (unknown_parameter, invalid_parameter) for one that
     none of them knows, or that one of them cannot take.
     """
     values = upload.parse_query(query)
@@ -116,8 +117,13 @@ def read_query(query: str, served: tuple[str, ...]) -> Asked:
     for name in values:
         if name not in known:
             raise upload.unknown_parameter(name, known)
+    owner = task_of(values["model"]) if "model" in values else None
+    fields = {
+        task: [name for name in kind.model_fields if name != "model" or owner in (None, task)]
+        for task, kind in kinds.items()
+    }
     return Asked(
-        {task: upload.to_options(_only(values, kind.model_fields), kind) for task, kind in kinds.items()},
+        {task: upload.to_options(_only(values, fields[task]), kind) for task, kind in kinds.items()},
         upload.to_options(_only(values, of_objects), ClassifyOptions) if own.then else None,
     )
 
@@ -220,7 +226,7 @@ class Analyzer:
         return response
 
     async def _respond(self, request: Request, start: float) -> Response:
-        asked = read_query(request.url.query, self._settings.tasks)
+        asked = read_query(request.url.query, self._settings.tasks, self._task_of)
         answers.negotiate(request.headers.get("accept", ""), ("application/json",))
         with self._places.take(1):
             # Asked before the body is read: what nobody takes is refused before it costs memory.
@@ -317,6 +323,10 @@ class Analyzer:
     def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:
         image = images.decode(body, self._settings.max_pixels)
         return ray.put(np.asarray(image)), image.size
+
+    def _task_of(self, name: str) -> str | None:
+        entry = registry.read(self._settings).get(name)
+        return entry.task if entry else None
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

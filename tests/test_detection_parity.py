@@ -162,8 +162,8 @@ def test_a_photo_gets_the_answer_of_torchvisions_own_forward(
     with torch.inference_mode():
         (expected,) = task.network([as_tensor(image)])
     found = everything_in(name, photo_name)
-    assert found.labels == tuple(task.names[index] for index in expected["labels"])
-    assert found.class_ids.tolist() == [task.class_ids[index] for index in expected["labels"]]
+    assert found.labels == tuple(task.published.names[index] for index in expected["labels"])
+    assert found.class_ids.tolist() == [task.published.class_ids[index] for index in expected["labels"]]
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-6)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
     if "masks" in expected:
@@ -179,7 +179,7 @@ def test_from_the_photo_on_trained_weights_give_torchvisions_own_answer(task_nam
     with torch.inference_mode():
         (expected,) = task.network([as_tensor(image)])
     found = everything_in(task_name, photo_name)
-    assert found.labels == tuple(task.names[index] for index in expected["labels"])
+    assert found.labels == tuple(task.published.names[index] for index in expected["labels"])
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
     if "masks" in expected:

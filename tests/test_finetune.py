@@ -20,15 +20,8 @@ from foursight.models.backbone import Backbone, ResNet50
 from foursight.models.errors import DataError, StoreError
 from foursight.models.head import ClassifierHead, HeadSpec, pool
 from foursight.models.training import dataset, report
-from foursight.models.training.finetune import (
-    CHECKPOINT,
-    Options,
-    Outcome,
-    Progress,
-    finetune,
-    prepare_work,
-    work_folder,
-)
+from foursight.models.training.finetune import Options, Outcome, finetune
+from foursight.models.training.loop import CHECKPOINT, Progress, prepare_work, work_folder
 from tests.shapes import KINDS, folders
 
 CPU = torch.device("cpu")

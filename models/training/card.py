@@ -1,12 +1,18 @@
-"""Chooses the categories to be served and describes the tiny detector's weights, machine-readable."""
+"""Makes the tiny detector's weights of a fine-tuned model: `python -m foursight.models.training.card MODEL`.
 
+The model is a segmenter with heads of its own for COCO's 80 categories, as `foursight finetune` trains it with `--heads
+fresh`. Here the categories to be served are chosen, and the weights described, machine-readable.
+"""
+
+import argparse
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from foursight.models import rcnn_tiny
+from foursight.models import rcnn_tiny, rcnn_tuned, store
 from foursight.models.training import data, evaluate
 from foursight.models.training.data import Photo
 from foursight.models.training.measure import Figures
@@ -69,3 +75,31 @@ def _means(figures: dict[int, Figures]) -> dict[str, float]:
         "ap": evaluate.mean(figures, "ap"),
         "ap50": evaluate.mean(figures, "ap50"),
     }
+
+
+def main() -> None:
+    """Write rcnn.safetensors and rcnn.json of a model's folder into the folder given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="the folder of a segmenter with heads of its own")
+    parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
+    parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
+    arguments = parser.parse_args()
+    folder: Path = arguments.model
+    trunk = rcnn_tuned.trunk_of(rcnn_tiny.build(masks=False))
+    found = rcnn_tuned.load(folder.name, folder, "segment", trunk)
+    if found.network is None or found.spec.labels != tuple(name for _, name in rcnn_tiny.CATEGORIES):
+        parser.error(f"{folder} is not a segmenter with heads of its own for COCO's {rcnn_tiny.NAMES} categories")
+    own = json.loads((folder / "card.json").read_text())
+    described = {
+        "command": own["command"],
+        "seconds": round(sum(own["seconds"].values())),
+        "parameters": own["parameters"],
+    } | describe(found.network, arguments.data, data.read(arguments.data))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "rcnn.safetensors").write_bytes((folder / store.WEIGHTS).read_bytes())
+    (arguments.out / "rcnn.json").write_text(json.dumps(described, indent=2) + "\n")
+    print(json.dumps(described["validation"], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,13 +23,15 @@ class Photo(BaseModel):
 
 
 class Item(BaseModel):
-    """An entry of `annotations`; `bbox` is x, y, width and height in pixels of the photo."""
+    """An entry of `annotations`; `bbox` is x, y, width and height in pixels of the photo, `segmentation` COCO's."""
 
     id: int
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
     iscrowd: int = 0
+    area: float | None = None
+    segmentation: Any = None
 
 
 class Category(BaseModel):

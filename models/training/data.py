@@ -15,6 +15,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from foursight.models.errors import ImageError
+from foursight.models.image import decode
+
 FOLDERS = ("coco", "pennfudan")
 # Windows of a photo for training: from a photo shrunk into grey to a part of it enlarged.
 SMALLEST_ZOOM, LARGEST_ZOOM = 0.6, 1.8
@@ -25,18 +28,32 @@ GREY = 127
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo of a set, its `size` (height, width), and its objects: COCO annotations with `segmentation` as RLE."""
+    """A photo of a set, its `size` (height, width), and its objects: COCO annotations with `segmentation` as RLE.
+
+    `crowds` are the annotations of groups: nothing is learnt from them, and what is found in them is not wrong.
+    `digest` is the SHA-256 of the file.
+    """
 
     folder: str
     path: Path
     image_id: int
     size: tuple[int, int]
     objects: tuple[dict[str, Any], ...]
+    crowds: tuple[dict[str, Any], ...] = ()
+    digest: str = ""
 
     @property
     def is_validation(self) -> bool:
         """Which side of the split it is on."""
         return in_validation(self.folder, self.path.name)
+
+    def image(self) -> Image.Image:
+        """Its pixels, upright RGB. Raises ImageError, also where its size is not what the listing says."""
+        image = decode(self.path.read_bytes())
+        if image.size != self.size[::-1]:
+            found, said = (" x ".join(map(str, size)) for size in (image.size, self.size[::-1]))
+            raise ImageError("not_an_image", f"The photo is {found} pixels, the listing says {said}.", "Correct it.")
+        return image
 
     def boxes(self) -> Tensor:
         """The boxes of its objects, float32 [M, 4] xyxy in pixels."""
@@ -92,7 +109,7 @@ def sample(photo: Photo, indices: dict[int, int], chance: random.Random) -> tupl
     `boxes` float32 [N, 4] xyxy, `labels` int64 [N] by `indices` (COCO category id to class index), `masks` uint8
     [N, H, W].
     """
-    image = Image.open(photo.path).convert("RGB")
+    image = photo.image()
     known = [item for item in photo.objects if item["category_id"] in indices]
     masks = np.zeros((len(known), image.height, image.width), np.uint8)
     for row, item in zip(masks, known, strict=True):

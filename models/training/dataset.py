@@ -80,16 +80,16 @@ def read(data: Path, seed: int) -> Dataset:
 
     Raises DataError (no_data; bad_data with all that is wrong).
     """
-    train, validation = _child(data, TRAIN_NAMES), _child(data, VALIDATION_NAMES)
-    if train is not None and validation is not None:
-        return _given_split(train, validation)
+    given = parts(data)
+    if given is not None:
+        return _given_split(*given)
     part = _read_part(data)
     _check_classes(part)
     listed = coco.find(data) is not None
-    held_back = _held_back(part.samples, seed, by_class=not listed)
+    kept_back = _held_back(part.samples, seed, by_class=not listed)
     sides: tuple[list[Sample], list[Sample]] = ([], [])
     for sample in part.samples:
-        sides[sample.digest in held_back].append(sample)
+        sides[sample.digest in kept_back].append(sample)
     of_what = "of the photos" if listed else "of each class"
     split = f"1 in {VALIDATION_PART} {of_what}, by SHA-256 of seed {seed} and content"
     return _finish(part, sides, split)
@@ -130,6 +130,12 @@ def _finish(part: _Part, sides: tuple[Sequence[Sample], Sequence[Sample]], split
     return Dataset(tuple(part.labels), tuple(sides[0]), tuple(sides[1]), split, tuple(part.notes))
 
 
+def parts(data: Path) -> tuple[Path, Path] | None:
+    """The folders `train` and `val` of a set that is split already."""
+    train, validation = _child(data, TRAIN_NAMES), _child(data, VALIDATION_NAMES)
+    return None if train is None or validation is None else (train, validation)
+
+
 def _child(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
@@ -155,7 +161,7 @@ def _read_folders(classes: Sequence[Path]) -> _Part:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         photos = [path for path in files if path.suffix.lower() in SUFFIXES]
         strangers += len(files) - len(photos)
-        part.samples += [Sample(path, label, _digest(path)) for path in photos]
+        part.samples += [Sample(path, label, digest_of(path)) for path in photos]
     if strangers:
         part.notes.append(f"{strangers} files are no photos by their names, and are left out")
     owners: dict[str, set[int]] = {}
@@ -176,7 +182,7 @@ def _read_listing(listing: coco.Listing) -> _Part:
         return part
     places = {category.id: index for index, category in enumerate(content.categories)}
     photos = {photo.id: photo for photo in content.images}
-    digests = {photo.id: _digest(listing.folder / photo.file_name) for photo in content.images}
+    digests = {photo.id: digest_of(listing.folder / photo.file_name) for photo in content.images}
     small = 0
     for item in content.annotations:
         photo = photos[item.image_id]
@@ -225,13 +231,13 @@ def unreadable(samples: Iterable[Sample]) -> list[str]:
         try:
             sample.image()
         except (ImageError, OSError) as error:
-            lines[unreadable_line(sample, error)] = None
+            lines[unreadable_line(sample.path, error)] = None
     return list(lines)
 
 
-def unreadable_line(sample: Sample, error: Exception) -> str:
+def unreadable_line(path: Path, error: Exception) -> str:
     """What to say of a photo that cannot be decoded."""
-    return f"{sample.path.parent.name}/{sample.path.name}: {getattr(error, 'detail', error)}"
+    return f"{path.parent.name}/{path.name}: {getattr(error, 'detail', error)}"
 
 
 def bad_data(problems: tuple[str, ...]) -> DataError:
@@ -247,11 +253,17 @@ def _held_back(samples: Sequence[Sample], seed: int, *, by_class: bool) -> froze
     for sample in samples:
         groups.setdefault(sample.label if by_class else 0, set()).add(sample.digest)
     for digests in groups.values():
-        order = sorted(digests, key=lambda digest: hashlib.sha256(f"{seed} {digest}".encode()).hexdigest())
-        taken.update(order[: max(1, len(order) // VALIDATION_PART) if len(order) > 1 else 0])
+        taken |= held_back(digests, seed)
     return frozenset(taken)
 
 
-def _digest(path: Path) -> str:
+def held_back(digests: Iterable[str], seed: int) -> frozenset[str]:
+    """A fifth of files by their digests, in the order of the SHA-256 of seed and digest; one of two, none of one."""
+    order = sorted(set(digests), key=lambda digest: hashlib.sha256(f"{seed} {digest}".encode()).hexdigest())
+    return frozenset(order[: max(1, len(order) // VALIDATION_PART) if len(order) > 1 else 0])
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -133,7 +133,7 @@ def _crops(
             found = future.result()
             ahead += [(following, pool.submit(crop, following)) for following in islice(waiting, 1)]
             if isinstance(found, Exception):
-                problems[dataset.unreadable_line(samples[place], found)] = None
+                problems[dataset.unreadable_line(samples[place].path, found)] = None
                 seen(1)
             else:
                 yield place, found

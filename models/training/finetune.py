@@ -6,16 +6,12 @@ The first stages of a convolutional network carry over to other tasks (Yosinski 
 in deep neural networks?", 2014), so a few dozen photos of a class are enough for the rest.
 """
 
-import hashlib
-import json
 import math
 import random
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,21 +20,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foursight.models import devices, stages, store, tuned
+from foursight.models import devices, stages, tuned
 from foursight.models.backbone import Backbone
-from foursight.models.errors import DataError, StoreError
 from foursight.models.head import POOLS, ClassifierHead, HeadSpec, pool
-from foursight.models.training import augment, dataset, features
+from foursight.models.training import augment, dataset, features, loop
 from foursight.models.training.dataset import Dataset
+from foursight.models.training.loop import Progress, Report
 from foursight.models.tuned import TunedClassifier
 
 WEIGHT_DECAY = 0.01
-WARM_UP = 0.1
 # Pretrained stages are to be adjusted, and a new head is to be learnt.
 STAGES_RATE = 0.1
 # A map with more values than this costs more to read than the stages before it to compute.
 KEPT_VALUES = 100_000
-CHECKPOINT = "checkpoint.pt"
 
 
 class Options(BaseModel):
@@ -82,16 +76,10 @@ class Epoch:
     validation_loss: float
     accuracy: float
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase is: "features" counts photos, "training" steps; with the figures so far."""
-
-    phase: str
-    done: int
-    total: int
-    loss: float | None = None
-    epochs: tuple[Epoch, ...] = ()
+    @property
+    def figure(self) -> float:
+        """The accuracy."""
+        return self.accuracy
 
 
 @dataclass
@@ -113,21 +101,12 @@ class Outcome:
     top5: float
 
 
-@dataclass
-class _State:
-    """Where training stands after an epoch: all that it takes to go on."""
-
-    epochs: list[Epoch] = field(default_factory=list)
-    best: int = 0
-    best_tensors: dict[str, Tensor] = field(default_factory=dict)
-
-
 def finetune(
     data: Dataset,
     base: Backbone,
     options: Options,
     device: torch.device,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Report = lambda progress: None,
     work: Path | None = None,
 ) -> Outcome:
     """Train a classifier of `data.labels` on a backbone, which is left as it was.
@@ -149,10 +128,11 @@ def finetune(
     inputs = _Inputs(data, base, published, model, options, device, fingerprint)
     training, validation = inputs.sources(report)
     between = time.perf_counter()
-    identity = _identity(data, options, fingerprint)
-    state, interrupted = _fit(model, inputs, training, validation, data, options, report, work, identity)
+    identity = loop.identity(data.fingerprint(), options.model_dump(mode="json"), fingerprint)
+    learner = _Learner(model, inputs, training, validation, data, options)
+    course = loop.run(learner, options.epochs, report, work, identity)
     end = time.perf_counter()
-    model.load_state_dict(state.best_tensors)
+    model.load_state_dict(course.best_tensors)
     model.eval()
     logits = _logits(inputs, validation, len(data.validation))
     truth = _labels(data.validation, device)
@@ -160,7 +140,9 @@ def finetune(
     confusion = torch.bincount(truth * k + logits.argmax(1), minlength=k * k).reshape(k, k).cpu()
     top5 = (logits.topk(min(5, k), 1).indices == truth[:, None]).any(1).float().mean().item()
     seconds = {"features": between - start, "training": end - between}
-    return Outcome(model, data.labels, state.epochs, state.best, confusion, interrupted, inputs.cached, seconds, top5)
+    return Outcome(
+        model, data.labels, course.epochs, course.best, confusion, course.interrupted, inputs.cached, seconds, top5
+    )
 
 
 class _Inputs:
@@ -198,7 +180,7 @@ class _Inputs:
             return self._model.head.classify(x[:, POOLS.index(self._model.head.spec.pool)])
         return torch.as_tensor(self._model.head(self._model.tail(x)))
 
-    def sources(self, report: Callable[[Progress], None]) -> tuple[features.Source, features.Source]:
+    def sources(self, report: Report) -> tuple[features.Source, features.Source]:
         """Where training and validation examples come from. Raises DataError (bad_data)."""
         training, validation = self._data.training, self._data.validation
         centre = features.centre(self._base)
@@ -234,67 +216,72 @@ class _Inputs:
             raise dataset.bad_data(tuple(problems))
 
 
-def _fit(
-    model: TunedClassifier,
-    inputs: _Inputs,
-    training: features.Source,
-    validation: features.Source,
-    data: Dataset,
-    options: Options,
-    report: Callable[[Progress], None],
-    work: Path | None,
-    identity: str,
-) -> tuple[_State, bool]:
-    """AdamW (Loshchilov and Hutter 2019) on a cosine with a warm-up; gives the state and whether it was interrupted."""
-    optimizer = _optimizer(model, options)
-    state = _resume(model, optimizer, work, identity)
-    labels = _labels(data.training, next(model.parameters()).device)
-    per_epoch = math.ceil(len(labels) / options.batch)
-    total = per_epoch * options.epochs
-    try:
-        for epoch in range(len(state.epochs), options.epochs):
-            # Each epoch draws from its own seed, so that one that is resumed draws the same.
-            torch.manual_seed(options.seed * 1_000_003 + epoch)
-            order = random.Random(f"{options.seed} {epoch}").sample(range(len(labels)), len(labels))
-            model.train()
-            sum_of_losses = 0.0
-            for step in range(per_epoch):
-                places = order[step * options.batch : (step + 1) * options.batch]
-                if len(places) == 1 and len(order) > 1:
-                    # Batch statistics of one example are none; it has its turn in another epoch.
-                    continue
-                _set_rate(optimizer, (epoch * per_epoch + step) / total)
-                loss = F.cross_entropy(inputs.trained(training.rows(places, epoch)), labels[places])
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                sum_of_losses += loss.item() * len(places)
-                report(Progress("training", epoch * per_epoch + step + 1, total, loss.item(), tuple(state.epochs)))
-            _judge(model, inputs, validation, data, sum_of_losses / len(labels), state)
-            report(Progress("training", (epoch + 1) * per_epoch, total, state.epochs[-1].loss, tuple(state.epochs)))
-            _save(model, optimizer, state, work, identity)
-    except KeyboardInterrupt:
-        if not state.epochs:
-            raise
-        return state, True
-    return state, False
+class _Learner:
+    """AdamW (Loshchilov and Hutter 2019) on a cosine with a warm-up."""
 
+    epoch_type = Epoch
 
-def _judge(
-    model: TunedClassifier, inputs: _Inputs, validation: features.Source, data: Dataset, loss: float, state: _State
-) -> None:
-    """Validate, and keep the tensors where they are the best so far: by accuracy, then by loss."""
-    model.eval()
-    logits = _logits(inputs, validation, len(data.validation))
-    truth = _labels(data.validation, logits.device)
-    value = F.cross_entropy(logits, truth).item()
-    found = Epoch(loss, value, (logits.argmax(1) == truth).float().mean().item())
-    best = state.epochs[state.best] if state.epochs else None
-    if best is None or (found.accuracy, -found.validation_loss) > (best.accuracy, -best.validation_loss):
-        # An interruption may come anywhere: an epoch that counts has its tensors.
-        state.best_tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        state.best = len(state.epochs)
-    state.epochs.append(found)
+    def __init__(
+        self,
+        model: TunedClassifier,
+        inputs: _Inputs,
+        training: features.Source,
+        validation: features.Source,
+        data: Dataset,
+        options: Options,
+    ) -> None:
+        self._model, self._inputs = model, inputs
+        self._training, self._validation = training, validation
+        self._options = options
+        device = next(model.parameters()).device
+        self._labels, self._truth = _labels(data.training, device), _labels(data.validation, device)
+        self._optimizer = _optimizer(model, options)
+        self.steps = math.ceil(len(self._labels) / options.batch)
+
+    def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
+        """As in loop.Learner."""
+        options, count = self._options, len(self._labels)
+        # Each epoch draws from its own seed, so that one that is resumed draws the same.
+        torch.manual_seed(options.seed * 1_000_003 + epoch)
+        order = random.Random(f"{options.seed} {epoch}").sample(range(count), count)
+        self._model.train()
+        sum_of_losses = 0.0
+        for step in range(self.steps):
+            places = order[step * options.batch : (step + 1) * options.batch]
+            if len(places) == 1 and count > 1:
+                # Batch statistics of one example are none; it has its turn in another epoch.
+                continue
+            loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
+            loss = F.cross_entropy(self._inputs.trained(self._training.rows(places, epoch)), self._labels[places])
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            sum_of_losses += loss.item() * len(places)
+            told(step + 1, loss.item())
+        return self._judge(sum_of_losses / count)
+
+    def _judge(self, loss: float) -> Epoch:
+        self._model.eval()
+        logits = _logits(self._inputs, self._validation, len(self._truth))
+        accuracy = (logits.argmax(1) == self._truth).float().mean().item()
+        return Epoch(loss, F.cross_entropy(logits, self._truth).item(), accuracy)
+
+    def is_better(self, one: Epoch, other: Epoch) -> bool:
+        """By accuracy, then by loss."""
+        return (one.accuracy, -one.validation_loss) > (other.accuracy, -other.validation_loss)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in loop.Learner."""
+        return self._model.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """As in loop.Learner."""
+        return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As in loop.Learner."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 @torch.no_grad()
@@ -316,85 +303,3 @@ def _optimizer(model: TunedClassifier, options: Options) -> torch.optim.Optimize
         rate = STAGES_RATE * options.lr
         groups.append({"params": trained, "lr": rate, "largest": rate})
     return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, done: float) -> None:
-    """The learning rates when this share of all steps is done."""
-    share = done / WARM_UP if done < WARM_UP else (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = group["largest"] * max(share, 0.01)
-
-
-def _identity(data: Dataset, options: Options, fingerprint: str) -> str:
-    """What must be the same for a checkpoint to be gone on from."""
-    what = [data.fingerprint(), options.model_dump(mode="json"), fingerprint]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _resume(model: TunedClassifier, optimizer: torch.optim.Optimizer, work: Path | None, identity: str) -> _State:
-    path = work / CHECKPOINT if work is not None else None
-    if path is None or not path.exists():
-        return _State()
-    kept = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
-    if kept["identity"] != identity:
-        raise DataError(
-            "checkpoint_mismatch",
-            "The checkpoint is of a run with other data, options or backbone.",
-            "Give the same ones to go on, or leave out --resume to begin again.",
-        )
-    model.load_state_dict(kept["model"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return _State([Epoch(**row) for row in kept["epochs"]], kept["best"], kept["best_tensors"])
-
-
-def _save(
-    model: TunedClassifier, optimizer: torch.optim.Optimizer, state: _State, work: Path | None, identity: str
-) -> None:
-    if work is None:
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    kept = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epochs": [asdict(epoch) for epoch in state.epochs],
-        "best": state.best,
-        "best_tensors": state.best_tensors,
-    }
-    out = BytesIO()
-    torch.save(kept, out)
-    # A kill in the middle of writing leaves the checkpoint before it.
-    new = work / f"{CHECKPOINT}.new"
-    new.write_bytes(out.getvalue())
-    new.replace(work / CHECKPOINT)
-
-
-def work_folder(folder: Path) -> Path:
-    """Where the run that makes the model `folder` keeps its checkpoint: beside it, under a name no model can have."""
-    return folder.parent / f".{folder.name}.training"
-
-
-def prepare_work(folder: Path, *, resume: bool, replace: bool) -> Path:
-    """The work folder for a model's folder, emptied unless the run is to be resumed.
-
-    Raises StoreError (model_exists; unknown_model where there is nothing to resume).
-    """
-    store.check_name(folder.name)
-    work = work_folder(folder)
-    if resume and not (work / CHECKPOINT).exists():
-        raise StoreError(
-            "unknown_model", f"There is no run of {folder.name!r} to resume.", "Leave out --resume to begin one."
-        )
-    if folder.exists() and not (replace or resume):
-        raise StoreError(
-            "model_exists", f"There is a model {folder.name!r} already.", "Choose another name, or add --replace."
-        )
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    return work
-
-
-def clean_up(work: Path, outcome: Outcome) -> None:
-    """Remove the checkpoint of a run that came to its end."""
-    if not outcome.interrupted:
-        shutil.rmtree(work, ignore_errors=True)

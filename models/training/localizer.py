@@ -88,17 +88,18 @@ class Features:
 
 
 @torch.inference_mode()
-def extract(localizer: Localizer, photos: list[Photo], windows: int, seed: int) -> Features:
+def extract(localizer: Localizer, photos: list[Photo], windows: int, chance: random.Random) -> Features:
     """The features of all views of the photos, photo after photo."""
-    chance = random.Random(seed)
+    device = next(localizer.parameters()).device
     middles, semantics, boxes, mains, owners = [], [], [], [], []
     for photo in photos:
         seen = list(views(photo, windows, chance))
         # Few at once: on two cores a view took 82 ms in a batch of 16, 64 ms alone.
         for start in range(0, len(seen), 4):
-            middle, semantic = localizer.features(_pixels([view.image for view in seen[start : start + 4]]))
-            middles.append(middle.half().contiguous())
-            semantics.append(semantic.half().contiguous())
+            pixels = _pixels([view.image for view in seen[start : start + 4]]).to(device)
+            middle, semantic = localizer.features(pixels)
+            middles.append(middle.half().contiguous().cpu())
+            semantics.append(semantic.half().contiguous().cpu())
         boxes += [view.box for view in seen]
         mains += [view.main for view in seen]
         owners += [photo] * len(seen)
@@ -138,7 +139,7 @@ def fit(head: VotingHead, features: Features, seed: int) -> None:
 
 def loss(head: VotingHead, middle: Tensor, semantic: Tensor, targets: Tensor) -> Tensor:
     """Where the votes lie, the boxes where they should, and the mean box; boxes by GIoU (Rezatofighi et al. 2019)."""
-    middle, semantic = F.dropout2d(middle, DROPOUT), F.dropout2d(semantic, DROPOUT)
+    middle, semantic = (F.dropout2d(level, DROPOUT, head.training) for level in (middle, semantic))
     votes, boxes = head(middle, semantic)
     wanted = _near_centre(cell_centres(middle).flatten(1), targets)
     placing = -(wanted * votes.log_softmax(1)).sum(1).mean()
@@ -232,12 +233,12 @@ def main() -> None:
     validation = [photo for photo in photos if photo.is_validation]
     torch.manual_seed(SEED)
     localizer = Localizer(lite0.load()).eval().to(memory_format=torch.channels_last)
-    features = extract(localizer, training, WINDOWS, SEED)
+    features = extract(localizer, training, WINDOWS, random.Random(SEED))
     print(f"{len(features.boxes)} views of {len(training)} photos after {time.monotonic() - started:.0f} s", flush=True)
     fit(localizer.head, features, SEED)
     # Measured as shipped: rounded to float16.
     localizer.head.half().float()
-    held_back = extract(localizer, validation, 0, SEED)
+    held_back = extract(localizer, validation, 0, random.Random(SEED))
     whole = torch.arange(0, len(held_back.boxes), 2)
     card = {
         "command": "python -m foursight.models.training.localizer --data DATA --out FOLDER",

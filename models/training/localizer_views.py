@@ -23,7 +23,7 @@ class View:
 
 def views(photo: Photo, windows: int, chance: random.Random) -> Iterator[View]:
     """The whole photo, its mirror image, and so many random windows, each with the object that is largest in it."""
-    image, boxes = Image.open(photo.path).convert("RGB"), photo.boxes()
+    image, boxes = photo.image(), photo.boxes()
     whole = _window(image, boxes, (0, 0), image.size)
     yield whole
     yield _mirror(whole)

@@ -4,6 +4,7 @@ The model card's figures and those of `foursight evaluate` both come from here.
 """
 
 import contextlib
+import copy
 import io
 import json
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -52,22 +54,24 @@ class Measured:
 
     `overall` has the figures of OVERALL in 0..1, over the categories that have an object; None where no object is of
     that size. `classes` has ap, ap50, ap75, ar100 and the number of objects by category id; a category without an
-    object (crowds do not count) is left out. `photos` has a tally for each photo.
+    object (crowds do not count) is left out. `photos` has a tally for each photo. `precision` has, by category id, the
+    precision at IoU .5 for recalls of 0, .01 .. 1, float64 [101]; zero where a recall is not reached.
     """
 
     overall: dict[str, float | None]
     classes: dict[int, Figures]
     photos: tuple[Tally, ...]
+    precision: dict[int, NDArray[np.float64]]
 
 
 def measure(
-    instances: Path,
+    instances: Path | dict[str, Any],
     image_ids: Collection[int],
     results: Sequence[dict[str, Any]],
     kind: Kind,
     category_ids: Collection[int] | None = None,
 ) -> Measured:
-    """Measure answers in COCO's results format by the annotations of a COCO file, on the photos and categories named.
+    """Measure answers in COCO's results format by a COCO file, or its content, on the photos and categories named.
 
     Raises ValueError, KeyError or TypeError where the file is not what COCO's format says.
     """
@@ -85,7 +89,10 @@ def measure(
         name: round(float(value), 4) if value > -1 else None
         for name, value in zip(OVERALL, evaluation.stats, strict=True)
     }
-    return Measured(overall, _classes(truth, evaluation), _tallies(evaluation))
+    classes = _classes(truth, evaluation)
+    every = evaluation.eval["precision"][_IOU50, :, :, _ALL_AREAS, _HUNDRED]
+    precision = {number: every[:, evaluation.params.catIds.index(number)] for number in classes}
+    return Measured(overall, classes, _tallies(evaluation), precision)
 
 
 def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]]) -> tuple[Figures, dict[str, Figures]]:
@@ -107,8 +114,8 @@ def _shares(rows: Sequence[tuple[str, bool, bool]]) -> Figures:
     }
 
 
-def _read(instances: Path) -> COCO:
-    listing = json.loads(instances.read_text())
+def _read(instances: Path | dict[str, Any]) -> COCO:
+    listing = json.loads(instances.read_text()) if isinstance(instances, Path) else copy.deepcopy(instances)
     # pycocotools takes an annotation with the id 0 for no match at all, and needs what some tools leave out.
     for number, item in enumerate(listing["annotations"], 1):
         item["id"] = number

@@ -6,7 +6,6 @@ It needs no box or mask head, so it can be done again alone; the head's own shar
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -45,7 +44,7 @@ def collect(network: GeneralizedRCNN, photos: list[Photo], indices: dict[int, in
         known = [item for item in photo.objects if item["category_id"] in indices]
         if not known:
             continue
-        pixels = pil_to_tensor(Image.open(photo.path).convert("RGB")).float() / 255
+        pixels = pil_to_tensor(photo.image()).float() / 255
         boxes = torch.tensor([item["bbox"] for item in known], dtype=torch.float32)
         boxes[:, 2:] += boxes[:, :2]
         flipped = pixels.shape[2] - boxes[:, [2, 1, 0, 3]]
@@ -78,18 +77,21 @@ def fit(network: GeneralizedRCNN, objects: Objects, seed: int) -> None:
     features = objects.features.float()
     mean, spread = features.mean(0), features.std(0) + 1e-3
     features = (features - mean) / spread
-    linear = nn.Linear(features.shape[1], rcnn_tiny.NAMES)
+    linear = nn.Linear(features.shape[1], layers[0].out_channels)
     with torch.no_grad():
         start = torch.cat([layer.weight.flatten(1) for layer in layers], 1)
         linear.weight.copy_(start * spread)
         linear.bias.copy_(layers[0].bias + start @ mean)
-    counts = torch.bincount(objects.labels, minlength=rcnn_tiny.NAMES).clamp(min=1).float()
+    counts = torch.bincount(objects.labels, minlength=layers[0].out_channels).clamp(min=1).float()
     weights = counts.rsqrt() / counts.rsqrt()[objects.labels].mean()
     optimizer = torch.optim.AdamW(linear.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    steps = len(features) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps, pct_start=0.1)
+    batch = min(BATCH, len(features))
+    steps = len(features) // batch
+    # Two steps at least to rise in, however few objects there are.
+    rise = max(0.1, 2 / (EPOCHS * steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, EPOCHS * steps, pct_start=rise)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(features))[: steps * BATCH].view(-1, BATCH):
+        for rows in torch.randperm(len(features))[: steps * batch].view(-1, batch):
             logits = linear(F.dropout(features[rows], DROPOUT))
             value = F.cross_entropy(logits, objects.labels[rows], weights)
             optimizer.zero_grad()

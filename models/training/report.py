@@ -1,7 +1,8 @@
-"""A fine-tuned classifier's folder: tensors, model.json, and for people a model card and two pictures."""
+"""A fine-tuned model's folder: tensors, model.json, and for people a model card and pictures; here a classifier's."""
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from torch import Tensor
 from foursight.models import stages, store, tuned
 from foursight.models.backbone import Backbone
 from foursight.models.training.dataset import Dataset
-from foursight.models.training.finetune import Epoch, Options, Outcome
+from foursight.models.training.finetune import Options, Outcome
 
 CURVES, CONFUSION, CARD = "training.png", "confusion.png", "card.json"
 # More labels than this would overlap on the axes.
@@ -29,13 +30,40 @@ def write(
     fingerprint = stages.fingerprint(stages.split(base.network))
     spec = tuned.spec_of(base, outcome.model, fingerprint, outcome.labels)
     card = describe(data, base, options, outcome) | extra
+    pictures = {
+        CURVES: curves(outcome.epochs, outcome.best, "cross-entropy", {"accuracy": "accuracy"}),
+        CONFUSION: confusion(outcome.confusion, outcome.labels),
+    }
+    fill(folder, outcome.model.state_dict(), spec, card, page(folder.name, card), pictures)
+
+
+def fill(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    spec: dict[str, object],
+    card: dict[str, Any],
+    page: str,
+    pictures: dict[str, Figure],
+) -> None:
+    """Write a model's folder, whole or not at all; `spec` is model.json without the SHA-256 of the tensors."""
     with store.writing(folder) as new:
-        for name, content in store.pack(outcome.model.state_dict(), spec).items():
+        for name, content in store.pack(tensors, spec).items():
             (new / name).write_bytes(content)
-        curves(outcome.epochs, outcome.best).savefig(new / CURVES)
-        confusion(outcome.confusion, outcome.labels).savefig(new / CONFUSION)
+        for name, picture in pictures.items():
+            picture.savefig(new / name)
         (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
-        (new / "README.md").write_text(page(folder.name, card))
+        (new / "README.md").write_text(page)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what made a model."""
+    names = ("foursight", "torch", "torchvision", "safetensors", "pycocotools")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def now() -> str:
+    """The time as a card has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def describe(data: Dataset, base: Backbone, options: Options, outcome: Outcome) -> dict[str, Any]:
@@ -50,7 +78,7 @@ def describe(data: Dataset, base: Backbone, options: Options, outcome: Outcome) 
     return {
         "task": "classify",
         "backbone": base.name,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": now(),
         "data": {
             "training": len(data.training),
             "validation": len(data.validation),
@@ -75,10 +103,7 @@ def describe(data: Dataset, base: Backbone, options: Options, outcome: Outcome) 
         "features_cached": outcome.cached,
         "parameters": sum(parameter.numel() for parameter in outcome.model.parameters()),
         "seconds": {name: round(value, 2) for name, value in outcome.seconds.items()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("foursight", "torch", "torchvision", "safetensors")},
-        },
+        "versions": versions(),
     }
 
 
@@ -117,18 +142,36 @@ def page(name: str, card: dict[str, Any]) -> str:
     )
 
 
-def curves(epochs: list[Epoch], best: int) -> Figure:
-    """Losses and accuracy by epoch, the best epoch marked."""
+def ending(card: dict[str, Any]) -> str:
+    """The end of a page: data, options, time, versions."""
+    data = card["data"]
+    notes = "".join(f"- {note}\n" for note in data["notes"])
+    memory = f", peak memory {card['peak_memory_mib']} MiB" if "peak_memory_mib" in card else ""
+    return (
+        f"## Data\n\n{data['training']} photos to train on, {data['validation']} to validate on. "
+        f"Split: {data['split']}.\n\n{notes}\n"
+        f"## Training\n\n{', '.join(f'{name} {value}' for name, value in card['options'].items())}. "
+        f"{card['parameters']:,} parameters of its own.\n\n"
+        f"`{card.get('command', '')}`\n\n"
+        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}{memory}. "
+        f"Versions: {', '.join(f'{name} {number}' for name, number in card['versions'].items())}. "
+        f"All of this, machine-readable: [{CARD}]({CARD}).\n"
+    )
+
+
+def curves(epochs: Sequence[Any], best: int, loss: str, figures: dict[str, str]) -> Figure:
+    """Losses and validation figures by epoch, the best epoch marked; `figures`: an epoch's fields with their titles."""
     figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    losses, accuracy = figure.subplots(1, 2)
+    losses, right = figure.subplots(1, 2)
     numbers = range(1, len(epochs) + 1)
     losses.plot(numbers, [epoch.loss for epoch in epochs], label="training")
     losses.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation")
-    losses.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
-    losses.legend()
-    accuracy.plot(numbers, [epoch.accuracy for epoch in epochs], color="C1")
-    accuracy.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
-    for axes in (losses, accuracy):
+    losses.set(xlabel="epoch", ylabel=loss, ylim=(0, None))
+    for name, title in figures.items():
+        right.plot(numbers, [getattr(epoch, name) for epoch in epochs], label=title)
+    right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
+    for axes in (losses, right):
+        axes.legend()
         axes.axvline(best + 1, color="0.6", linestyle=":")
         axes.grid(alpha=0.3)
     return figure

@@ -1,0 +1,45 @@
+"""What ImageNet's classifier knows of a label: where the evidence for a name starts from."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from foursight.models import labels, rcnn_tiny
+from foursight.models.lite0 import EfficientNetLite0
+
+# fmt: off
+# ImageNet's class indices of COCO's categories, where there are some.
+IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
+    "bicycle": (444, 671), "car": (436, 468, 511, 609, 627, 656, 661, 751, 817), "motorcycle": (665, 670),
+    "airplane": (404, 895), "bus": (654, 779, 874), "train": (466, 547, 820), "truck": (555, 569, 675, 717, 864, 867),
+    "boat": (403, 472, 484, 554, 576, 625, 628, 780, 814, 871, 914), "traffic light": (920,), "stop sign": (919,),
+    "parking meter": (704,), "bench": (703,), "bird": (*range(10, 24), *range(80, 101), *range(127, 147)),
+    "cat": tuple(range(281, 286)), "dog": tuple(range(151, 269)), "horse": (339,), "sheep": (348, 349),
+    "cow": (345, 346), "elephant": (385, 386), "bear": (294, 295, 296, 297), "zebra": (340,), "backpack": (414,),
+    "umbrella": (879,), "handbag": (636, 748), "tie": (457, 906), "skis": (795,),
+    "sports ball": (429, 430, 522, 574, 722, 768, 805, 852, 890), "tennis racket": (752,),
+    "bottle": (440, 720, 737, 898, 907), "wine glass": (966,), "cup": (504, 967, 968), "knife": (499,),
+    "spoon": (910,), "bowl": (659, 809), "banana": (954,), "apple": (948,), "sandwich": (933,), "orange": (950,),
+    "broccoli": (937,), "hot dog": (934,), "pizza": (963,), "donut": (931,), "cake": (927,), "chair": (423, 559, 765),
+    "couch": (831,), "potted plant": (738,), "bed": (520, 564), "dining table": (532,), "toilet": (861,),
+    "tv": (664, 782, 851), "laptop": (620, 681), "mouse": (673,), "remote": (761,), "keyboard": (508, 878),
+    "cell phone": (487,), "microwave": (651,), "oven": (766, 827), "toaster": (859,), "sink": (896,),
+    "refrigerator": (760,), "book": (917, 921), "clock": (409, 530, 892), "vase": (883,), "teddy bear": (850,),
+    "hair drier": (589,),
+}
+# fmt: on
+
+
+def classes_of(label: str) -> tuple[int, ...]:
+    """ImageNet's class indices of a label: of a COCO category, or those that are called so; none where none is."""
+    name = label.casefold()
+    # A kite is a bird there.
+    if name in {known for _, known in rcnn_tiny.CATEGORIES}:
+        return IMAGENET_OF_COCO.get(name, ())
+    return tuple(index for index, (_, known) in enumerate(labels.imagenet()) if known.casefold() == name)
+
+
+def mean_row(network: EfficientNetLite0, classes: Sequence[int]) -> Tensor:
+    """The mean of the classifier's rows of these classes, less the mean of all, float32 [1280]."""
+    rows = network._fc.weight.detach()
+    return (rows - rows.mean(0))[list(classes)].mean(0)

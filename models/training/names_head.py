@@ -1,0 +1,218 @@
+"""Learns a names' head: labels of one's own for what the shipped network, all of it frozen, proposes."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops import box_iou
+
+from foursight.models import rcnn_tiny
+from foursight.models.rcnn_tuned import NamesHead
+from foursight.models.training import imagenet, loop, measure
+from foursight.models.training.data import Photo
+from foursight.models.training.objects import ObjectSet
+from foursight.models.training.proposals import Seen
+
+WEIGHT_DECAY = 0.01
+DROPOUT = 0.2
+# As Faster R-CNN samples them (Ren et al. 2015): so many boxes of a photo in a step, a quarter of them objects.
+BOXES, OBJECTS_SHARE, OVERLAP = 128, 0.25, 0.5
+
+Results = list[dict[str, Any]]
+
+
+class Settings(Protocol):
+    """What is to be said of a training: the largest learning rate, and the photos of a step."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Mean loss, and by the photos to validate on the mean loss, and AP and AP50 of boxes by pycocotools."""
+
+    loss: float
+    validation_loss: float
+    ap: float
+    ap50: float
+
+    @property
+    def figure(self) -> float:
+        """AP50."""
+        return self.ap50
+
+
+def initialise(head: NamesHead, labels: Sequence[str], network: GeneralizedRCNN) -> list[str]:
+    """Start a head from what is known: the network's objectness, its evidence for labels that it has, ImageNet's else.
+
+    Gives a line for each label: where it starts from.
+    """
+    predictor, pyramid = cast(Any, network.roi_heads.box_predictor), cast(Any, network.backbone)
+    said = []
+    with torch.no_grad():
+        head.objectness.load_state_dict(predictor.objectness.state_dict())
+        for layer in (head.hidden, head.names, head.texture, head.scene):
+            layer.weight.zero_()
+        head.names.bias.zero_()
+        known = {name: index for index, (_, name) in enumerate(rcnn_tiny.CATEGORIES)}
+        for row, label in enumerate(labels, 1):
+            index = known.get(label.casefold())
+            if index is not None:
+                head.hidden.weight[row] = predictor.names.weight[index]
+                head.names.bias[row] = pyramid.names.bias[index]
+                for own, shipped in (
+                    (head.names, pyramid.names),
+                    (head.texture, pyramid.texture),
+                    (head.scene, pyramid.scene),
+                ):
+                    own.weight[row] = shipped.weight[index].flatten()
+                said.append(f"{label}: starts from the shipped detector's")
+            elif classes := imagenet.classes_of(label):
+                head.names.weight[row] = imagenet.mean_row(pyramid.network, classes)
+                said.append(f"{label}: starts from ImageNet's")
+            else:
+                said.append(f"{label}: starts from nothing")
+    return said
+
+
+class Learner:
+    """AdamW on a cosine with a warm-up, over boxes sampled as Faster R-CNN does."""
+
+    epoch_type = Epoch
+
+    def __init__(
+        self,
+        head: NamesHead,
+        network: GeneralizedRCNN,
+        data: ObjectSet,
+        training: Sequence[Seen],
+        validation: Sequence[Seen],
+        options: Settings,
+    ) -> None:
+        self._head, self._network, self._data, self._options = head, network, data, options
+        self._training, self._validation = training, validation
+        self._optimizer = torch.optim.AdamW(
+            [{"params": list(head.parameters()), "lr": options.lr, "largest": options.lr}], weight_decay=WEIGHT_DECAY
+        )
+        self._sampler = BalancedPositiveNegativeSampler(BOXES, OBJECTS_SHARE)
+        self._truth = data.truth()
+        self.steps = math.ceil(len(data.training) / options.batch)
+
+    def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
+        """As in loop.Learner."""
+        seed, batch = self._options.seed, self._options.batch
+        # Each epoch draws from its own seed, so that one that is resumed draws the same.
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        order = random.Random(f"{seed} {epoch}").sample(range(len(self._training)), len(self._training))
+        self._head.train()
+        losses = []
+        for step in range(self.steps):
+            loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
+            places = order[step * batch : (step + 1) * batch]
+            loss = self._loss([(self._training[place], self._data.training[place]) for place in places])
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            losses.append(loss.item())
+            told(step + 1, losses[-1])
+        return self._judge(sum(losses) / len(losses))
+
+    def _loss(self, photos: list[tuple[Seen, Photo]]) -> Tensor:
+        scores, labels = [], []
+        for seen, photo in photos:
+            targets = _targets(seen, photo, len(seen.boxes))
+            (objects,), (rest,) = self._sampler([targets])
+            rows = torch.cat([objects.nonzero()[:, 0], rest.nonzero()[:, 0]])
+            scores.append(_scores(self._head, seen, rows))
+            labels.append(targets[rows])
+        return F.nll_loss(torch.cat(scores), torch.cat(labels))
+
+    @torch.no_grad()
+    def _judge(self, loss: float) -> Epoch:
+        self._head.eval()
+        losses = []
+        for seen, photo in zip(self._validation, self._data.validation, strict=True):
+            scores = _scores(self._head, seen, torch.arange(seen.proposals, device=seen.boxes.device))
+            targets = _targets(seen, photo, seen.proposals)
+            losses.append(F.nll_loss(scores, targets).item())
+        found = measure.measure(
+            self._truth, [photo.image_id for photo in self._data.validation], self.results(), "bbox",
+            self._data.category_ids,
+        )  # fmt: skip
+        overall = {name: found.overall[name] or 0.0 for name in ("ap", "ap50")}
+        return Epoch(loss, sum(losses) / len(losses), overall["ap"], overall["ap50"])
+
+    @torch.no_grad()
+    def results(self) -> Results:
+        """The head's answers for the photos to validate on, in COCO's results format, without masks."""
+        self._head.eval()
+        found: Results = []
+        for seen, photo in zip(self._validation, self._data.validation, strict=True):
+            found += answers(self._network, self._head, seen, photo)
+        return found
+
+    def is_better(self, one: Epoch, other: Epoch) -> bool:
+        """By AP, then by loss."""
+        return (one.ap, -one.validation_loss) > (other.ap, -other.validation_loss)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in loop.Learner."""
+        return self._head.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """As in loop.Learner."""
+        return {"model": self._head.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As in loop.Learner."""
+        self._head.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
+    """The class index of each of the first rows: of the object that it overlaps most, and by half; else background."""
+    boxes, targets = seen.boxes[:rows], seen.targets
+    if not len(targets):
+        return torch.zeros(rows, dtype=torch.int64, device=boxes.device)
+    nearest = Matcher(OVERLAP, OVERLAP, allow_low_quality_matches=False)(box_iou(targets, boxes))
+    classes = torch.tensor([item["category_id"] for item in photo.objects], device=boxes.device)
+    return torch.where(nearest >= 0, classes[nearest.clamp(min=0)], 0)
+
+
+def _scores(head: NamesHead, seen: Seen, rows: Tensor) -> Tensor:
+    """Log-probabilities [len(rows), 1 + K]."""
+
+    def drop(features: Tensor) -> Tensor:
+        return F.dropout(features.float(), DROPOUT, head.training)
+
+    scene = drop(seen.scene).expand(len(rows), -1)
+    evidence = head.weigh(drop(seen.names[rows]), drop(seen.texture[rows]), scene)
+    return head.judge(seen.hidden[rows].float(), evidence)
+
+
+def answers(network: GeneralizedRCNN, head: NamesHead, seen: Seen, photo: Photo) -> Results:
+    """What is answered for a photo, in COCO's results format, best first."""
+    rows = torch.arange(seen.proposals, device=seen.boxes.device)
+    scores = _scores(head, seen, rows)
+    deltas = seen.deltas[rows].repeat(1, scores.shape[1])
+    found = network.roi_heads.postprocess_detections(scores, deltas, [seen.boxes[rows]], [seen.size])
+    boxes, values, labels = (part[0].cpu() for part in found)
+    boxes = resize_boxes(boxes, list(seen.size), list(photo.size))
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {"image_id": photo.image_id, "category_id": int(label), "bbox": box, "score": float(score)}
+        for box, score, label in zip(boxes.tolist(), values, labels, strict=True)
+    ]

@@ -1,0 +1,428 @@
+"""Fine-tuning a detector and a segmenter: what is learnt, that it is served as trained, and what is refused."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from foursight import models
+from foursight.cli import main
+from foursight.models import engine, localization, rcnn, rcnn_tiny, rcnn_tuned, store
+from foursight.models.errors import DataError, OptionError, StoreError
+from foursight.models.options import SegmentOptions
+from foursight.models.rcnn_tuned import NamesHead
+from foursight.models.training import detector, detector_report, heads, jobs, names_head, objects
+from foursight.models.training.loop import Progress
+from tests.helpers import as_tensor, iou
+from tests.photos import encoded, photo
+
+CPU = torch.device("cpu")
+LABELS = ("tom", "brew")
+torch.set_num_threads(1)
+
+
+def pasted(root: Path, count: int = 10, **more: Any) -> Path:
+    """A COCO set: a cat and a cup pasted on grey, each where chance puts it; `more` changes the listing."""
+    chance = random.Random(0)
+    parts = photo("chelsea").crop((40, 10, 330, 290)), photo("coffee").crop((150, 60, 460, 330))
+    (root / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(1, count + 1):
+        canvas = Image.new("RGB", (320, 200), (chance.randrange(90, 160),) * 3)
+        for category, left in enumerate(chance.sample((8, 165), 2)):
+            side = chance.randrange(90, 140)
+            x, y = left + chance.randrange(10), chance.randrange(200 - side)
+            canvas.paste(parts[category].resize((side, side)), (x, y))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 10 + category,
+                    "bbox": [x, y, side, side],
+                    "segmentation": [[x, y, x + side, y, x + side, y + side, x, y + side]],
+                    "iscrowd": 0,
+                }
+            )
+        canvas.save(root / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 320, "height": 200})
+    categories = [{"id": 10 + index, "name": label} for index, label in enumerate(LABELS)]
+    listing = {"images": images, "annotations": annotations, "categories": categories} | more
+    (root / "instances.json").write_text(json.dumps(listing))
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Photos at a third of their size, no engine to compile, and a cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(engine, "has_openvino", lambda: False)
+        patch.setattr(rcnn_tiny, "MIN_SIZE", 192)
+        patch.setattr(rcnn_tiny, "MAX_SIZE", 320)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pasted(tmp_path_factory.mktemp("sets") / "pasted")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> objects.ObjectSet:
+    return objects.read([folder], 0, "content", masks=True)
+
+
+@pytest.fixture(scope="module")
+def outcome(data: objects.ObjectSet) -> detector.Outcome:
+    return detector.finetune(data, "segment", detector.Options(epochs=12, batch=4), CPU)
+
+
+@pytest.fixture(scope="module")
+def written(data: objects.ObjectSet, outcome: detector.Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model "pets"."""
+    path = tmp_path_factory.mktemp("models") / "pets"
+    detector_report.write(path, data, detector.Options(), outcome, {"command": "foursight finetune pasted"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> rcnn.Rcnn:
+    return models.load("segment", "tiny", "cpu")  # type: ignore[return-value]
+
+
+def test_names_of_ones_own_are_learnt_over_the_frozen_network(outcome: detector.Outcome) -> None:
+    assert outcome.epochs[outcome.best].ap50 > 0.8
+    assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
+    assert outcome.measured["box"].overall["ap50"] == pytest.approx(outcome.epochs[outcome.best].ap50)
+    assert outcome.measured["mask"].overall["ap50"] > 0.5
+
+
+def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
+    outcome: detector.Outcome, written: Path, segmenter: rcnn.Rcnn, folder: Path
+) -> None:
+    segmenter.install("pets", written)
+    (card,) = segmenter.installed()
+    assert (card.labels, card.parameters) == (LABELS, sum(t.numel() for t in outcome.tensors.values()))
+    image = Image.open(folder / "images" / "1.png").convert("RGB")
+    found = models.run(segmenter, image, model="pets", score_threshold=0.05)
+    whole = with_names(outcome.tensors)
+    with torch.inference_mode():
+        (expected,) = whole([as_tensor(image)])
+    # 0 is background, 1 "other".
+    assert found.labels == tuple(LABELS[index - 2] for index in expected["labels"])
+    assert found.class_ids.tolist() == [LABELS.index(label) for label in found.labels]
+    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
+    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
+    assert all(
+        iou(ours.full(200, 320), theirs > 0.5) > 0.99
+        for ours, theirs in zip(found.masks, expected["masks"][:, 0].numpy(), strict=True)
+    )
+    assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == set(LABELS)
+    segmenter.remove("pets")
+
+
+def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
+    """The shipped network with these names in the place of its own, as torchvision runs it."""
+    shipped, whole = rcnn_tiny.load(masks=True).state_dict(), rcnn_tiny.build(masks=True, names=1 + len(LABELS))
+    evidence = {
+        f"backbone.{name}": tensors[f"{name}.weight"][:, :, None, None] for name in ("names", "texture", "scene")
+    }
+    own = {f"{key}.weight": value for key, value in evidence.items()}
+    own["backbone.names.bias"] = tensors["names.bias"]
+    own["roi_heads.box_predictor.names.weight"] = tensors["hidden.weight"]
+    for key in ("weight", "bias"):
+        own[f"roi_heads.box_predictor.objectness.{key}"] = tensors[f"objectness.{key}"]
+    whole.load_state_dict(shipped | own)
+    whole.roi_heads.box_predictor.served[0] = False
+    return whole.eval()
+
+
+def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_network(
+    written: Path, segmenter: rcnn.Rcnn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter.install("pets", written)
+    photos = [photo("chelsea"), photo("coffee").resize((451, 300)), photo("chelsea")]
+    options = [SegmentOptions(model=name, score_threshold=0.05) for name in (None, "pets", "pets")]
+    alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, options, strict=True)]
+    seen = []
+    watch = segmenter.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, options, strict=True)])
+    watch.remove()
+    assert seen == [3]
+    assert alone[0].labels != alone[2].labels
+    for output, mine, expected in zip(outputs, options, alone, strict=True):
+        found = segmenter.finish(output, mine)
+        assert found.labels == expected.labels
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
+    # What was checked before is answered by the model that it was checked with.
+    segmenter.check(options[1])
+    segmenter.remove("pets")
+    assert segmenter.finish(*answer(segmenter, photos[1], options[1])).labels == alone[1].labels
+    with pytest.raises(OptionError, match="There is no model 'pets'"):
+        segmenter.check(SegmentOptions(model="pets"))
+
+
+def answer(task: rcnn.Rcnn, image: Image.Image, options: SegmentOptions) -> tuple[rcnn.Instances, SegmentOptions]:
+    (output,) = task.predict([(task.prepare(image), options)])
+    return output, options
+
+
+def test_models_of_another_task_or_network_or_shape_are_refused(
+    written: Path, segmenter: rcnn.Rcnn, tmp_path: Path
+) -> None:
+    spec = json.loads((written / store.SPEC).read_text())
+    for change, code, said in (
+        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"labels": ["one"]}, "model_mismatch", "size mismatch"),
+        ({"head": spec["head"] | {"trunk": "0" * 64}}, "model_mismatch", "another detector"),
+        ({"head": {"own": "all"}}, "model_mismatch", "not those that model.json describes"),
+        ({"backbone": spec["backbone"] | {"sha256": "0" * 64}}, "model_mismatch", "backbone"),
+        ({"sha256": "0" * 64}, "model_corrupt", "SHA-256"),
+    ):
+        (tmp_path / store.WEIGHTS).write_bytes((written / store.WEIGHTS).read_bytes())
+        (tmp_path / store.SPEC).write_text(json.dumps(spec | change))
+        with pytest.raises(StoreError) as refused:
+            segmenter.install("odd", tmp_path)
+        assert refused.value.code == code
+        assert said in refused.value.detail
+    assert segmenter.installed() == []
+
+
+def test_a_resumed_run_ends_where_the_whole_one_does(data: objects.ObjectSet, tmp_path: Path) -> None:
+    options = detector.Options(epochs=3, batch=4)
+    whole = detector.finetune(data, "detect", options, CPU)
+
+    def interrupt(progress: Progress) -> None:
+        if len(progress.epochs) == 2:
+            raise KeyboardInterrupt
+
+    broken = detector.finetune(data, "detect", options, CPU, interrupt, tmp_path)
+    assert broken.interrupted
+    assert broken.epochs == whole.epochs[:2]
+    resumed = detector.finetune(data, "detect", options, CPU, work=tmp_path)
+    assert resumed.epochs == whole.epochs
+    assert all(torch.equal(resumed.tensors[name], value) for name, value in whole.tensors.items())
+
+
+def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
+    network = rcnn_tiny.load(masks=False)
+    head = NamesHead(3)
+    said = names_head.initialise(head, ("dog", "espresso", "thing"), network)
+    assert [line.split(": ")[1] for line in said] == [
+        "starts from the shipped detector's", "starts from ImageNet's", "starts from nothing",
+    ]  # fmt: skip
+    dog = [name for _, name in rcnn_tiny.CATEGORIES].index("dog")
+    assert torch.equal(head.names.weight[1], network.backbone.names.weight[dog].flatten())
+    rows = network.backbone.network._fc.weight
+    torch.testing.assert_close(head.names.weight[2], rows[967] - rows.mean(0))
+    assert not head.names.weight[[0, 3]].any()
+
+
+def test_what_is_wrong_with_a_set_is_said_at_once(tmp_path: Path) -> None:
+    root = pasted(tmp_path / "bad", 4)
+    listing = json.loads((root / "instances.json").read_text())
+    rows = listing["annotations"]
+    rows[0]["bbox"], rows[1]["category_id"], rows[2]["id"] = [300, 10, 90, 90], 12, 4
+    (root / "instances.json").write_text(json.dumps(listing))
+    with pytest.raises(DataError) as refused:
+        objects.read([root], 0, "content", masks=True)
+    assert [line.split(": ", 1)[1] for line in refused.value.problems] == [
+        "annotation id 4 occurs 2 times",
+        "annotation 1: the box [300, 10, 90, 90] lies outside 1.png (320 x 200)",
+        "annotation 2: unknown category 12",
+    ]
+    empty = pasted(tmp_path / "empty", 4, categories=[{"id": n, "name": str(n)} for n in (10, 11, 12)])
+    with pytest.raises(DataError) as refused:
+        objects.read([empty], 0, "content", masks=False)
+    assert refused.value.problems == ("class '12' is empty",)
+    with pytest.raises(DataError, match="holds no COCO listing"):
+        objects.read([tmp_path], 0, "content", masks=False)
+
+
+def test_a_segmenter_needs_outlines_and_a_detector_does_not(tmp_path: Path) -> None:
+    root = pasted(tmp_path / "boxes", 4)
+    listing = json.loads((root / "instances.json").read_text())
+    polygons = [row.pop("segmentation") for row in listing["annotations"]]
+    (root / "instances.json").write_text(json.dumps(listing))
+    with pytest.raises(DataError) as refused:
+        objects.read([root], 0, "content", masks=True)
+    assert "no object has a segmentation" in refused.value.problems[0]
+    assert len(objects.read([root], 0, "content", masks=False).training) == 3
+    for row, polygon in zip(
+        listing["annotations"], [[[1, 2]], {"size": [9, 9], "counts": [81]}, *polygons], strict=False
+    ):
+        row["segmentation"] = polygon
+    listing["annotations"][3]["segmentation"] = []
+    (root / "instances.json").write_text(json.dumps(listing))
+    with pytest.raises(DataError) as refused:
+        objects.read([root], 0, "content", masks=True)
+    first, second, third = refused.value.problems
+    assert "annotation 1: the segmentation is neither polygons nor RLE" in first
+    assert "annotation 2: the mask is 9 x 9, 1.png 320 x 200" in second
+    assert "annotation 4: no segmentation" in third
+
+
+def test_an_unreadable_photo_is_named_after_the_pass_that_finds_it(tmp_path: Path) -> None:
+    root = pasted(tmp_path / "cut", 4)
+    for number in (1, 2):
+        (root / "images" / f"{number}.png").write_bytes(b"no picture %d" % number)
+    found = objects.read([root], 0, "content", masks=False)
+    with pytest.raises(DataError) as refused:
+        detector.finetune(found, "detect", detector.Options(epochs=1), CPU)
+    assert refused.value.problems[0].startswith("images/")
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "said"),
+    [
+        ("detect", {"pool": "max"}, "--pool is not for detect"),
+        ("segment", {"hidden": 8}, "--hidden is not for segment"),
+        ("classify", {"split": "name"}, "--split is not for classify"),
+        ("detect", {"freeze": "stage8"}, "--freeze"),
+        ("detect", {"epochs": 0}, "--epochs"),
+    ],
+)
+def test_an_option_that_a_task_does_not_have_is_refused(task: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        jobs.plan(task, [Path("nowhere")], given, "tiny", "cpu")
+
+
+def test_the_standard_profile_is_refused() -> None:
+    with pytest.raises(OptionError, match="--profile standard"):
+        jobs.plan("detect", [Path("nowhere")], {}, "standard", "cpu")
+
+
+def test_a_running_server_takes_up_a_segmenter_and_puts_it_away(
+    server: str, models_dir: Path, written: Path, data: objects.ObjectSet, folder: Path
+) -> None:
+    with store.writing(models_dir / "pets") as new:
+        for path in written.iterdir():
+            (new / path.name).write_bytes(path.read_bytes())
+    body = (folder / "images" / "1.png").read_bytes()
+    with httpx.Client(base_url=server, timeout=60) as http:
+        card = http.put("/v1/models/pets").json()
+        assert (card["task"], card["labels"], card["finetuned"]) == ("segment", list(LABELS), True)
+        own = http.post("/v1/segment", content=body, params={"model": "pets"}).json()
+        assert own["model"] == "pets"
+        assert {one["label"] for one in own["predictions"]} == set(LABELS)
+        assert all(one["mask"]["size"] == [200, 320] for one in own["predictions"])
+        assert http.post("/v1/segment", content=encoded(photo("coffee"))).json()["model"] == "mask-rcnn-lite0"
+        analysis = http.post("/v1/analyze", content=body, params={"model": "pets", "tasks": "classify,segment"}).json()
+        assert {task: part["model"] for task, part in analysis["tasks"].items()} == {
+            "classify": "efficientnet-lite0",
+            "segment": "pets",
+        }
+        unknown = http.post("/v1/detect", content=body, params={"model": "pets"})
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
+        assert http.delete("/v1/models/pets").status_code == 204
+        assert http.post("/v1/segment", content=body, params={"model": "pets"}).status_code == 404
+
+
+def test_the_command_trains_and_writes_a_folder_with_its_card(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--task", "detect", "--name", "pets", "--models-dir", str(tmp_path), "--epochs", "2"]
+    assert main(["finetune", str(folder), *options]) == 0
+    said = capsys.readouterr().out
+    assert "2 labels, 8 photos (16 objects) to train on and 2 (4) to validate on" in said
+    assert {path.name for path in (tmp_path / "pets").iterdir()} == {
+        "model.safetensors", "model.json", "card.json", "README.md", "training.png", "precision-recall.png",
+    }  # fmt: skip
+    card = json.loads((tmp_path / "pets" / "card.json").read_text())
+    assert [(row["label"], row["training"], row["validation"]) for row in card["classes"]] == [
+        ("tom", 8, 2),
+        ("brew", 8, 2),
+    ]
+    assert 0 <= card["validation"]["box"]["ap"] <= card["validation"]["box"]["ap50"] <= 1
+    assert (
+        rcnn_tuned.load("pets", tmp_path / "pets", "detect", rcnn_tuned.trunk_of(rcnn_tiny.load(False))).spec.labels
+        == LABELS
+    )
+    assert main(["finetune", str(folder), *options]) == 1
+    assert "There is a model 'pets' already" in capsys.readouterr().err
+
+
+def test_a_localizer_learns_labels_and_is_served_beside_the_others(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--task", "localize", "--models-dir", str(tmp_path), "--epochs", "8", "--freeze"]
+    assert main(["finetune", str(folder), "--name", "one", *options, "all"]) == 0
+    assert main(["finetune", str(folder), "--name", "two", *options, "backbone"]) == 0
+    assert "8 photos to train on and 2 to validate on, each with its largest object" in capsys.readouterr().out
+    task = models.load("localize", "tiny", "cpu")
+    assert isinstance(task, localization.Localization)
+    for name in ("one", "two"):
+        task.install(name, tmp_path / name)
+    shared, own = task.installed()
+    assert (shared.parameters, shared.labels) == (1280 * 2 + 2, LABELS)
+    assert own.parameters > 10_000
+    images = [Image.open(folder / "images" / f"{number}.png").convert("RGB") for number in (1, 2, 3)]
+    options_of = [task.options(model=name) for name in ("one", None, "two")]
+    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, options_of, strict=True)])
+    for image, mine, output in zip(images, options_of, outputs, strict=True):
+        alone, found = models.run(task, image, model=mine.model), task.finish(output, mine)
+        assert found.labels == alone.labels
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
+        assert (found.labels[0] in LABELS) == (mine.model is not None) == (found.wnids is None)
+    # With the shipped votes, the box is the shipped model's.
+    np.testing.assert_allclose(
+        models.run(task, images[0]).boxes, task.finish(outputs[0], options_of[0]).boxes, atol=1e-2
+    )
+    (tmp_path / "one" / store.WEIGHTS).write_bytes((tmp_path / "two" / store.WEIGHTS).read_bytes())
+    with pytest.raises(StoreError, match="SHA-256"):
+        task.install("one", tmp_path / "one")
+
+
+def test_heads_of_ones_own_are_trained_stored_and_served(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MIN_SIZE", 96)
+    monkeypatch.setattr(heads, "MAX_SIZE", 160)
+    task = models.load("segment", "tiny", "cpu")
+    assert isinstance(task, rcnn.Rcnn)
+    image = Image.open(folder / "images" / "1.png").convert("RGB")
+    for name, start in (("fresh", "fresh"), ("shipped", "shipped")):
+        options = ["--task", "segment", "--freeze", "backbone", "--heads", start, "--epochs", "1", "--name", name]
+        assert main(["finetune", str(folder), "--models-dir", str(tmp_path), *options]) == 0
+        task.install(name, tmp_path / name)
+        found = models.run(task, image, model=name, score_threshold=0.05)
+        assert set(found.labels) <= set(LABELS)
+        whole = rcnn_tuned.load(name, tmp_path / name, "segment", task.trunk).network
+        assert whole is not None
+        with torch.inference_mode():
+            (expected,) = whole([as_tensor(image)])
+        np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
+    assert [card.name for card in task.installed()] == ["fresh", "shipped"]
+
+
+def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
+    data: objects.ObjectSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MIN_SIZE", 64)
+    monkeypatch.setattr(heads, "MAX_SIZE", 96)
+    options = detector.Options(heads="fresh", epochs=2)
+    assert (options.freeze, options.batch, options.lr) == ("backbone", 2, 1e-3)
+    whole, _ = heads.fit(data, options, lambda progress: None, None, "same", masks=True)
+
+    def interrupt(progress: Progress) -> None:
+        if len(progress.epochs) == 1 and progress.done > 4:
+            raise KeyboardInterrupt
+
+    broken, _ = heads.fit(data, options, interrupt, tmp_path, "same", masks=True)
+    assert (broken.interrupted, broken.epochs) == (True, whole.epochs[:1])
+    resumed, _ = heads.fit(data, options, lambda progress: None, tmp_path, "same", masks=True)
+    assert resumed.epochs == whole.epochs
+    assert all(torch.equal(resumed.best_tensors[name], value) for name, value in whole.best_tensors.items())
+    with pytest.raises(DataError) as refused:
+        detector.finetune(data, "detect", detector.Options(freeze="backbone", batch=9), CPU)
+    assert refused.value.problems == ("8 photos to train on are fewer than a step takes, 9",)
