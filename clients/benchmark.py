@@ -75,7 +75,7 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, the bodies (each a photo's file, by default) that they carry in turn, and what an answer is."""
+    """Where requests go, the bodies that they carry in turn (each a photo's file), and what an answer is."""
 
     url: str
     photos: Sequence[bytes]

@@ -4,8 +4,8 @@
     .venv/bin/python -m loadtests.peers                    # all tasks and servers, five rounds: some 35 minutes
     .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --rounds 2 --seconds 2
 
-Servers are started together and measured by turns, one at a time; the others' processes are stopped meanwhile. Each must
-first answer as the model in this process does. Rows are added to the file of --out, from which
+Servers are started together and measured by turns, one at a time; the others' processes are stopped meanwhile. Each
+must first answer as the model in this process does. Rows are added to the file of --out, from which
 `python -m loadtests.performance page` makes docs/performance.md.
 """
 

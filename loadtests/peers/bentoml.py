@@ -1,7 +1,7 @@
 """BentoML with adaptive batching: `PEER_TASK=detect bentoml serve loadtests.peers.bentoml:Peer`.
 
 Tuning: batches of up to 8, as ours; how long to wait for one, BentoML learns from the load. `max_latency_ms` is the
-documentation's default, a minute: what is expected to take longer is refused. One worker, whose PyTorch uses both cores.
+documentation's default, a minute: what would take longer is refused. One worker, whose PyTorch uses both cores.
 https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
 """
 

@@ -40,7 +40,7 @@ class Limit:
             self._task.finish(output, self._options)
 
     def measure(self, connections: int, seconds: float) -> list[float]:
-        """The milliseconds that each photo took, those of the first WARM_UP seconds left out, in order of their size."""
+        """The milliseconds that each photo took, least first; those of the first WARM_UP seconds do not count."""
         start = perf_counter()
         found: list[tuple[float, float]] = []
         if connections == 1:

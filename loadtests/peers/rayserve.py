@@ -1,7 +1,7 @@
 """Ray Serve as its documentation shows batching: `@serve.batch`, and its Python proxy.
 
 Tuning: batches of up to 8, as ours, and no waiting time, so that a lone request waits for no company. The replica has
-both cores for PyTorch (Ray gives it `num_cpus` threads). `max_ongoing_requests` lets batches fill; its default is 5. Ray's
+both cores for PyTorch (Ray gives it `num_cpus` threads). `max_ongoing_requests`, 5 by default, lets batches fill. Ray's
 workers do not give way to other processes, as ours do not.
 https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
 https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
@@ -23,8 +23,8 @@ os.environ.update(loopback.environment("127.0.0.1"))
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_METRICS_EXPORT_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 # Serve reads its variables at import.
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
+import ray
+from ray import serve
 
 
 @serve.deployment(max_ongoing_requests=100, ray_actor_options={"num_cpus": os.cpu_count()})  # type: ignore[untyped-decorator]

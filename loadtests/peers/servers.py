@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -135,16 +134,18 @@ class Server:
     def wait(self) -> None:
         """Return once it has answered. Raises TimeoutError, and RuntimeError where it has ended."""
         deadline = time.monotonic() + READY_S
-        while True:
-            try:
-                self.answers()
-                return
-            except (URLError, OSError):
-                if self.processes.first.poll() is not None:
-                    raise RuntimeError(f"{self.processes.first.args!r} has ended") from None
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.target.url} does not answer") from None
-                time.sleep(0.5)
+        while not self._is_ready():
+            if self.processes.first.poll() is not None:
+                raise RuntimeError(f"{self.processes.first.args!r} has ended")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.target.url} does not answer")
+            time.sleep(0.5)
+
+    def _is_ready(self) -> bool:
+        try:
+            return bool(self.answers())
+        except OSError:
+            return False
 
     def answers(self) -> list[dict[str, Any]]:
         """Its answer for each photo."""
