@@ -1,7 +1,7 @@
 """Foursight beside other servers: the same weights, photos, client and cores.
 
-    make peers                                             # installs them
-    .venv/bin/python -m loadtests.peers                    # all tasks and servers, five rounds: some 35 minutes
+    make peers                                # installs them, measures, and makes the page
+    .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: some 30 minutes
     .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --rounds 2 --seconds 2
 
 Servers are started together and measured by turns, one at a time; the others' processes are stopped meanwhile. Each
