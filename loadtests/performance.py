@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -61,6 +62,8 @@ def main() -> None:
             [sys.executable, "-m", "loadtests.performance", *sys.argv[1:]],
             os.environ | allocator.ENVIRONMENT,
         )
+    # A server that was started ends with this process, however it ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     torch.set_num_threads(os.cpu_count() or 1)
     for part in chosen.parts:
         if part == "page":

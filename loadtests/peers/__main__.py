@@ -12,6 +12,7 @@ must first answer as the model in this process does. Rows are added to the file 
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8480, help="the first of as many ports as there are servers")
     parser.add_argument("--out", type=Path, default=OUT, help="where results are added")
     chosen = parser.parse_args()
+    # The servers end with this process, however it ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     for task in chosen.tasks:
         run = describe(chosen.seconds)
         rows = measure(run["run"], task, chosen)
@@ -106,6 +109,7 @@ def turn_of(
     """One server's measurements in one round; none of the round before the first."""
     server.processes.wake()
     time.sleep(servers.SETTLE_S)
+    server.wait()
     found = {
         count: server.measure(count, chosen.seconds if turn >= 0 else min(chosen.seconds, 1))
         for count in chosen.connections

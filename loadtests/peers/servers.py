@@ -25,7 +25,7 @@ from foursight.models import allocator
 ROOT = Path(__file__).parent.parent.parent
 PEERS = ("fastapi", "litserve", "bentoml", "rayserve")
 NAMES = ("limit", "foursight", *(name + inside for inside in ("", "+engine") for name in PEERS))
-READY_S = 180
+READY_S = 120
 # What a server that was stopped needs to notice that time has passed.
 SETTLE_S = 1.0
 BOUNDARY = "photo-boundary"
@@ -68,11 +68,12 @@ class Processes:
     def __init__(self, words: list[str], log: Path, environment: dict[str, str], **pipes: Any) -> None:
         pipes.setdefault("stdout", log.open("wb"))
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        self.log = log.with_suffix(".err")
         self.first = subprocess.Popen(
             [sys.executable, "-m", *words],
             cwd=ROOT,
             env=environment,
-            stderr=log.with_suffix(".err").open("wb"),
+            stderr=self.log.open("wb"),
             start_new_session=True,
             **pipes,
         )
@@ -136,9 +137,9 @@ class Server:
         deadline = time.monotonic() + READY_S
         while not self._is_ready():
             if self.processes.first.poll() is not None:
-                raise RuntimeError(f"{self.processes.first.args!r} has ended")
+                raise RuntimeError(f"{self.target.url} has ended: {self.processes.log.read_text()[-2000:]}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.target.url} does not answer")
+                raise TimeoutError(f"{self.target.url} does not answer: {self.processes.log.read_text()[-2000:]}")
             time.sleep(0.5)
 
     def _is_ready(self) -> bool:
@@ -170,11 +171,14 @@ class Limit:
         words = ["loadtests.peers.limit", load.task, *map(str, load.photos)]
         environment = allocator.ENVIRONMENT | {"OMP_WAIT_POLICY": "PASSIVE"}
         pipe = subprocess.PIPE
+        self._is_loaded = False
         self.processes = Processes(words, folder / "limit.log", environment, stdin=pipe, stdout=pipe)
 
     def wait(self) -> None:
         """Return once its model is loaded."""
-        self._read()
+        if not self._is_loaded:
+            self._read()
+            self._is_loaded = True
 
     def measure(self, connections: int, seconds: float) -> Figures:
         """As `Server.measure`."""
