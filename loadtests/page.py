@@ -249,7 +249,7 @@ COSTS: dict[str, Callable[[list[dict[str, Any]], Path], str]] = {
 
 def _median(rows: Iterable[dict[str, Any]], figure: str, **where: Any) -> float:
     """The median of a figure in the rows that have these values."""
-    return statistics.median(row[figure] for row in rows if all(row[key] == value for key, value in where.items()))
+    return float(statistics.median(row[figure] for row in rows if all(row[key] == where[key] for key in where)))
 
 
 def _section(title: str, text: str, plot: str, head: list[str], body: list[list[str]]) -> str:

@@ -13,7 +13,7 @@ import bentoml
 from loadtests.peers import inside
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60}, metrics={"enabled": False}, logging={"access": {"enabled": False}})  # type: ignore[untyped-decorator]
+@bentoml.service(workers=1, traffic={"timeout": 60}, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class Peer:
     """One batchable endpoint; its requests and answers are lists, of one photo each."""
 

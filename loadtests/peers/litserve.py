@@ -27,7 +27,7 @@ class Peer(litserve.LitAPI):  # type: ignore[misc]
 
     def decode_request(self, request: Request) -> Any:
         """One photo."""
-        return self._model.prepare(request["image"].file.read())  # type: ignore[index]
+        return self._model.prepare(request["image"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         """As they are: photos of a batch may differ in size."""

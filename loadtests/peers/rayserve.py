@@ -27,7 +27,6 @@ import ray
 from ray import serve
 
 
-@serve.deployment(max_ongoing_requests=100, ray_actor_options={"num_cpus": os.cpu_count()})  # type: ignore[untyped-decorator]
 class Peer:
     """Photos are decoded as they arrive, and computed in batches."""
 
@@ -64,7 +63,8 @@ if __name__ == "__main__":
         serve.start(
             http_options={"host": "127.0.0.1", "port": chosen.port}, logging_config={"enable_access_log": False}
         )
-        serve.run(Peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
+        peer = serve.deployment(Peer, max_ongoing_requests=100, ray_actor_options={"num_cpus": os.cpu_count()})
+        serve.run(peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait()
         serve.shutdown()
