@@ -50,7 +50,7 @@ class Peer:
 if __name__ == "__main__":
     chosen = parse()
     stop = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",
             include_dashboard=False,
@@ -67,5 +67,5 @@ if __name__ == "__main__":
         serve.run(peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait()
-        serve.shutdown()
+        # Serve's own end would wait for requests under way; there are none, and it goes with Ray.
         ray.shutdown()
