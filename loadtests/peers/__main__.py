@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,8 +49,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     for task in chosen.tasks:
         run = describe(chosen.seconds)
-        rows = measure(run["run"], task, chosen)
-        results.append(chosen.out, run, rows)
+        rows: list[results.Row] = []
+        for found in measure(run["run"], task, chosen):
+            rows += found
+            # After each round, so that one that is cut short leaves those before it.
+            results.append(chosen.out, run, rows)
         print(f"\n{task}\n{results.table(rows, task, chosen.servers)}\n\n{results.goals(rows)}", flush=True)
 
 
@@ -77,9 +81,8 @@ def make_photos(task: str, folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def measure(run: str, task: str, chosen: argparse.Namespace) -> list[results.Row]:
-    """Start the servers, check their answers, and measure them by turns."""
-    rows = []
+def measure(run: str, task: str, chosen: argparse.Namespace) -> Iterator[list[results.Row]]:
+    """Start the servers, check their answers, and measure them by turns; the rows of each round."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True)))
         load = servers.Load(task, make_photos(task, folder))
@@ -93,14 +96,14 @@ def measure(run: str, task: str, chosen: argparse.Namespace) -> list[results.Row
             if isinstance(server, servers.Server) and (lines := check.differences(task, expected, server.answers())):
                 raise SystemExit(f"{name} does not answer as the model does:\n" + "\n".join(lines))
             server.processes.rest()
-            print(f"{name}: ready after {time.monotonic() - start:.0f} s, its answers are right", file=sys.stderr)
+            print(f"{name}: ready after {time.monotonic() - start:.0f} s", file=sys.stderr)
         for turn in range(-1, chosen.rounds):
             # Every other round backwards, so that a drift of the machine favours nobody. The one before the first is
             # for caches, and for peers that learn from their load.
             order = chosen.servers if turn % 2 else chosen.servers[::-1]
-            for name in order:
-                rows += turn_of(run, turn, task, name, running[name], chosen)
-    return rows
+            rows = [row for name in order for row in turn_of(run, turn, task, name, running[name], chosen)]
+            if turn >= 0:
+                yield rows
 
 
 def turn_of(
