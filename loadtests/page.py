@@ -145,7 +145,8 @@ def _steps(rows: list[dict[str, Any]], docs: Path) -> str:
     return _section(
         "Where the time of one request goes",
         "One connection, milliseconds. Decode, queue and model are the server's own (its header `Server-Timing`); "
-        "post-processing and encoding were timed alone in one process; the rest is what is left.",
+        "post-processing (to labels and boxes in pixels, masks pasted) and encoding (RLE, JSON) were timed alone in one "
+        "process; the rest is what is left.",
         "performance-steps.svg",
         ["task", *STEPS.values(), "all"],
         body,
@@ -184,7 +185,11 @@ def _sizes(rows: list[dict[str, Any]], docs: Path) -> str:
 
 def _objects(rows: list[dict[str, Any]], docs: Path) -> str:
     return _curve(
-        rows, docs, "objects", "Objects in a photo", "Segment, 640 x 480, one connection, more and more objects."
+        rows,
+        docs,
+        "objects",
+        "Objects in a photo",
+        "Segment, a picture of 640 x 480, one connection; so many objects, each with its mask, are asked for.",
     )
 
 
