@@ -145,7 +145,7 @@ def _steps(rows: list[dict[str, Any]], docs: Path) -> str:
     return _section(
         "Where the time of one request goes",
         "One connection, milliseconds. Decode, queue and model are the server's own (its header `Server-Timing`); "
-        "post-processing (to labels and boxes in pixels, masks pasted) and encoding (RLE, JSON) were timed alone in one "
+        "post-processing (labels, boxes in pixels, masks pasted) and encoding (RLE, JSON) were timed alone in one "
         "process; the rest is what is left.",
         "performance-steps.svg",
         ["task", *STEPS.values(), "all"],
