@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from foursight.serving import loopback
 from loadtests.peers import inside
@@ -39,12 +40,11 @@ class Peer:
         """The answers of a batch."""
         return self._model.predict(batch)
 
-    async def __call__(self, request: Request) -> inside.Json:
-        """One photo, the form's field `image`."""
+    async def __call__(self, request: Request) -> JSONResponse:
+        """One photo, the form's field `image`. What is no response would be sent in chunks, without its length."""
         async with request.form() as form:
             body = await form["image"].read()  # type: ignore[union-attr]
-        answer: inside.Json = await self.predict(self._model.prepare(body))
-        return answer
+        return JSONResponse(await self.predict(self._model.prepare(body)))
 
 
 if __name__ == "__main__":
