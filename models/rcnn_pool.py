@@ -66,7 +66,8 @@ def in_batch(boxes: list[Tensor]) -> Tensor:
 
 def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
     """The same as torchvision's pool, which has pooled before: it learns its scales so."""
-    scales = dict(zip(pool.featmap_names, cast(list[float], pool.scales), strict=True))
+    # It names four levels for every backbone; one that has fewer lacks the last.
+    scales = dict(zip(pool.featmap_names, cast(list[float], pool.scales), strict=False))
     (side,) = set(pool.output_size)
     return LevelPool(side, scales, cast(Callable[[list[Tensor]], Tensor], pool.map_levels), False, pool.sampling_ratio)
 

@@ -1,0 +1,131 @@
+"""A server at rest, near its limit and beyond it, and under large photos: parts of `loadtests.performance`.
+
+Memory is the proportional set size (PSS) of all of the server's processes, so that pages that several share count once,
+and for a worker the most that it ever had (VmHWM, the kernel's own figure; Linux only).
+"""
+
+import asyncio
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+from foursight import benchmark
+from foursight.models.catalogue import TASKS
+from loadtests.peers import servers
+
+# A server is at rest so long after its start; it is then watched for so long.
+REST_S, IDLE_S = 20.0, 60.0
+CONNECTIONS = 16
+KNEE_S = 20.0
+# What is offered in the open loop, as a part of the knee's rate, and for how many seconds.
+OFFERED = ((0.7, 300.0), (1.5, 60.0))
+LARGE_S = 40.0
+
+Row = dict[str, Any]
+
+
+def idle(port: int) -> list[Row]:
+    """A server of all tasks that nobody asks: seconds to ready, share of a core, memory; with an empty cache first."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="cache-") as cache:
+        for cached in (False, True):
+            with _server(list(TASKS), port, {"XDG_CACHE_HOME": cache}) as (process, seconds):
+                time.sleep(REST_S)
+                before = _processor_seconds(process)
+                time.sleep(IDLE_S)
+                share = (_processor_seconds(process) - before) / IDLE_S
+                row = {"cached": cached, "ready": seconds, "core": share, "processes": len(_all(process))}
+                rows.append(row | {"pss": _pss(process)})
+    return rows
+
+
+def open_loop(port: int, body: bytes) -> list[Row]:
+    """Classify: the rate of a closed loop, then parts and multiples of it, offered whatever comes back."""
+    with _server(["classify"], port) as (process, _):
+        target = benchmark.Target(f"http://127.0.0.1:{port}/v1/classify", [body])
+        knee = benchmark.report("knee", asyncio.run(benchmark.closed_loop(target, CONNECTIONS, KNEE_S)), KNEE_S)
+        rows = [_row(knee, 1.0, [], process)]
+        for part, seconds in OFFERED:
+            samples = asyncio.run(benchmark.open_loop(target, part * knee.rate, seconds))
+            refusals = sorted(1000 * one.latency for one in samples if one.status == 503)
+            rows.append(_row(benchmark.report("open", samples, seconds), part, refusals, process))
+        return rows
+
+
+def large(port: int, body: bytes) -> list[Row]:
+    """Segment: photos of 12 megapixels over CONNECTIONS connections; the most memory that the worker had."""
+    with _server(["segment"], port) as (process, _):
+        target = benchmark.Target(f"http://127.0.0.1:{port}/v1/segment", [body])
+        before = _peak(process, "segment")
+        found = benchmark.report("", asyncio.run(benchmark.closed_loop(target, CONNECTIONS, LARGE_S)), LARGE_S)
+        figures = {"rate": found.rate, "p50": found.p50, "failed": found.failed, "refused": found.refused}
+        return [figures | {"bytes": len(body), "before": before, "peak": _peak(process, "segment")}]
+
+
+def _row(found: benchmark.Report, part: float, refusals: list[float], process: psutil.Process) -> Row:
+    return {
+        "offered": part,
+        "seconds": found.seconds,
+        "rate": found.rate,
+        "p50": found.p50,
+        "p99": found.p99,
+        "refused": found.refused,
+        "failed": found.failed,
+        "refusal_p99": benchmark.quantile(refusals, 0.99),
+        "pss": _pss(process),
+    }
+
+
+@contextmanager
+def _server(tasks: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[Any]:
+    """A server that is ready, as its first process and the seconds that it took."""
+    with tempfile.TemporaryDirectory(prefix="limits-") as folder:
+        start = time.monotonic()
+        words = ["foursight", "serve", "--port", str(port), "--tasks", ",".join(tasks)]
+        started = servers.Processes(words, Path(folder) / "server.log", environment or {})
+        try:
+            while not _is_ready(port):
+                if started.first.poll() is not None or time.monotonic() - start > servers.READY_S:
+                    raise RuntimeError(f"the server did not start: {started.log.read_text()[-2000:]}")
+                time.sleep(0.1)
+            yield psutil.Process(started.first.pid), time.monotonic() - start
+        finally:
+            started.end()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def _all(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _processor_seconds(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in _all(process)]
+    return sum(one.user + one.system for one in times)
+
+
+def _pss(process: psutil.Process) -> float:
+    """MiB."""
+    return float(sum(one.memory_full_info().pss for one in _all(process)) / 2**20)
+
+
+def _peak(process: psutil.Process, task: str) -> float:
+    """The most that a task's worker has had in memory, in MiB."""
+    (worker,) = (one for one in _all(process) if f":{task}:" in " ".join(one.cmdline()))
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
