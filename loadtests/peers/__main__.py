@@ -113,10 +113,11 @@ def turn_of(
     server.processes.wake()
     time.sleep(servers.SETTLE_S)
     server.wait()
-    found = {
-        count: server.measure(count, chosen.seconds if turn >= 0 else min(chosen.seconds, 1))
-        for count in chosen.connections
-    }
+    found = {}
+    for count in chosen.connections:
+        # Many at a time wait some five seconds for an answer of the larger networks.
+        seconds = chosen.seconds * (2 if count > 1 and task != "classify" else 1)
+        found[count] = server.measure(count, seconds if turn >= 0 else min(seconds, 1))
     server.processes.rest()
     if turn < 0:
         return []

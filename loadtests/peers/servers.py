@@ -21,6 +21,7 @@ import psutil
 
 from foursight import benchmark
 from foursight.models import allocator
+from loadtests.peers import results
 
 ROOT = Path(__file__).parent.parent.parent
 PEERS = ("fastapi", "litserve", "bentoml", "rayserve")
@@ -161,7 +162,9 @@ class Server:
         """Answers per second, and latencies in milliseconds."""
         samples = asyncio.run(benchmark.closed_loop(self.target, connections, seconds))
         found = benchmark.report("", samples, seconds)
-        return {"rate": found.rate, "p50": found.p50, "p99": found.p99, "failed": found.failed + found.refused}
+        spent = sum(sample.latency for sample in samples)
+        rate = results.rate(connections, found.answered, spent)
+        return {"rate": rate, "p50": found.p50, "p99": found.p99, "failed": found.failed + found.refused}
 
 
 class Limit:
