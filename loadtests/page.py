@@ -44,6 +44,7 @@ cost nothing. Each peer's program, its tuning and the reasons for it are in `loa
 - `fastapi`, `litserve`, `bentoml`, `rayserve`: Pillow, torchvision's transforms and eager PyTorch, as their users
   write it; for detect and segment torchvision's own `forward`, whose masks are cut at .5 and encoded by
   pycocotools.
+- BentoML's batching learns how long to wait; what it learned from 16 connections, a lone request waits as well.
 - `+engine`: the same program, with Foursight's model, engine and decoding inside, and the worker's memory settings.
 - `limit`: decode, prepare, predict and finish in one process, with no HTTP.
 
@@ -135,7 +136,7 @@ def _steps(rows: list[dict[str, Any]], docs: Path) -> str:
             axes.barh(tasks, share, 0.6, left=left, label=title)
             left = [a + b for a, b in zip(left, share, strict=True)]
         axes.invert_yaxis()
-        axes.set_xlabel("% of one request's time")
+        axes.set(xlabel="% of one request's time", xlim=(0, 100))
         axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, frameon=False)
 
     _plot(draw, docs / "performance-steps.svg", (7, 2.6))
@@ -268,5 +269,6 @@ def _plot(draw: Callable[[Axes], None], path: Path, size: tuple[float, float]) -
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         draw(axes)
         axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

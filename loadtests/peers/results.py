@@ -33,7 +33,9 @@ class Spread:
     count: int
 
     def text(self, digits: int = 2) -> str:
-        """As `2.31 (2.20..2.44)`."""
+        """As `2.31 (2.20..2.44)`; of one value alone, that."""
+        if self.count == 1:
+            return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} ({self.least:.{digits}f}..{self.most:.{digits}f})"
 
 
