@@ -45,7 +45,8 @@ cost nothing. Each peer's program, its tuning and the reasons for it are in `loa
   write it; for detect and segment torchvision's own `forward`, whose masks are cut at .5 and encoded by
   pycocotools.
 - BentoML's batching learns how long to wait; what it learned from 16 connections, a lone request waits as well.
-- `+engine`: the same program, with Foursight's model, engine and decoding inside, and the worker's memory settings.
+- `+engine`: the same program, with Foursight's model, engine and decoding inside, and its workers' environment
+  (allocator, OpenMP).
 - `limit`: decode, prepare, predict and finish in one process, with no HTTP.
 
 Not run here: TorchServe and Triton, which need a Java runtime and NVIDIA's container. TorchServe batches up to
