@@ -53,7 +53,8 @@ Not run here: TorchServe and Triton, which need a Java runtime and NVIDIA's cont
 `batchSize` requests, and waits `maxBatchDelay` (100 ms, where it is not set) for them; its pages say that it is no
 longer maintained. Triton's dynamic batcher, like ours, by default makes batches of what has arrived, without a
 delay, and it has an OpenVINO backend; decoding is the user's, in a Python or DALI model before the network, as an
-ensemble.
+ensemble. (https://docs.pytorch.org/serve/batch_inference_with_ts.html,
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/batcher.html)
 """
 
 
