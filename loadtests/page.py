@@ -44,14 +44,17 @@ cost nothing. Each peer's program, its tuning and the reasons for it are in `loa
 - `fastapi`, `litserve`, `bentoml`, `rayserve`: Pillow, torchvision's transforms and eager PyTorch, as their users
   write it; for detect and segment torchvision's own `forward`, whose masks are cut at .5 and encoded by
   pycocotools.
-- `+engine`: the same program, with Foursight's model, engine and decoding inside, and the worker's memory settings.
+- BentoML's batching learns how long to wait; what it learned from 16 connections, a lone request waits as well.
+- `+engine`: the same program, with Foursight's model, engine and decoding inside, and its workers' environment
+  (allocator, OpenMP).
 - `limit`: decode, prepare, predict and finish in one process, with no HTTP.
 
 Not run here: TorchServe and Triton, which need a Java runtime and NVIDIA's container. TorchServe batches up to
 `batchSize` requests, and waits `maxBatchDelay` (100 ms, where it is not set) for them; its pages say that it is no
 longer maintained. Triton's dynamic batcher, like ours, by default makes batches of what has arrived, without a
 delay, and it has an OpenVINO backend; decoding is the user's, in a Python or DALI model before the network, as an
-ensemble.
+ensemble. (https://docs.pytorch.org/serve/batch_inference_with_ts.html,
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/batcher.html)
 """
 
 
@@ -135,7 +138,7 @@ def _steps(rows: list[dict[str, Any]], docs: Path) -> str:
             axes.barh(tasks, share, 0.6, left=left, label=title)
             left = [a + b for a, b in zip(left, share, strict=True)]
         axes.invert_yaxis()
-        axes.set_xlabel("% of one request's time")
+        axes.set(xlabel="% of one request's time", xlim=(0, 100))
         axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=8, frameon=False)
 
     _plot(draw, docs / "performance-steps.svg", (7, 2.6))
@@ -268,5 +271,6 @@ def _plot(draw: Callable[[Axes], None], path: Path, size: tuple[float, float]) -
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         draw(axes)
         axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

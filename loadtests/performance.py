@@ -1,6 +1,6 @@
 """Where the time goes, what it grows with, and the page that says so: docs/performance.md.
 
-    python -m loadtests.performance steps sizes objects connections batches     # some 9 minutes
+    python -m loadtests.performance steps sizes objects connections batches     # some 13 minutes
     python -m loadtests.performance page
 
 The first measures, each part on its own if you like, and keeps the rows in loadtests/results/costs.json. The second

@@ -36,6 +36,13 @@ def test_a_ratio_is_taken_within_each_round_of_each_run() -> None:
     assert results.ratio(every, "classify", 16, "foursight", "bentoml") is None
 
 
+def test_a_rate_is_that_of_a_server_whose_round_trips_do_not_fit_the_window() -> None:
+    # 16 connections, batches of 8 that take 2 s each: whatever whole requests are seen, 4 photos are answered a second.
+    for batches in (2, 3, 7):
+        assert results.rate(16, 8 * batches, 8 * batches * 4.0) == 4.0
+    assert results.rate(16, 0, 0.0) == 0.0
+
+
 def test_a_run_is_added_to_the_others_and_takes_the_place_of_itself(tmp_path: Path) -> None:
     file = tmp_path / "results" / "peers.json"
     results.append(file, MADE, rows("a", "limit", [1.0, 2.0]))

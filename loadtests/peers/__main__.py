@@ -1,8 +1,8 @@
 """Foursight beside other servers: the same weights, photos, client and cores.
 
     make peers                                # installs them, measures, and makes the page
-    .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: some 30 minutes
-    .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --rounds 2 --seconds 2
+    .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: some 55 minutes
+    .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --seconds 2    # 5 minutes
 
 Servers are started together and measured by turns, one at a time; the others' processes are stopped meanwhile. Each
 must first answer as the model in this process does. Rows are added to the file of --out, from which
@@ -113,10 +113,11 @@ def turn_of(
     server.processes.wake()
     time.sleep(servers.SETTLE_S)
     server.wait()
-    found = {
-        count: server.measure(count, chosen.seconds if turn >= 0 else min(chosen.seconds, 1))
-        for count in chosen.connections
-    }
+    found = {}
+    for count in chosen.connections:
+        # Many at a time wait some five seconds for an answer of the larger networks.
+        seconds = chosen.seconds * (2 if count > 1 and task != "classify" else 1)
+        found[count] = server.measure(count, seconds if turn >= 0 else min(seconds, 1))
     server.processes.rest()
     if turn < 0:
         return []

@@ -18,6 +18,7 @@ from foursight import models
 from foursight.benchmark import WARM_UP, quantile
 from foursight.models.catalogue import Task
 from foursight.models.image import decode_for
+from loadtests.peers import results
 
 MAX_BATCH = 8
 
@@ -76,7 +77,7 @@ def main() -> None:
     for line in sys.stdin:
         connections, seconds = line.split()
         found = limit.measure(int(connections), float(seconds))
-        rate = len(found) / float(seconds)
+        rate = results.rate(int(connections), len(found), sum(found) / 1000)
         print(json.dumps({"rate": rate, "p50": quantile(found, 0.5), "p99": quantile(found, 0.99)}), flush=True)
 
 

@@ -21,6 +21,7 @@ import psutil
 
 from foursight import benchmark
 from foursight.models import allocator
+from loadtests.peers import results
 
 ROOT = Path(__file__).parent.parent.parent
 PEERS = ("fastapi", "litserve", "bentoml", "rayserve")
@@ -29,6 +30,8 @@ READY_S = 120
 # What a server that was stopped needs to notice that time has passed.
 SETTLE_S = 1.0
 BOUNDARY = "photo-boundary"
+# What Foursight sets for its workers belongs to the engine, and goes with it.
+ENGINE_ENVIRONMENT = allocator.ENVIRONMENT | {"OMP_WAIT_POLICY": "PASSIVE"}
 
 Figures = dict[str, float]
 
@@ -118,7 +121,7 @@ class Server:
         peer, _, engine = name.partition("+")
         words = [f"loadtests.peers.{peer}", "--task", load.task, "--port", str(port)]
         words += ["--engine"] if engine else []
-        environment = dict(allocator.ENVIRONMENT) if engine else {}
+        environment = dict(ENGINE_ENVIRONMENT) if engine else {}
         path = "/predict"
         if peer == "foursight":
             words = ["foursight", "serve", "--tasks", load.task, "--port", str(port)]
@@ -161,7 +164,9 @@ class Server:
         """Answers per second, and latencies in milliseconds."""
         samples = asyncio.run(benchmark.closed_loop(self.target, connections, seconds))
         found = benchmark.report("", samples, seconds)
-        return {"rate": found.rate, "p50": found.p50, "p99": found.p99, "failed": found.failed + found.refused}
+        spent = sum(sample.latency for sample in samples)
+        rate = results.rate(connections, found.answered, spent)
+        return {"rate": rate, "p50": found.p50, "p99": found.p99, "failed": found.failed + found.refused}
 
 
 class Limit:
@@ -169,10 +174,9 @@ class Limit:
 
     def __init__(self, load: Load, folder: Path) -> None:
         words = ["loadtests.peers.limit", load.task, *map(str, load.photos)]
-        environment = allocator.ENVIRONMENT | {"OMP_WAIT_POLICY": "PASSIVE"}
         pipe = subprocess.PIPE
         self._is_loaded = False
-        self.processes = Processes(words, folder / "limit.log", environment, stdin=pipe, stdout=pipe)
+        self.processes = Processes(words, folder / "limit.log", ENGINE_ENVIRONMENT, stdin=pipe, stdout=pipe)
 
     def wait(self) -> None:
         """Return once its model is loaded."""
