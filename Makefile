@@ -37,7 +37,7 @@ load: $(VENV)/installed-load
 # Other servers beside ours, what each part costs, and docs/performance.md from it: more than an hour.
 peers: $(VENV)/installed-peers
 	$(BIN)/python -m loadtests.peers
-	$(BIN)/python -m loadtests.performance steps sizes objects connections batches page
+	$(BIN)/python -m loadtests.performance steps sizes objects connections batches idle open_loop large page
 
 $(VENV)/installed-%: pyproject.toml $(SOURCES)
 	@test -x $(BIN)/python || (echo "Making a virtual environment in $(VENV) ..." && $(PYTHON) -m venv $(VENV))

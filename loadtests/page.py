@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from loadtests import limits
 from loadtests.peers import results, servers
 
 ROOT = Path(__file__).parent.parent
@@ -246,12 +247,91 @@ def _batches(rows: list[dict[str, Any]], docs: Path) -> str:
     )
 
 
+def _idle(rows: list[dict[str, Any]], docs: Path) -> str:
+    body = [
+        [
+            "kept" if row["cached"] else "none",
+            f"{row['ready']:.1f}",
+            f"{row['core']:.1%}",
+            f"{row['pss']:,.0f}",
+            str(row["processes"]),
+        ]
+        for row in rows
+    ]
+    return _section(
+        "At rest",
+        "All four tasks, nobody asks. The first start has no compiled models in its cache. The share of a core is "
+        f"that of all processes over {limits.IDLE_S:.0f} s; it is Ray's, which wakes each of its processes many times "
+        "a second.",
+        None,
+        ["compiled models", "s to ready", "of a core", "PSS, MiB", "processes"],
+        body,
+    )
+
+
+def _open_loop(rows: list[dict[str, Any]], docs: Path) -> str:
+    knee, *offered = rows
+    head = ["offered", "s", "answers/s", "of the knee", "p50 ms", "p99 ms", "p99 / p50", "refused", "p99 of these, ms"]
+    body = [
+        [
+            f"{row['offered']:.0%}",
+            f"{row['seconds']:.0f}",
+            f"{row['rate']:.1f}",
+            f"{row['rate'] / knee['rate']:.2f}",
+            f"{row['p50']:.1f}",
+            f"{row['p99']:.1f}",
+            f"{row['p99'] / row['p50']:.2f}",
+            f"{row['refused']:,}",
+            f"{row['refusal_p99']:.1f}" if row["refused"] else "",
+            str(row["failed"]),
+            f"{row['pss']:,.0f}",
+        ]
+        for row in offered
+    ]
+    return _section(
+        "Offered load",
+        f"Classify, one photo of 500 x 400. A closed loop of {limits.CONNECTIONS} connections gives the knee, "
+        f"{knee['rate']:.1f} answers/s (p50 {knee['p50']:.1f} ms, {knee['pss']:,.0f} MiB PSS then). A part of it is "
+        "then offered at a constant rate, whatever comes back, and a request's time counts from when it was due. What "
+        "is too much is refused with 503 and Retry-After; the last column but two is how long a refusal took.",
+        None,
+        [*head, "failed", "PSS after, MiB"],
+        body,
+    )
+
+
+def _large(rows: list[dict[str, Any]], docs: Path) -> str:
+    body = [
+        [
+            f"{row['bytes'] / 1000:,.0f}",
+            f"{row['rate']:.2f}",
+            f"{row['p50']:,.0f}",
+            f"{row['refused']}, {row['failed']}",
+            f"{row['before']:,.0f}",
+            f"{row['peak']:,.0f}",
+        ]
+        for row in rows
+    ]
+    return _section(
+        "Memory under large photos",
+        f"Segment, JPEGs of 4000 x 3000, {limits.CONNECTIONS} connections for {limits.LARGE_S:.0f} s: the most memory "
+        "that the worker had, before and after. A photo is decoded reduced, and its masks are only ever made inside "
+        "their boxes.",
+        None,
+        ["kB", "answers/s", "p50 ms", "refused, failed", "MiB before", "MiB at most"],
+        body,
+    )
+
+
 COSTS: dict[str, Callable[[list[dict[str, Any]], Path], str]] = {
     "steps": _steps,
     "sizes": _sizes,
     "objects": _objects,
     "connections": _connections,
     "batches": _batches,
+    "idle": _idle,
+    "open_loop": _open_loop,
+    "large": _large,
 }
 
 
@@ -260,9 +340,10 @@ def _median(rows: Iterable[dict[str, Any]], figure: str, **where: Any) -> float:
     return float(statistics.median(row[figure] for row in rows if all(row[key] == where[key] for key in where)))
 
 
-def _section(title: str, text: str, plot: str, head: list[str], body: list[list[str]]) -> str:
+def _section(title: str, text: str, plot: str | None, head: list[str], body: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
-    return f"## {title}\n\n{text}\n\n![{title.lower()}]({plot})\n\n" + "\n".join(lines) + "\n"
+    picture = f"![{title.lower()}]({plot})\n\n" if plot else ""
+    return f"## {title}\n\n{text}\n\n{picture}" + "\n".join(lines) + "\n"
 
 
 def _plot(draw: Callable[[Axes], None], path: Path, size: tuple[float, float]) -> None:

@@ -31,7 +31,7 @@ from foursight import benchmark, models
 from foursight.models import allocator
 from foursight.models.image import decode, decode_for
 from foursight.serving.answers import to_answer
-from loadtests import page
+from loadtests import limits, page
 from loadtests.peers import servers
 from loadtests.peers.__main__ import PHOTOS, describe, make_photos
 from loadtests.peers.__main__ import SIZES as PHOTO_SIZES
@@ -156,6 +156,9 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "objects": objects,
     "connections": connections,
     "batches": batches,
+    "idle": lambda chosen: limits.idle(chosen.port),
+    "open_loop": lambda chosen: limits.open_loop(chosen.port, _photo(500, 400)),
+    "large": lambda chosen: limits.large(chosen.port, _photo(4000, 3000)),
 }
 
 
