@@ -222,9 +222,10 @@ class _Learner:
         """As in loop.Learner."""
         # Each epoch draws from its own seed, so that one that is resumed draws the same.
         torch.manual_seed(self._options.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._training.labels))
         self._model.train()
         losses = []
-        for step, rows in enumerate(torch.randperm(len(self._training.labels)).split(self._options.batch)):
+        for step, rows in enumerate(torch.split(order, self._options.batch)):
             loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
             loss = self._loss(self._training, rows)
             self._optimizer.zero_grad()
@@ -255,7 +256,7 @@ class _Learner:
         views = self._validation
         found = [
             self._model(middle.float(), semantic.float())
-            for middle, semantic in zip(views.middle.split(64), views.semantic.split(64), strict=True)
+            for middle, semantic in zip(torch.split(views.middle, 64), torch.split(views.semantic, 64), strict=True)
         ]
         return torch.cat([logits for logits, _ in found]), torch.cat([boxes for _, boxes in found])
 
