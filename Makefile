@@ -7,7 +7,7 @@ SOURCES := $(shell find clients models serving wire -name '*.py' -o -path 'servi
 INSTALL = $(BIN)/python -m pip install --quiet --editable
 STRICT = --config-settings editable_mode=strict
 
-.PHONY: run test lint load chromium
+.PHONY: run test lint load peers chromium
 
 run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
@@ -33,6 +33,11 @@ load: $(VENV)/installed-load
 	$(BIN)/locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless --only-summary \
 		--csv load-report/run --csv-full-history --html load-report/locust.html --stop-timeout 60 --exit-code-on-error 0
 	$(BIN)/python loadtests/report.py load-report/run --out load-report/report.png
+
+# Other servers beside ours, what each part costs, and docs/performance.md from it: some three quarters of an hour.
+peers: $(VENV)/installed-peers
+	$(BIN)/python -m loadtests.peers
+	$(BIN)/python -m loadtests.performance steps sizes objects connections batches page
 
 $(VENV)/installed-%: pyproject.toml $(SOURCES)
 	@test -x $(BIN)/python || (echo "Making a virtual environment in $(VENV) ..." && $(PYTHON) -m venv $(VENV))

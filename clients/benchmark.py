@@ -64,19 +64,30 @@ class Report:
         return asdict(self)
 
 
+def is_answer(content: bytes) -> bool:
+    """Whether the content is JSON with predictions."""
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and isinstance(answer.get("predictions"), list)
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, and the photos (each a file's content) that they carry in turn."""
+    """Where requests go, the bodies that they carry in turn (each a photo's file), and what an answer is."""
 
     url: str
     photos: Sequence[bytes]
+    media_type: str = "application/octet-stream"
+    is_answer: Callable[[bytes], bool] = is_answer
 
     def requests(self) -> list[bytes]:
         """The bytes of a request for each photo, made once."""
         parts = urlsplit(self.url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         return [
-            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/octet-stream\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {self.media_type}\r\n"
             f"Accept: application/json\r\nContent-Length: {len(photo)}\r\n\r\n".encode()
             + photo
             for photo in self.photos
@@ -90,18 +101,19 @@ class Connection:
     the server's.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._target = target
         self._reader = reader
         self._writer = writer
 
     @classmethod
-    async def open(cls, url: str) -> "Connection":
+    async def open(cls, target: Target) -> "Connection":
         """Connect. Raises BenchmarkError."""
-        parts = urlsplit(url)
+        parts = urlsplit(target.url)
         secure = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if secure else 80)
         try:
-            return cls(*await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=1 << 20))
+            return cls(target, *await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=1 << 20))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise BenchmarkError(f"no server answers at {parts.hostname}:{port}: {reason}") from None
@@ -120,7 +132,7 @@ class Connection:
         steps = _steps(headers.get("server-timing", ""))
         if http == "HTTP/1.0" or headers.get("connection", "").lower() == "close":
             self.close()
-        if status == 200 and not _is_answer(content):
+        if status == 200 and not self._target.is_answer(content):
             status = -1
         return Sample(due, latency, status, steps)
 
@@ -140,7 +152,7 @@ async def closed_loop(
     """Ask over so many connections, each again as soon as it is answered. Raises BenchmarkError."""
     requests = target.requests()
     # All are open before the first asks, so that the load is whole from the start.
-    opened = [await Connection.open(target.url) for _ in range(connections)]
+    opened = [await Connection.open(target) for _ in range(connections)]
     start = perf_counter()
     stop = start + WARM_UP + seconds
     samples: list[Sample] = []
@@ -148,7 +160,7 @@ async def closed_loop(
     async def ask(connection: Connection, turn: int) -> None:
         while (now := perf_counter()) < stop:
             if not connection.is_open:
-                connection = await Connection.open(target.url)
+                connection = await Connection.open(target)
             samples.append(await connection.ask(requests[turn % len(requests)], now))
             turn += connections
             progress(min(perf_counter() - start, WARM_UP + seconds))
@@ -161,13 +173,13 @@ async def closed_loop(
 async def open_loop(target: Target, rate: float, seconds: float, progress: Progress = lambda _: None) -> list[Sample]:
     """Ask so many times a second, whatever comes back. Raises BenchmarkError."""
     requests = target.requests()
-    idle = [await Connection.open(target.url)]
+    idle = [await Connection.open(target)]
     samples: list[Sample] = []
     under_way: set[asyncio.Task[None]] = set()
 
     async def ask(due: float, turn: int) -> None:
         connection = next((one for one in iter(lambda: idle.pop() if idle else None, None) if one.is_open), None)
-        connection = connection or await Connection.open(target.url)
+        connection = connection or await Connection.open(target)
         samples.append(await connection.ask(requests[turn % len(requests)], due))
         if connection.is_open:
             idle.append(connection)
@@ -232,11 +244,3 @@ def _steps(header: str) -> dict[str, float]:
             if parameter.startswith("dur="):
                 found[name] = float(parameter[4:])
     return found
-
-
-def _is_answer(content: bytes) -> bool:
-    try:
-        answer = json.loads(content)
-    except ValueError:
-        return False
-    return isinstance(answer, dict) and isinstance(answer.get("predictions"), list)

@@ -30,19 +30,19 @@ app.command(
     "serve",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(serve)
-app.command()(benchmark)
 for command, example in (
+    (benchmark, "--task detect --connections 1,8 --rate 20"),
     (classify, "photo.jpg --top-k 3"),
     (localize, "photo.jpg --draw drawn.png"),
     (detect, "holiday/ --classes dog,person --draw drawn/"),
     (segment, "photo.jpg --mask-format polygon --json > photo.json"),
     (analyze, "photo.jpg --tasks classify,detect --then classify"),
+    (evaluate, "coco/instances.json --sheet worst.png"),
+    (describe, "detect --profile standard --size 800x608"),
+    (explain, "photo.jpg --label espresso --out explained.png"),
+    (finetune, "fruit/ --name fruit --pool max --epochs 10"),
 ):
     app.command(command.__name__, epilog=f"Example: [bold]foursight {command.__name__} {example}[/bold]")(command)
-app.command("evaluate")(evaluate)
-app.command("describe")(describe)
-app.command("explain")(explain)
-app.command("finetune")(finetune)
 app.add_typer(models.app, name="models")
 
 

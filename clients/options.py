@@ -40,8 +40,12 @@ class SegmentOptions(DetectOptions, total=False):
     mask_format: Literal["rle", "polygon", "none"] | None
 
 
-class AnalyzeOptions(_Options, total=False):
-    """`tasks`: which, all by default. `then="classify"`: what ImageNet's labels say of each object found."""
+class AnalyzeOptions(SegmentOptions, total=False):
+    """`tasks`: which, all by default. `then="classify"`: what ImageNet's labels say of each object found.
+
+    And the tasks' own options: each goes to the tasks that know it.
+    """
 
     tasks: Sequence[str] | str | None
     then: Literal["classify"] | None
+    top_k: int | None

@@ -122,7 +122,7 @@ def ask(task: str, image: ImageInput, options: Mapping[str, Any], retries: int) 
 
 
 def analyze(image: ImageInput, options: Mapping[str, Any], retries: int) -> Conversation[Analysis]:
-    """Several tasks on one photo; `options` are `tasks`, `then` and `max_side`."""
+    """Several tasks on one photo; `options` are `tasks`, `then`, the tasks' own, and `max_side`."""
     upload, response = yield from _upload("/v1/analyze", image, options, retries)
     analysis = _read(Analysis, response)
     if upload.size:

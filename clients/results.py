@@ -5,6 +5,8 @@ A result dumps to the very JSON that the server sends: `result.model_dump_json(e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +103,8 @@ class Result(Wire):
 
         Needs `pip install 'foursight[supervision]'`.
         """
-        import supervision as sv  # noqa: PLC0415
+        with _extra("supervision"):
+            import supervision as sv  # noqa: PLC0415
 
         found = [prediction for prediction in self.predictions if prediction.box is not None]
         masks = [prediction.mask for prediction in found if prediction.mask is not None]
@@ -118,7 +121,8 @@ class Result(Wire):
 
         Needs `pip install 'foursight[pandas]'`.
         """
-        import pandas as pd  # noqa: PLC0415
+        with _extra("pandas"):
+            import pandas as pd  # noqa: PLC0415
 
         rows = [
             {"label": prediction.label, "class_id": prediction.class_id, "score": prediction.score}
@@ -175,6 +179,16 @@ class Analysis(Wire):
             prediction for found in (objects, done.get("classify")) if found for prediction in found.predictions
         ]
         return _draw(predictions, self.image, self._photo if image is None else _photo_of(image))
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Around the import of a package that is an extra: without it, the error says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed: pip install 'foursight[{name}]'"
+        raise ModuleNotFoundError(message, name=error.name) from None
 
 
 def _photo_of(image: ImageInput) -> Photo:

@@ -46,7 +46,8 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float [N, C, H, W] to float [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        pad_h, pad_w = (self._total_padding(x.shape[axis], axis - 2) for axis in (2, 3))
+        # By int, a traced network has the padding as a constant, which an engine makes part of the convolution.
+        pad_h, pad_w = (self._total_padding(int(x.shape[axis]), axis - 2) for axis in (2, 3))
         if pad_h % 2 or pad_w % 2:
             x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
             pad_h = pad_w = 0

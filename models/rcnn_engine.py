@@ -1,7 +1,8 @@
 """The dense parts of a `GeneralizedRCNN`, each on its engine: backbone with pyramid, RPN head, box head, mask head.
 
-What lies between them stays torchvision's: anchors, NMS, RoI pooling. So does the mask predictor: it is a tenth of the
-mask branch, and one that has the same mask for every class gives views of it, which an engine would write out.
+What lies between them stays torchvision's: anchors and NMS; on a CPU models/rcnn_pool.py pools RoIs. The mask predictor
+stays in PyTorch: it is a tenth of the mask branch, and one that has the same mask for every class gives views of it,
+which an engine would write out.
 
 The parts are compiled once for photos of all sizes. OpenVINO prepares itself for a shape that it has not met in the
 time of some calls, not in the seconds of a compilation, and forgets shapes by itself.
@@ -15,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import MultiScaleRoIAlign
 
-from foursight.models import engine
+from foursight.models import engine, rcnn_pool
 
 # (photos, height, width) of the two examples. The sides are multiples of 32, as a padded photo's are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
 
 
 class OnEngine(nn.Module):
-    """Stands where a part stood: takes what it took and gives what it gave."""
+    """Stands where a part stood: takes what it took and gives what it gave, maps in NHWC order in memory."""
 
     def __init__(self, run: engine.Engine, structure: Any) -> None:
         super().__init__()
@@ -32,11 +34,15 @@ class OnEngine(nn.Module):
 
     def forward(self, *given: Any) -> Any:
         """As the part."""
-        return _fill(self._structure, iter(self._run(*_tensors(given))))
+        found = self._run(*map(_channels_last, _tensors(given)))
+        return _fill(self._structure, map(_channels_first, found))
 
 
 class Flat(nn.Module):
-    """A part as engines take it: from tensors to tensors, without the lists and dicts that they stand in."""
+    """A part as engines take it: from tensors to tensors, without the lists and dicts that they stand in.
+
+    Maps are [N, H, W, C] here, as they lie in memory, for what pools boxes sums their rows of channels.
+    """
 
     def __init__(self, part: nn.Module, structure: Any) -> None:
         super().__init__()
@@ -45,30 +51,45 @@ class Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Map the tensors among the part's arguments, in order, to those among its answer."""
-        return tuple(_tensors(self.part(*_fill(self._structure, iter(tensors)))))
+        found = self.part(*_fill(self._structure, map(_channels_first, tensors)))
+        return tuple(_channels_last(tensor).contiguous() for tensor in _tensors(found))
 
 
 @torch.no_grad()
 def install(network: GeneralizedRCNN, device: torch.device) -> None:
     """Replace the dense parts of a network in eval mode on `device`; their parameters leave it with them.
 
-    Where the device has no engine, the network stays as it is.
+    On a CPU the pooling of boxes is replaced too. Where the device has no engine, the rest stays as it is.
     """
-    if not engine.is_there(device):
-        return
     # Noise of its own generator: to load a model changes nothing for who draws numbers too.
     noise = torch.Generator().manual_seed(0)
     photos = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
-    for part, calls in _calls(network, photos):
+    calls_of = _calls(network, photos)
+    if device.type == "cpu":
+        _pool_by_rows(network)
+    if not engine.is_there(device):
+        return
+    for part, calls in calls_of:
         structure = _fill(calls[0], repeat(None))
         answer = _fill(part(*calls[0]), repeat(None))
-        first, second = (tuple(_tensors(call)) for call in calls)
+        first, second = (tuple(_channels_last(tensor).contiguous() for tensor in _tensors(call)) for call in calls)
         replacement = OnEngine(engine.compile(Flat(part, structure).eval(), first, second, device), answer)
         # Wherever it stands: a network may use a head twice.
         for module in list(network.modules()):
             for name, child in list(module.named_children()):
                 if child is part:
                     setattr(module, name, replacement)
+
+
+def _pool_by_rows(network: GeneralizedRCNN) -> None:
+    """Let a network that has been called pool boxes as a CPU does best."""
+    heads = network.roi_heads
+    for name, child in list(heads.named_children()):
+        if isinstance(child, MultiScaleRoIAlign):
+            setattr(heads, name, rcnn_pool.of_torchvision(child))
+    for module in heads.modules():
+        if isinstance(module, rcnn_pool.Pool):
+            module.align = rcnn_pool.sum_rows
 
 
 def _calls(network: GeneralizedRCNN, photos: list[Tensor]) -> list[tuple[nn.Module, list[tuple[Any, ...]]]]:
@@ -93,6 +114,14 @@ def _calls(network: GeneralizedRCNN, photos: list[Tensor]) -> list[tuple[nn.Modu
         if heads.has_mask():
             calls.setdefault(heads.mask_head, []).append((heads.mask_roi_pool(features, boxes, shapes),))
     return list(calls.items())
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
+def _channels_first(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 
 
 def _tensors(value: Any) -> list[Tensor]:

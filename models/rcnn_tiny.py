@@ -26,6 +26,7 @@ from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, roi_alig
 from torchvision.ops.poolers import initLevelMapper
 
 from foursight.models import lite0
+from foursight.models.rcnn_pool import Align, LevelPool, Pool, in_batch
 
 WEIGHTS = Path(__file__).parent / "weights" / "rcnn.safetensors"
 CARD = Path(__file__).parent / "weights" / "rcnn.json"
@@ -127,7 +128,7 @@ def build(masks: bool, names: int = NAMES) -> GeneralizedRCNN:
         detections_per_img=100,
     )
     if masks:
-        heads.mask_roi_pool = AlignedPool(MASK_SIDE)
+        heads.mask_roi_pool = level_pool(MASK_SIDE)
         heads.mask_head = MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1)
         heads.mask_predictor = MaskPredictor(names + 1)
     anchors = CentredAnchors(ANCHOR_SIZES, (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
@@ -239,54 +240,40 @@ class RefiningRpn(RegionProposalNetwork):  # type: ignore[misc]
         return [clip_boxes_to_image(boxes, size) for boxes, size in zip(moved, sizes, strict=True)]
 
 
-class AlignedPool(nn.Module):
-    """RoIAlign on the pyramid's level that fits a box's size (Lin et al. 2017, equation 1).
-
-    torchvision's MultiScaleRoIAlign takes the first cell's centre for the origin; here it is half a cell away from it.
-    """
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-        self.level_of = initLevelMapper(2, 5)
-
-    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Map the maps and, for each photo, boxes [P, 4] xyxy to float32 [sum P, 128, side, side]."""
-        photo = torch.cat([found.new_full((len(found), 1), index) for index, found in enumerate(boxes)])
-        rois = torch.cat([photo, torch.cat(boxes)], 1)
-        levels = self.level_of(boxes)
-        pooled = rois.new_zeros(len(rois), CHANNELS, self.side, self.side)
-        for index, (name, stride) in enumerate(LEVELS.items()):
-            rows = (levels == index).nonzero()[:, 0]
-            pooled[rows] = roi_align(features[name], rois[rows], self.side, 1 / stride, sampling_ratio=2, aligned=True)
-        return pooled
+def level_pool(side: int) -> LevelPool:
+    """RoIAlign of `side` x `side` cells; the maps' first cell has its centre half a cell in, by "same" padding."""
+    return LevelPool(side, {name: 1 / stride for name, stride in LEVELS.items()}, initLevelMapper(2, 5), aligned=True)
 
 
-class BoxPool(nn.Module):
+class BoxPool(Pool):
     """What the box head sees of each proposal."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shape = AlignedPool(BOX_SIDE)
+        self.shape = level_pool(BOX_SIDE)
 
-    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Map the maps and, for each photo, boxes [P, 4] xyxy and (height, width) to float32 [sum P, 6272 + 80]."""
-        shape = self.shape(features, boxes, sizes).flatten(1)
+    def forward(
+        self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Map the maps and, for each photo, boxes [P, 4] xyxy and (height, width) to its cells and its evidence.
+
+        Cells float32 [sum P, 128, 7, 7], evidence for names float32 [sum P, 80].
+        """
+        shape = self.shape(features, boxes, sizes)
         # One box over the whole of its photo for each proposal: every proposal gets its photo's scene.
         whole = [
             found.new_tensor([[0, 0, width, height]]).expand(min(len(found), 1), 4)
             for found, (height, width) in zip(boxes, sizes, strict=True)
         ]
         counts = torch.tensor([len(found) for found in boxes if len(found)], device=shape.device)
-        scene = average(features["scene"], whole, 32).repeat_interleave(counts, 0)
-        evidence = average(features["names"], boxes, 32) + average(features["texture"], boxes, 16) + scene
-        return torch.cat([shape, evidence], 1)
+        scene = average(features["scene"], whole, 32, self.align).repeat_interleave(counts, 0)
+        places = average(features["names"], boxes, 32, self.align) + average(features["texture"], boxes, 16, self.align)
+        return shape, places + scene
 
 
-def average(level: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
+def average(level: Tensor, boxes: list[Tensor], stride: int, align: Align = roi_align) -> Tensor:
     """The mean of a map, float [N, C, H / stride, W / stride], in each photo's boxes [P, 4] xyxy: float [sum P, C]."""
-    pooled: Tensor = roi_align(level, boxes, 2, 1 / stride, sampling_ratio=4, aligned=True)
-    return pooled.mean((2, 3))
+    return align(level, in_batch(boxes), 2, 1 / stride, 4, True).mean((2, 3))
 
 
 class BoxHead(nn.Module):
@@ -297,10 +284,10 @@ class BoxHead(nn.Module):
         self.fc6 = nn.Linear(CHANNELS * BOX_SIDE**2, HIDDEN)
         self.fc7 = nn.Linear(HIDDEN, HIDDEN)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map float [P, 6272 + 80] to float [P, 512 + 80]."""
-        shape, evidence = pooled[:, : self.fc6.in_features], pooled[:, self.fc6.in_features :]
-        hidden = F.relu(self.fc7(F.relu(self.fc6(shape))))
+    def forward(self, pooled: tuple[Tensor, Tensor]) -> Tensor:
+        """Map float [P, 128, 7, 7] and [P, 80] to float [P, 512 + 80]."""
+        shape, evidence = pooled
+        hidden = F.relu(self.fc7(F.relu(self.fc6(shape.flatten(1)))))
         return torch.cat([hidden.to(evidence.dtype), evidence], 1)
 
 

@@ -16,6 +16,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="foursight serve",
         description="Start a server. Each option can be set as FOURSIGHT_NAME in the environment as well.",
+        epilog="Example: foursight serve --port 9000 --tasks classify,detect",
     )
     parser.add_argument(
         "--model",

@@ -4,10 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from loadtests.memory import server_process
 
 MAX_QUEUE = 16
 
@@ -32,8 +36,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def kill_worker(url: str, task: str) -> None:
+    """Kill the process that computes a task, of the server at this address and of no other, and wait for its end."""
+    family = server_process(int(url.rsplit(":", 1)[1])).children(recursive=True)
+    (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
+    worker.kill()
+    # Until it has ended its sockets are open, and take requests that nobody answers.
+    assert gone([worker.pid])
+
+
 class Running:
-    """A `foursight serve` process that is ready; it is ended with the context, and its output is kept in `log`."""
+    """A `foursight serve` process that is ready; SIGTERM ends it with the context. Its output is kept in `log`."""
 
     def __init__(self, port: int, log: Path, *options: str, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -55,6 +68,34 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(timeout=60)
+        if self.process.poll() is not None:
+            return
+        family = family_of(self.process.pid)
+        self.process.terminate()
+        self.process.wait(timeout=60)
+        # Whatever was asked of it before, it ends in order, and leaves nothing behind.
+        assert self.process.returncode == 0
+        assert gone(family)
+        assert self.log.read_text().rpartition("Stopping")[2].split() == ["...", "Stopped."]
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all that come of it."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def gone(family: list[int]) -> bool:
+    """Whether all processes end; they are given a moment for it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(_is_alive(pid) for pid in family):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

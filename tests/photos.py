@@ -14,6 +14,8 @@ def photo(name: str) -> Image.Image:
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """The bytes of an image file."""
+    if kind == "PNG":
+        options.setdefault("compress_level", 1)
     out = BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from foursight import benchmark
 from foursight.benchmark import Sample, Target
+from foursight.cli import main
 from tests.conftest import free_port
 from tests.stubs import Stub
 
@@ -17,9 +16,16 @@ ANSWER = b'{"model": "stub", "image": {"width": 1, "height": 1}, "predictions": 
 SERVICE = 0.02
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "foursight", "benchmark", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second of warming up."""
+    monkeypatch.setattr(benchmark, "WARM_UP", 0.5)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The command's exit status, standard output and standard error."""
+    status = main(["benchmark", *arguments])
+    return status, *capsys.readouterr()
 
 
 async def one_at_a_time(port: int) -> asyncio.Server:
@@ -39,7 +45,7 @@ async def one_at_a_time(port: int) -> asyncio.Server:
 
 
 def test_an_open_loop_counts_the_time_that_a_request_waited_to_be_sent_and_queued() -> None:
-    port, rate, seconds = free_port(), 100.0, 1.0
+    port, rate, seconds = free_port(), 100.0, 0.5
 
     async def measure() -> list[Sample]:
         async with await one_at_a_time(port):
@@ -54,7 +60,8 @@ def test_an_open_loop_counts_the_time_that_a_request_waited_to_be_sent_and_queue
     answered = np.sort([sample.due + sample.latency for sample in samples]) - (samples[0].due - first / rate)
     assert (answered >= SERVICE * np.arange(first + 1, first + 1 + len(samples)) - 0.01).all()
     found = benchmark.report("", samples, seconds)
-    assert found.p50 >= 1000 * (SERVICE * 1.5 * rate - 1.5) - 20
+    middle = benchmark.WARM_UP + seconds / 2
+    assert found.p50 >= 1000 * (SERVICE * middle * rate - middle) - 20
     assert found.steps == {"queue": 1.5, "inference": 18.5}
 
 
@@ -80,10 +87,10 @@ def test_quantiles_are_numpys_nearest_rank() -> None:
             assert benchmark.quantile(values.tolist(), share) == pytest.approx(expected)
 
 
-def test_the_real_server_is_measured(server: str) -> None:
-    done = run(server, "--connections", "2", "--rate", "4", "--seconds", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    closed, opened = json.loads(done.stdout)["loads"]
+def test_the_real_server_is_measured(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, server, "--connections", "2", "--rate", "8", "--seconds", "1", "--json")
+    assert status == 0, err
+    closed, opened = json.loads(out)["loads"]
     assert closed["answered"] > 0
     assert opened["answered"] == 8
     for load in (closed, opened):
@@ -95,24 +102,26 @@ def test_the_real_server_is_measured(server: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "column"), [(503, b"{}", "refused"), (500, b"{}", "failed"), (200, b"<html>", "failed")]
 )
-def test_what_is_no_answer_is_not_counted_as_one(status: int, body: bytes, column: str) -> None:
+def test_what_is_no_answer_is_not_counted_as_one(
+    capsys: pytest.CaptureFixture[str], status: int, body: bytes, column: str
+) -> None:
     with Stub(body, status) as stub:
-        done = run(stub.url, "--connections", "1", "--seconds", "1", "--json")
-    assert done.returncode == 1
-    (load,) = json.loads(done.stdout)["loads"]
+        ended, out, _ = run(capsys, stub.url, "--connections", "1", "--seconds", "1", "--json")
+    assert ended == 1
+    (load,) = json.loads(out)["loads"]
     assert load["answered"] == load["rate"] == load["p50"] == 0
     assert load[column] > 0
 
 
-def test_no_server_is_said_in_one_line() -> None:
-    done = run(f"http://127.0.0.1:{free_port()}", "--seconds", "1")
-    assert done.returncode == 3
-    assert len(done.stderr.splitlines()) == 1
-    assert "foursight serve" in done.stderr
+def test_no_server_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, f"http://127.0.0.1:{free_port()}", "--seconds", "1")
+    assert status == 3
+    assert len(err.splitlines()) == 1
+    assert "foursight serve" in err
 
 
 @pytest.mark.parametrize("words", [("--connections", "x"), ("--rate", "-1"), ("--image", "nowhere.jpg")])
-def test_wrong_use_is_refused(words: tuple[str, str]) -> None:
-    done = run(*words)
-    assert done.returncode == 2
-    assert words[0] in done.stderr
+def test_wrong_use_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert words[0] in err

@@ -25,6 +25,7 @@ from tests.photos import encoded, photo
 from tests.scripted import Asked, Reply, Scripted
 
 COMMANDS = ("classify", "localize", "detect", "segment", "analyze", "models")
+OTHERS = ("benchmark", "evaluate", "describe", "explain", "finetune")
 
 
 @pytest.fixture
@@ -148,6 +149,7 @@ def test_where_no_server_is_one_line_says_how_to_start_one(here: Path, capsys: p
         (["detect", "photo.jpg", "--classes", "unicorn"], "unicorn"),
         (["detect", "photo.jpg", "--classes", "unicorn", "--local"], "unicorn"),
         (["analyze", "photo.jpg", "--tasks", "describe", "--local"], "describe"),
+        (["analyze", "photo.jpg", "--tasks", "localize", "--mask-format", "none", "--local"], "--mask-format"),
         (["detect", "photo.jpg", "holiday", "--draw", "one.png"], "one.png"),
         (["detect", "--watch", "missing"], "missing"),
         (["detect", "--watch", "holiday", "--json"], "--json"),
@@ -254,12 +256,40 @@ def test_local_answers_are_those_of_a_server(
 
 
 def test_a_local_analysis_has_the_tasks_asked_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "analyze", "photo.jpg", "--tasks", "classify,localize", "--local", "--draw", "x.png")
+    status, out, _ = run(
+        capsys, "analyze", "photo.jpg", "--tasks", "classify,detect", "--top-k", "3", "--local", "--draw", "x.png"
+    )
     analysis = json.loads(out)
     assert status == 0
-    assert list(analysis["tasks"]) == ["classify", "localize"]
-    assert len(analysis["tasks"]["classify"]["predictions"]) == 5
+    assert list(analysis["tasks"]) == ["classify", "detect"]
+    assert len(analysis["tasks"]["classify"]["predictions"]) == 3
     assert Image.open("x.png").size == (512, 512)
+
+
+def test_an_analysis_is_that_of_the_server_and_is_drawn(
+    server: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"tasks": "classify,detect", "then": "classify", "top_k": 2, "max_detections": 1}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    status, out, _ = run(capsys, "analyze", "photo.jpg", "holiday/notes.txt", *words, "--draw", "drawn", "--json")
+    good, bad = json.loads(out)
+    answer = ask(server, "analyze", here / "photo.jpg", **options)
+    assert (status, bad["error"]["code"]) == (1, "not_an_image")
+    assert good == {"file": "photo.jpg"} | answer
+    assert good["tasks"]["detect"]["predictions"][0]["classification"]
+    assert Image.open("drawn/photo.jpg").size == (512, 512)
+
+
+def test_an_analysis_on_a_terminal_is_a_table_for_each_task(server: str, here: Path) -> None:
+    screen, _ = _on_terminal("stdout", "analyze", "photo.jpg", "--tasks", "classify,segment", "--then", "classify")
+    assert [line.split("  ")[0] for line in screen.splitlines() if "512 x 512" in line] == [
+        "photo.jpg, classify",
+        "photo.jpg, segment",
+    ]
+    found = ask(server, "analyze", here / "photo.jpg", tasks="segment", then="classify")["tasks"]["segment"]
+    rows = [line for line in screen.splitlines() if line.split()[:1] == ["person"]]
+    for row, person in zip(rows, found["predictions"], strict=True):
+        assert person["classification"][0]["label"] in row
 
 
 def test_an_analysis_asks_for_tasks_and_then_and_one_failed_task_is_a_failure(
@@ -286,32 +316,28 @@ def test_the_models_are_those_of_the_server(server: str, here: Path, capsys: pyt
 
 
 @pytest.fixture(scope="module")
-def helps() -> dict[str, str]:
-    """The help of each command, as on a terminal of 80 columns, and what it imports."""
+def helps() -> list[str]:
+    """The help of each command, as on a terminal of 80 columns, and at the end what they all have imported."""
     code = (
-        "import sys; from foursight.cli import main; main([*sys.argv[1:], '--help']); print('IMPORTED', *sys.modules)"
+        "import sys; from foursight.cli import main; "
+        "[(main([command, '--help']), print('\f')) for command in sys.argv[1:]]; print(*sys.modules)"
     )
     environment = os.environ | {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
-    return {
-        command: subprocess.run(
-            [sys.executable, "-c", code, command], env=environment, capture_output=True, text=True, check=True
-        ).stdout
-        for command in COMMANDS
-    }
+    command = [sys.executable, "-c", code, *COMMANDS, *OTHERS]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("\f\n")
 
 
-def test_help_fits_a_screen_and_imports_nothing_heavy(helps: dict[str, str]) -> None:
-    for page in helps.values():
-        text, imported = page.split("IMPORTED")
-        assert len(text.splitlines()) <= 36
-        assert {"httpx", "numpy", "PIL", "torch", "ray"}.isdisjoint(imported.split())
+def test_help_fits_a_screen_has_an_example_and_imports_nothing_heavy(helps: list[str]) -> None:
+    *pages, imported = helps
+    for command, page in zip(COMMANDS + OTHERS, pages, strict=True):
+        assert len(page.splitlines()) <= 40
+        assert f"Example: foursight {command} " in page
+    assert {"httpx", "numpy", "PIL", "torch", "ray"}.isdisjoint(imported.split())
 
 
-def test_the_examples_of_the_help_run(
-    here: Path, helps: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for command in ("classify", "localize", "detect", "segment"):
-        example = re.search(r"Example: foursight (.+)", helps[command])[1]
+def test_the_examples_of_the_help_run(here: Path, helps: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for page in helps[: COMMANDS.index("models")]:
+        example = re.search(r"Example: foursight (.+)", page)[1]
         status, out, _ = run(capsys, *example.split(">")[0].split())
         assert status == 0, example
         assert "predictions" in out

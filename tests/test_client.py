@@ -226,6 +226,40 @@ def test_many_photos_come_in_order_with_a_failure_in_its_place(client: Any, tmp_
     assert outcomes[0].draw().size == photo("chelsea").size
 
 
+def test_an_analysis_is_what_plain_http_gives(client: Any, plain: httpx.Client, astronaut: Path) -> None:
+    parameters = {"tasks": "segment,localize", "then": "classify"}
+    answer = plain.post("/v1/analyze", params=parameters, content=astronaut.read_bytes()).json()
+    analysis = client.analyze(astronaut, tasks=["segment", "localize"], then="classify")
+    assert json.loads(analysis.model_dump_json(exclude_none=True)) == answer
+    assert (list(analysis.tasks), analysis.failed) == (["segment", "localize"], {})
+    person, raw = analysis["segment"].predictions[0], answer["tasks"]["segment"]["predictions"][0]
+    assert np.array_equal(person.mask, coco_mask.decode(raw["mask"]))
+    assert [one.label for one in person.classification] == [one["label"] for one in raw["classification"]]
+    assert analysis.request_id
+    with pytest.raises(KeyError):
+        analysis["detect"]
+    # The objects of the task that says most of them: the server draws no analyses, but that task alone.
+    alone = plain.post("/v1/segment", content=astronaut.read_bytes(), headers={"Accept": "image/png"})
+    assert np.array_equal(np.asarray(analysis.draw()), np.asarray(Image.open(io.BytesIO(alone.content))))
+
+
+def test_analyses_are_of_all_tasks_and_in_the_photos_own_pixels_and_one_may_fail(client: Any, astronaut: Path) -> None:
+    large = Image.open(astronaut).resize((1536, 1536))
+    good, bad = client.analyze_many([large, b"no picture"], max_side=512, top_k=2, mask_format="polygon")
+    assert list(good.tasks) == list(TASKS)
+    assert (good.image.width, good.image.height) == (1536, 1536)
+    options = {"classify": {"top_k": 2}, "localize": {"top_k": 2}, "detect": {}, "segment": {"mask_format": "polygon"}}
+    for task, own in options.items():
+        assert good[task].predictions == getattr(client, task)(large, max_side=512, **own).predictions
+    assert good["segment"].predictions[0].mask.shape == (1536, 1536)
+    assert good.draw(large).size == (1536, 1536)
+    assert isinstance(bad, Failed)
+    assert bad.error.code == "not_an_image"
+    with pytest.raises(Rejected) as caught:
+        client.analyze(astronaut, tasks="describe")
+    assert (caught.value.code, len(caught.value.request_id)) == ("invalid_parameter", 32)
+
+
 def test_models_and_readiness_are_those_of_the_server(client: Any, plain: httpx.Client) -> None:
     cards = client.models()
     assert [card.model_dump() for card in cards] == plain.get("/v1/models").json()["models"]

@@ -28,6 +28,7 @@ from foursight import (
     InvalidAnswer,
     Overloaded,
     Rejected,
+    Result,
     ServerError,
     TimedOut,
     UnreadableImage,
@@ -371,6 +372,14 @@ def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> 
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert foreign.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("package", ["pandas", "supervision"])
+def test_a_package_that_is_an_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    result = Result.model_validate({"model": "stub", "image": {"width": 1, "height": 1}, "predictions": []})
+    with pytest.raises(ModuleNotFoundError, match=rf"{package} is not installed: pip install 'foursight\[{package}\]'"):
+        getattr(result, f"to_{package}")()
 
 
 def test_all_that_is_promised_is_there() -> None:

@@ -1,12 +1,21 @@
-"""Every example of the pages below and of the clients' docstrings, run against a real server."""
+"""Every example of the README, of the pages in docs/ and of the clients' docstrings, run against a real server.
+
+Commands are run as they are written, in the order of their page. What LEFT_OUT names is not, and nothing else is left
+out: a command that is neither known here nor named there fails. A command behind `$` has to print what the page shows
+below it; a line ⋮ stands for any lines.
+"""
 
 import doctest
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -14,23 +23,35 @@ import pytest
 from PIL import Image
 
 from foursight import async_client, client
+from foursight.cli import main
 from tests.photos import encoded, photo
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/sdk.md")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
+LEFT_OUT = (
+    # They start the server; one answers here already.
+    r"foursight serve|make run|docker compose",
+    # They install, or run these tests.
+    r"make|pip install",
+    # The developers' measurements: minutes long, of data sets that are not here.
+    r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|foursight\.models\.training)",
+)
+# After these words a command line names a file that it writes.
+WRITES = re.compile(r"(?:--draw|--out|--sheet|-o|>) (\S+)")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The photos that the examples speak of."""
+@cache
+def files() -> dict[str, bytes]:
+    """The photos, and sets of photos, that the examples speak of, by their paths."""
     coffee, cat, people = (encoded(photo(name)) for name in ("coffee", "chelsea", "astronaut"))
-    files = {"photo.jpg": coffee, "one.jpg": people, "two.png": cat, "people.png": people}
-    files |= {"photos/cat.png": cat, "holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
-    files |= {"flowers/espresso/one.jpg": coffee, "flowers/tiger cat/two.png": cat, "coco/images/1.png": people}
+    found = {"photo.jpg": coffee, "one.jpg": people, "two.png": cat, "people.png": people}
+    found |= {"photos/cat.png": cat, "holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
+    found |= {"flowers/espresso/one.jpg": coffee, "flowers/tiger cat/two.png": cat, "coco/images/1.png": people}
     for number in range(6):
         for name, colour in (("apple", (200, 20 + number, 20)), ("pear", (40, 180 + number, 20))):
-            files[f"fruit/{name}/{number}.png"] = encoded(Image.new("RGB", (64, 64), colour))
+            fruit = encoded(Image.new("RGB", (64, 64), colour))
+            found |= {f"fruit/{name}/{number}.png": fruit, f"crops/{name}/{number}.png": fruit}
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [60, 0, 320, 512], "area": 163840, "iscrowd": 0}
     outline = {"segmentation": [[60, 0, 380, 0, 380, 512, 60, 512]]}
     listing = {
@@ -38,27 +59,56 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "annotations": [box | outline],
         "categories": [{"id": 1, "name": "person"}],
     }
-    files["coco/instances.json"] = json.dumps(listing).encode()
-    for name, data in files.items():
+    return found | {"coco/instances.json": json.dumps(listing).encode()}
+
+
+@pytest.fixture
+def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the photos, which is the current one; commands find the server by the environment."""
+    for name, data in files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.setenv("FOURSIGHT_URL", server)
+    monkeypatch.setenv("FOURSIGHT_MODELS_DIR", str(models_dir))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    yield tmp_path
+    # The server is every test's.
+    for folder in models_dir.iterdir():
+        if folder.is_dir():
+            # One that was never loaded is not found.
+            assert httpx.delete(f"{server}/v1/models/{folder.name}").status_code in {204, 404}
+            shutil.rmtree(folder)
 
 
-def blocks(page: str, language: str) -> str:
-    text = (ROOT / page).read_text()
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs_and_says_what_it_says(server: str, here: Path, page: str) -> None:
-    code = blocks(page, "python").replace(ADDRESS, server)
-    assert code
+def commands(page: Path) -> list[tuple[str, str | None]]:
+    """The page's command lines, each with the output that is shown below it, or None."""
+    found: list[tuple[str, str | None]] = []
+    for block in blocks(page, "console"):
+        text = block.replace("\\\n", " ")
+        if text.startswith("$ "):
+            sessions = (part.partition("\n") for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:])
+            found += [(line, shown) for line, _, shown in sessions]
+        else:
+            found += [(line, None) for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line, shown) for line, shown in found if not any(re.match(rf"(?:{one})\b", line) for one in LEFT_OUT)]
+
+
+def name(page: Path) -> str:
+    return page.stem
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_the_python_of_a_page_runs_and_says_what_it_says(server: str, here: Path, page: Path) -> None:
+    code = "\n".join(blocks(page, "python")).replace(ADDRESS, server)
     if ">>>" in code:
-        _run_doctest(code, page, {})
+        _run_doctest(code, page.name, {})
     else:
-        exec(compile(code, page, "exec"), {})
+        exec(compile(code, page.name, "exec"), {})
 
 
 @pytest.mark.parametrize("module", [client, async_client])
@@ -68,29 +118,36 @@ def test_the_docstrings_examples_run(server: str, here: Path, module: object) ->
         assert runner.run(test).failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_command_lines_of_a_page_run(server: str, here: Path, models_dir: Path, page: str) -> None:
-    lines = [line for line in blocks(page, "console").splitlines() if re.match(r"curl|foursight (?!serve)", line)]
-    assert len(lines) > 3
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for line in lines:
-        done = subprocess.run(
-            ["bash", "-c", line.replace(ADDRESS, server)],
-            env=os.environ | {"PATH": path, "FOURSIGHT_URL": server, "FOURSIGHT_MODELS_DIR": str(models_dir)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # notes.txt in the folder has no picture's suffix, so that all is answered.
-        assert done.returncode == 0, (line, done.stderr)
-        assert '"error"' not in done.stdout
-        assert '"status"' not in done.stdout
-    assert list(here.glob("drawn*"))
-    # The server is every test's.
-    for folder in models_dir.iterdir():
-        if folder.is_dir():
-            httpx.delete(f"{server}/v1/models/{folder.name}").raise_for_status()
-            shutil.rmtree(folder)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+def test_the_command_lines_of_a_page_run(
+    server: str, here: Path, capsys: pytest.CaptureFixture[str], page: Path
+) -> None:
+    for line, shown in commands(page):
+        status, out, err = _run(line.replace(ADDRESS, server), capsys)
+        if shown is None:
+            # notes.txt in the folder has no picture's suffix, so that all is answered.
+            assert status == 0, (line, err)
+            assert '"error"' not in out
+            assert '"status"' not in out
+        else:
+            pattern = ".*".join(map(re.escape, re.split(r"^⋮\n", shown, flags=re.MULTILINE)))
+            assert re.fullmatch(pattern, out, re.DOTALL), (line, out)
+        assert [path for path in WRITES.findall(line) if not Path(path).exists()] == []
+
+
+def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """A command's exit status, standard output and standard error: by a shell, or here where it needs none."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "foursight" and not {"<", ">", "|"} & set(words):
+        capsys.readouterr()
+        ctrl_c = signal.getsignal(signal.SIGINT)
+        status = main(words[1:])
+        # finetune switches it off at its end.
+        signal.signal(signal.SIGINT, ctrl_c)
+        return status, *capsys.readouterr()
+    assert words[0] in ("curl", "foursight"), f"{line}: neither run here nor named in LEFT_OUT"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def _run_doctest(code: str, name: str, names: dict[str, object]) -> None:

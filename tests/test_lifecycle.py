@@ -5,15 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from tests.conftest import Running, free_port
+from foursight.cli import main
+from foursight.models import backbone, store
+from tests.conftest import Running, family_of, free_port, gone
 from tests.photos import encoded, photo
+from tests.shapes import KINDS, write_model
 
 
 def serve(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -49,11 +50,13 @@ def test_a_port_that_another_program_holds_is_named_in_one_line() -> None:
         (("--port", "http"), "--port"),
     ],
 )
-def test_a_wrong_setting_is_a_usage_error_that_names_it(options: tuple[str, ...], named: str) -> None:
-    refused = serve(*options)
-    assert refused.returncode == 2
-    assert named in refused.stderr
-    assert "Traceback" not in refused.stderr
+def test_a_wrong_setting_is_a_usage_error_that_names_it(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], named: str
+) -> None:
+    assert main(["serve", *options]) == 2
+    told = capsys.readouterr().err
+    assert named in told
+    assert "Traceback" not in told
 
 
 def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) -> None:
@@ -68,42 +71,30 @@ def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) 
         assert part in refused.stderr
 
 
-def test_nothing_is_left_after_ctrl_c_nor_after_sigterm_nor_after_kill_and_a_new_start(tmp_path: Path) -> None:
-    port = free_port()
+def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served_again(tmp_path: Path) -> None:
+    """SIGTERM is how the tests end their servers: conftest.Running looks at what it leaves."""
+    port, models = free_port(), tmp_path / "models"
+    for name in ("kept", "broken"):
+        write_model(models / name, backbone.load("tiny"), seed=1)
+    (models / "broken" / store.WEIGHTS).write_bytes(b"short")
     killed: list[int] = []
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGKILL, signal.SIGINT):
         # Each start is on the same port: whoever was killed before must have let go of it.
-        with Running(port, tmp_path / f"log-{number}", "--tasks", "classify") as running:
+        with Running(port, tmp_path / "log", "--tasks", "classify", "--models-dir", str(models)) as running:
             assert gone(killed)
-            parent = psutil.Process(running.process.pid)
-            family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
+            assert "Not served: The model 'broken' is refused" in running.log.read_text()
+            family = family_of(running.process.pid)
             assert len(family) > 5
-            answer = httpx.post(f"{running.url}/v1/classify", content=encoded(photo("coffee")), timeout=60).json()
-            assert answer["predictions"][0]["label"] == "espresso"
+            for name, label in ((None, "espresso"), ("kept", KINDS)):
+                parameters = {"model": name} if name else {}
+                url = f"{running.url}/v1/classify"
+                answer = httpx.post(url, content=encoded(photo("coffee")), params=parameters, timeout=60).json()
+                assert answer["predictions"][0]["label"] in label
             running.process.send_signal(number)
             running.process.wait(timeout=60)
-        if number == signal.SIGKILL:
-            killed = family
-            continue
-        assert gone(family)
-        assert running.process.returncode == 0
-        # Nothing but ours is said on the way down.
-        assert running.log.read_text().split("Ctrl-C stops it.")[1].split() == ["Stopping", "...", "Stopped."]
-        assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
-
-
-def gone(family: list[int]) -> bool:
-    """Whether all processes end; they are given a moment for it."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not any(alive(pid) for pid in family):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        killed = family
+    assert gone(family)
+    assert running.process.returncode == 0
+    # Nothing but ours is said on the way down.
+    assert running.log.read_text().split("Ctrl-C stops it.")[1].split() == ["Stopping", "...", "Stopped."]
+    assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))

@@ -1,6 +1,7 @@
 """The page at `/` in a real Chromium against the real server: what people see, hear, press and copy."""
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -197,7 +198,8 @@ def test_the_copied_curl_line_answers_the_same(server: str, open_page: Callable[
     answer = ask(server, "segment")
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    assert run_shell(page.evaluate("navigator.clipboard.readText()"), tmp_path) == answer
+    copied = run_shell(page.evaluate("navigator.clipboard.readText()"), tmp_path)
+    assert Answer.model_validate_json(copied) == answer
     page.get_by_role("tab", name="JSON").click()
     assert Answer.model_validate_json(page.locator("#code-text").inner_text()) == answer
     page.get_by_role("tab", name="Python").click()
@@ -206,12 +208,33 @@ def test_the_copied_curl_line_answers_the_same(server: str, open_page: Callable[
     page.get_by_role("tab", name="curl").click()
     page.get_by_role("button", name="A tennis player").click()
     expect(page.locator("#code-text")).to_contain_text("/page/samples/tennis.jpg")
-    assert run_shell(page.locator("#code-text").inner_text(), tmp_path) == answer
+    assert Answer.model_validate_json(run_shell(page.locator("#code-text").inner_text(), tmp_path)) == answer
 
 
-def run_shell(line: str, folder: Path) -> Answer:
-    done = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, check=True, timeout=60)
-    return Answer.model_validate_json(done.stdout)
+def run_shell(line: str, folder: Path) -> bytes:
+    return subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("tasks", [("detect",), ("classify", "localize")])
+def test_the_lines_for_one_task_and_for_several_run(
+    page: Page,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tasks: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(PHOTO)
+    choose(page, *tasks)
+    page.set_input_files("#file", "photo.jpg")
+    curl = page.locator("#code-text").inner_text()
+    page.get_by_role("tab", name="Python").click()
+    exec(page.locator("#code-text").inner_text(), {})
+    found = json.loads(run_shell(curl, tmp_path))
+    parts = [found] if len(tasks) == 1 else [found["tasks"][task] for task in tasks]
+    told = capsys.readouterr().out
+    for part in parts:
+        assert f"label='{part['predictions'][0]['label']}'" in told
 
 
 def test_what_is_wrong_is_said_in_words(server: str, page: Page) -> None:
@@ -252,16 +275,84 @@ def test_a_new_photo_calls_off_what_was_asked_before(server: str, page: Page) ->
     assert sorted(ended) == [(f"{server}/v1/{task}", "net::ERR_ABORTED") for task in ("classify", "detect")]
 
 
-def test_the_camera_denied_and_allowed(page: Page) -> None:
+def test_a_picture_is_pasted_from_the_clipboard(open_page: Callable[..., Page], server: str) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    choose(page, "detect")
+    picture = BytesIO()
+    # The clipboard holds pictures as PNG.
+    Image.open(BytesIO(PHOTO)).save(picture, "PNG")
+    page.evaluate(
+        """async (content) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+            const picture = new Blob([bytes], { type: "image/png" });
+            await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+        }""",
+        base64.b64encode(picture.getvalue()).decode(),
+    )
+    page.keyboard.press("Control+V")
+    expect(page.locator("#rows .row").first).to_be_visible()
+    response = httpx.post(f"{server}/v1/detect", content=picture.getvalue(), timeout=60)
+    assert row_texts(page) == texts_of(Answer.model_validate_json(response.content).predictions)
+    # Pasted words are no photo, and change nothing.
+    page.evaluate("navigator.clipboard.writeText('a photo')")
+    page.keyboard.press("Control+V")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.get_by_role("img", name=re.compile("person marked"))).to_be_visible()
+
+
+def test_each_sample_is_a_press_away_and_credited(page: Page, server: str) -> None:
+    choose(page, "classify")
+    samples = page.get_by_role("list", name="Or one of these").get_by_role("button").all()
+    assert len(samples) == 4
+    for button in samples:
+        button.click()
+        photo = httpx.get(f"{server}/page/samples/{button.get_attribute('data-sample')}").content
+        best = httpx.post(f"{server}/v1/classify", content=photo, timeout=60).json()["predictions"][0]["label"]
+        expect(page.get_by_role("status")).to_have_text(f"Most likely: {best}")
+    expect(page.get_by_role("contentinfo")).to_contain_text("CC BY 2.0")
+
+
+def test_a_task_chosen_later_is_asked_alone(page: Page) -> None:
+    choose(page, "classify")
+    page.get_by_role("button", name="A cat").click()
+    expect(page.get_by_role("status")).to_contain_text("cat")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url.rsplit("/", 1)[1].split("?")[0]))
+    page.get_by_role("checkbox", name="Localize").check()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^The main thing: .*cat"))
+    assert sent == ["localize"]
+    page.get_by_role("checkbox", name="Localize").uncheck()
+    expect(page.get_by_role("status")).to_contain_text("Most likely")
+    page.get_by_role("checkbox", name="Classify").uncheck()
+    expect(page.get_by_role("status")).to_have_text("Choose at least one task.")
+    assert sent == ["localize"]
+
+
+def test_the_camera_denied_left_and_used_with_keys_alone(page: Page) -> None:
     choose(page, "classify")
     camera = page.get_by_role("button", name="Camera")
-    camera.click()
+    dialog = page.get_by_role("dialog", name="Camera")
+    camera.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("The camera is not allowed.")
     page.context.grant_permissions(["camera"])
-    camera.click()
-    page.get_by_role("button", name="Take the photo").click()
+    camera.press("Enter")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(camera).to_be_focused()
+    expect(page.get_by_text("Drop a photo here")).to_be_visible()
+    camera.press("Enter")
+    shoot = dialog.get_by_role("button", name="Take the photo")
+    expect(shoot).to_be_enabled()
+    page.keyboard.press("Shift+Tab")
+    expect(shoot).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("Most likely")
-    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(dialog).to_be_hidden()
+    # Chromium's false camera shows green, and lets go of nothing by itself.
+    red, green, blue = pixels(page).reshape(-1, 3).mean(axis=0)
+    assert green > 1.5 * max(red, blue)
+    assert page.evaluate("document.querySelector('#video').srcObject.active") is False
 
 
 def test_the_keyboard_alone_is_enough(page: Page) -> None:

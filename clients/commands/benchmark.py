@@ -27,10 +27,7 @@ def benchmark(
     seconds: Annotated[float, typer.Option(min=1, help="Length of each.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure requests per second and latency (p50, p95, p99) of a running server.
-
-    Example: foursight benchmark --task detect --image street.jpg --connections 1,8,32 --rate 20
-    """
+    """Measure requests per second and latency (p50, p95, p99) of a running server."""
     try:
         loops = [("connections", float(int(count))) for count in _numbers(connections)]
         loops += [("requests/s due", float(count)) for count in _numbers(rate)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -16,6 +16,7 @@ _PANEL = "In and out"
 Classes = Annotated[str | None, typer.Option(help="Labels to keep, comma-separated.")]
 ScoreThreshold = Annotated[float | None, typer.Option(help="Leave out lower scores.")]
 MaxDetections = Annotated[int | None, typer.Option(help="At most so many objects.")]
+MaskFormat = Annotated[Literal["rle", "polygon", "none"] | None, typer.Option(help="How masks are written.")]
 TopK = Annotated[int | None, typer.Option(help="How many labels.")]
 
 

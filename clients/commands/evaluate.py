@@ -66,32 +66,23 @@ class Report:
 
 
 def evaluate(
-    data: Annotated[
-        Path, typer.Argument(help="A COCO JSON file (detect, segment), or a folder with a folder for each class.")
-    ],
+    data: Annotated[Path, typer.Argument(help="A COCO JSON file, or a folder with one for each class.")],
     task: Annotated[
         Literal["classify", "detect", "segment"] | None,
-        typer.Option(help="Which task. Default: detect for a COCO file, classify for a folder."),
+        typer.Option(help="By default detect, or classify."),
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Where the COCO file's photos are. Default: images/ beside it, or beside it.")
-    ] = None,
-    classes: Annotated[str | None, typer.Option(help="Measure these labels only, comma-separated.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The photos, if not beside the file.")] = None,
+    classes: Annotated[str | None, typer.Option(help="These labels only, comma-separated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many photos, the first.")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this server. Default: load the model here.")] = None,
-    profile: Annotated[
-        Literal["tiny", "standard"], typer.Option(help="Which weights, where the model is loaded here.")
-    ] = "tiny",
+    url: Annotated[str | None, typer.Option(help="Ask this server; else a model here.")] = None,
+    profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Weights of a model here.")] = "tiny",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and no table.")] = False,
-    worst: Annotated[int, typer.Option(min=0, max=100, help="Name so many of the worst photos.")] = 16,
-    sheet: Annotated[Path | None, typer.Option(help="Draw the worst photos on one picture: worst.png")] = None,
+    worst: Annotated[int, typer.Option(min=0, max=100, help="Worst photos to name.")] = 16,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the worst on one picture.")] = None,
 ) -> None:
     """Measure a task on photos whose answers are known.
 
     Boxes and masks by pycocotools (AP, AP50, AP75, AR, by size and label), labels by top-1 and top-5 accuracy.
-
-    [dim]foursight evaluate coco/instances.json --sheet worst.png
-    foursight evaluate flowers/ --url http://127.0.0.1:8000 --json[/dim]
     """
     try:
         chosen = task or ("classify" if data.is_dir() else "detect")

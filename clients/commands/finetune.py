@@ -12,67 +12,60 @@ if TYPE_CHECKING:
     from foursight.models.training.loop import Epoch, Progress
 
 SHOWN_PROBLEMS = 50
+_TRAINING = "Training"
 
 
 def finetune(
-    data: Annotated[
-        list[Path], typer.Argument(help="A COCO listing and its photos; for classify also a folder for each class.")
-    ],
+    data: Annotated[list[Path], typer.Argument(help="COCO listings; or folders of classes.", metavar="DATA...")],
     name: Annotated[str, typer.Option(help="The new model's name.")],
     task: Annotated[
-        Literal["classify", "localize", "detect", "segment"], typer.Option(help="What it is for.")
+        Literal["classify", "localize", "detect", "segment"],
+        typer.Option(help="localize, detect, segment; else classify.", metavar="TASK", show_default=False),
     ] = "classify",
-    profile: Annotated[Literal["tiny", "standard"], typer.Option(help="Whose backbone; standard: classify.")] = "tiny",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")] = "auto",
+    profile: Annotated[
+        Literal["tiny", "standard"],
+        typer.Option(help="tiny or standard: whose backbone.", metavar="PROFILE", show_default=False),
+    ] = "tiny",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="auto, cpu or cuda: where to compute.", metavar="DEVICE", show_default=False),
+    ] = "auto",
     models_dir: Annotated[
-        Path | None, typer.Option(envvar="FOURSIGHT_MODELS_DIR", help="The models folder; the server's by default.")
-    ] = None,
-    freeze: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
-            help="What stays as it is: all; classify: stage1 .. stageN of the backbone, or none; the "
-            "others: backbone (all heads are trained). Default: all."
+            envvar="FOURSIGHT_MODELS_DIR",
+            show_envvar=False,
+            help="Where to, or $FOURSIGHT_MODELS_DIR.",
+            metavar="FOLDER",
         ),
-    ] = None,
-    heads: Annotated[
-        Literal["shipped", "fresh"] | None,
-        typer.Option(help="detect, segment: what heads that are trained start from. Default: shipped."),
     ] = None,
     pool: Annotated[
         Literal["avg", "max", "l2"] | None,
-        typer.Option(help="classify: global pooling: mean, maximum, generalised mean (p = 2). Default: avg."),
+        typer.Option(help="classify: kind of pooling.", rich_help_panel=_TRAINING),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="classify: share of features dropped while training. Default: 0.2.")
+        float | None, typer.Option(help="classify: share of dropout.", rich_help_panel=_TRAINING)
     ] = None,
-    hidden: Annotated[
-        int | None, typer.Option(help="classify: channels of a 1x1 convolution before the pooling. Default: 0: none.")
+    hidden: Annotated[int | None, typer.Option(help="classify: 1x1 channels.", rich_help_panel=_TRAINING)] = None,
+    heads: Annotated[
+        Literal["shipped", "fresh"] | None,
+        typer.Option(help="What trained heads start from.", rich_help_panel=_TRAINING),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Times that all examples are seen. Default: 30; with --freeze backbone 20.")
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Largest learning rate; pretrained parts take less. Default: 0.002; of all heads 0.001."),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help="Examples in a step. Default: 32; detect, segment: 8 photos, of all heads 2."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split, the order and all else. Default: 0.")] = None,
+    processes: Annotated[int | None, typer.Option(help="That train heads together.", rich_help_panel=_TRAINING)] = None,
+    freeze: Annotated[str | None, typer.Option(help="all, backbone, stageN, none.", rich_help_panel=_TRAINING)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Times that all are seen.", rich_help_panel=_TRAINING)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_TRAINING)] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples in a step.", rich_help_panel=_TRAINING)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all chance.", rich_help_panel=_TRAINING)] = None,
     split: Annotated[
-        Literal["content", "name"] | None,
-        typer.Option(help="COCO listings: by what a fifth of the photos is held back. Default: content."),
+        Literal["content", "name"] | None, typer.Option(help="What parts a listing.", rich_help_panel=_TRAINING)
     ] = None,
     augment: Annotated[
-        bool | None, typer.Option("--augment", help="classify, localize: random windows, mirror images and light.")
+        bool | None, typer.Option("--augment", help="Windows, mirror images, light.", rich_help_panel=_TRAINING)
     ] = None,
-    cache: Annotated[bool | None, typer.Option(help="Keep what the frozen part gives. Default: yes.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="detect, segment with --freeze backbone: that train together. Default: 1.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a model of this name.")] = False,
+    cache: Annotated[bool | None, typer.Option(help="Keep features.", rich_help_panel=_TRAINING)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace one of this name.")] = False,
 ) -> None:
     """Train a model with labels of your own on a pretrained network.
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from foursight.commands.common import Classes, Common, MaxDetections, ScoreThreshold, TopK, with_common
+from foursight.commands.common import Classes, Common, MaskFormat, MaxDetections, ScoreThreshold, TopK, with_common
 
 
 @with_common
@@ -38,10 +38,7 @@ def segment(
     score_threshold: ScoreThreshold = None,
     max_detections: MaxDetections = None,
     classes: Classes = None,
-    mask_format: Annotated[
-        Literal["rle", "polygon", "none"] | None,
-        typer.Option(help="How masks are written."),
-    ] = None,
+    mask_format: MaskFormat = None,
     *,
     common: Common,
 ) -> None:
@@ -54,11 +51,17 @@ def segment(
 def analyze(
     tasks: Annotated[str | None, typer.Option(help="Which tasks, comma-separated; all by default.")] = None,
     then: Annotated[Literal["classify"] | None, typer.Option(help="Classify each object found, too.")] = None,
+    top_k: TopK = None,
+    score_threshold: ScoreThreshold = None,
+    max_detections: MaxDetections = None,
+    classes: Classes = None,
+    mask_format: MaskFormat = None,
     *,
     common: Common,
 ) -> None:
-    """Answer several tasks with one upload of each photo."""
-    _answer("analyze", common, tasks=tasks, then=then)
+    """Answer several tasks with one upload of each photo; an option goes to the tasks that know it."""
+    options = {"score_threshold": score_threshold, "max_detections": max_detections, "classes": classes}
+    _answer("analyze", common, tasks=tasks, then=then, top_k=top_k, **options, mask_format=mask_format)
 
 
 def _answer(task: str, common: Common, **options: Any) -> None:

@@ -1,0 +1,125 @@
+"""What stands inside a peer: the model as its users would write it, or ours on its engine. The weights are the same.
+
+The plain one is Pillow, torchvision's transforms and eager PyTorch; for detection and segmentation the network's own
+`forward`, whose full-size masks are cut at 0.5 and encoded by pycocotools.
+"""
+
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms.functional import to_tensor
+
+from foursight import models
+from foursight.models import labels, lite0, rcnn_tiny
+from foursight.models.image import decode_for
+from foursight.serving.answers import to_answer
+
+TOP = 5
+SCORE = 0.5
+
+Json = dict[str, Any]
+
+
+class Inside(Protocol):
+    """From an upload to its answer in two steps, so that a server can batch the second."""
+
+    def prepare(self, body: bytes) -> Any:
+        """Decode a photo and make it the network's input; any thread."""
+
+    def predict(self, batch: list[Any]) -> list[Json]:
+        """The answers for several prepared photos, ready for JSON."""
+
+
+def load(task: str, engine: bool) -> Inside:
+    """What to put inside a peer."""
+    if engine:
+        return Engine(task)
+    return Classifier() if task == "classify" else Detector(task == "segment")
+
+
+class Classifier:
+    """EfficientNet-Lite0 in eager PyTorch."""
+
+    def __init__(self) -> None:
+        self._network = lite0.load()
+        self._names = [label for _, label in labels.imagenet()]
+        self._transform = transforms.Compose(
+            [
+                transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(224),
+                transforms.ToTensor(),
+                transforms.Normalize([lite0.MEAN / 255] * 3, [lite0.STD / 255] * 3),
+            ]
+        )
+
+    def prepare(self, body: bytes) -> Tensor:
+        """Float32 [3, 224, 224]."""
+        pixels: Tensor = self._transform(Image.open(BytesIO(body)).convert("RGB"))
+        return pixels
+
+    @torch.inference_mode()
+    def predict(self, batch: list[Tensor]) -> list[Json]:
+        """The TOP labels of each."""
+        scores, indices = self._network(torch.stack(batch)).softmax(1).topk(TOP)
+        return [
+            {"predictions": [{"label": self._names[i], "score": s} for i, s in zip(*row, strict=True)]}
+            for row in zip(indices.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+class Detector:
+    """torchvision's GeneralizedRCNN in eager PyTorch, as its documentation calls it."""
+
+    def __init__(self, masks: bool) -> None:
+        self._network = rcnn_tiny.load(masks)
+        self._names = [name for _, name, _ in rcnn_tiny.categories()]
+
+    def prepare(self, body: bytes) -> Tensor:
+        """Float32 [3, H, W] in 0..1."""
+        pixels: Tensor = to_tensor(Image.open(BytesIO(body)).convert("RGB"))
+        return pixels
+
+    @torch.inference_mode()
+    def predict(self, batch: list[Tensor]) -> list[Json]:
+        """The objects from SCORE on."""
+        return [{"predictions": self._objects(found)} for found in self._network(batch)]
+
+    def _objects(self, found: dict[str, Tensor]) -> list[Json]:
+        keep = found["scores"] >= SCORE
+        found = {name: values[keep] for name, values in found.items()}
+        objects: list[Json] = [
+            {"label": self._names[index], "score": score, "box": box}
+            for index, score, box in zip(*(found[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
+        ]
+        for one, mask in zip(objects, found.get("masks", ()), strict=False):
+            encoded = coco.encode(np.asfortranarray((mask[0] > 0.5).numpy().astype(np.uint8)))
+            one["mask"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+        return objects
+
+
+class Engine:
+    """Foursight's task: reduced decode, dense parts on OpenVINO, masks only of what is answered."""
+
+    def __init__(self, task: str) -> None:
+        self._task = models.load(task)
+        self._options = self._task.options()
+
+    def prepare(self, body: bytes) -> Any:
+        """The task's own input, and the photo's (width, height)."""
+        image, size = decode_for(body, self._task.short_side)
+        return self._task.prepare(image, size), size
+
+    def predict(self, batch: list[Any]) -> list[Json]:
+        """One thread at a time, as engines ask for."""
+        outputs = self._task.predict([(prepared, self._options) for prepared, _ in batch])
+        answers = (
+            to_answer(self._task.card.name, size, self._task.finish(output, self._options), "rle")
+            for output, (_, size) in zip(outputs, batch, strict=True)
+        )
+        return [answer.model_dump(exclude_none=True) for answer in answers]

@@ -1,0 +1,71 @@
+"""Ray Serve as its documentation shows batching: `@serve.batch`, and its Python proxy.
+
+Tuning: batches of up to 8, as ours, and no waiting time, so that a lone request waits for no company. The replica has
+both cores for PyTorch (Ray gives it `num_cpus` threads). `max_ongoing_requests`, 5 by default, lets batches fill. Ray's
+workers do not give way to other processes, as ours do not.
+https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
+https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
+"""
+
+import os
+import signal
+import tempfile
+import threading
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from foursight.serving import loopback
+from loadtests.peers import inside
+from loadtests.peers.arguments import parse
+
+os.environ.update(loopback.environment("127.0.0.1"))
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_METRICS_EXPORT_ENABLED": "0", "RAY_worker_niceness": "0"}
+
+# Serve reads its variables at import.
+import ray
+from ray import serve
+
+
+class Peer:
+    """Photos are decoded as they arrive, and computed in batches."""
+
+    def __init__(self, task: str, engine: bool) -> None:
+        loopback.bind_replica()
+        self._model = inside.load(task, engine)
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
+    async def predict(self, batch: list[Any]) -> list[inside.Json]:
+        """The answers of a batch."""
+        return self._model.predict(batch)
+
+    async def __call__(self, request: Request) -> JSONResponse:
+        """One photo, the form's field `image`. What is no response would be sent in chunks, without its length."""
+        async with request.form() as form:
+            body = await form["image"].read()  # type: ignore[union-attr]
+        return JSONResponse(await self.predict(self._model.prepare(body)))
+
+
+if __name__ == "__main__":
+    chosen = parse()
+    stop = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            num_cpus=os.cpu_count(),
+            object_store_memory=80 * 2**20,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+        )
+        serve.start(
+            http_options={"host": "127.0.0.1", "port": chosen.port}, logging_config={"enable_access_log": False}
+        )
+        peer = serve.deployment(Peer, max_ongoing_requests=100, ray_actor_options={"num_cpus": os.cpu_count()})
+        serve.run(peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        stop.wait()
+        # Serve's own end would wait for requests under way; there are none, and it goes with Ray.
+        ray.shutdown()
