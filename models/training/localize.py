@@ -26,7 +26,7 @@ from foursight.models.training import localizer as shipped
 from foursight.models.training.data import Photo
 from foursight.models.training.localizer_views import areas
 from foursight.models.training.loop import Progress, Report
-from foursight.models.training.objects import ObjectSet
+from foursight.models.training.objects import ObjectSet, Split
 
 WEIGHT_DECAY = 0.01
 DROPOUT = 0.2
@@ -47,7 +47,7 @@ class Options(BaseModel):
     lr: Annotated[float, Field(gt=0, le=1, description="Largest learning rate; votes take a tenth.")] = 2e-3
     batch: Annotated[int, Field(ge=1, le=1024, description="Views of a step.")] = 32
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
-    split: Annotated[Literal["content", "name"], Field(description="By what a fifth is held back.")] = "content"
+    split: Annotated[Split, Field(description="By what a fifth is held back.")] = "content"
     augment: Annotated[bool, Field(description=f"{WINDOWS} random windows of each photo, too.")] = False
 
 
