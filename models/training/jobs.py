@@ -123,8 +123,9 @@ def _options(
         return kind.model_validate({**given, **more})
     except ValidationError as error:
         first = error.errors()[0]
+        option = f"--{first['loc'][-1]}: " if first["loc"] else ""
         raise OptionError(
-            "invalid_parameter", f"--{first['loc'][-1] if first['loc'] else 'freeze'}: {first['msg']}.", ""
+            "invalid_parameter", f"{option}{first['msg'].removeprefix('Value error, ')}.", "--help lists what there is."
         ) from None
 
 
