@@ -124,9 +124,8 @@ def _options(
     except ValidationError as error:
         first = error.errors()[0]
         option = f"--{first['loc'][-1]}: " if first["loc"] else ""
-        raise OptionError(
-            "invalid_parameter", f"{option}{first['msg'].removeprefix('Value error, ')}.", "--help lists what there is."
-        ) from None
+        wrong = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise OptionError("invalid_parameter", f"{option}{wrong}.", "--help lists what there is.") from None
 
 
 def _fields(kind: type[BaseModel]) -> list[str]:
