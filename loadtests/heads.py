@@ -1,4 +1,4 @@
-"""The memory of 1 and of 20 fine-tuned models over one backbone, in one process.
+"""The memory of 1 and of 20 fine-tuned models over one network, in one process.
 
 python loadtests/heads.py --model models/crops
 """
@@ -10,6 +10,7 @@ import psutil
 from PIL import Image
 
 from foursight import models
+from foursight.models import store
 from foursight.models.catalogue import Host
 
 
@@ -18,11 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a model's folder")
     folder = parser.parse_args().model
-    task = models.load("classify")
+    task = models.load(store.read_spec(folder.name, folder).task)
     assert isinstance(task, Host)
     models.run(task, Image.new("RGB", (640, 480)))
     before = _uss()
-    print(f"backbone and built-in head: {task.card.bytes / 2**20:.1f} MiB of tensors, process {before / 2**20:.1f} MiB")
+    print(f"network and built-in head: {task.card.bytes / 2**20:.1f} MiB of tensors, process {before / 2**20:.1f} MiB")
     for count in (1, 20):
         for number in range(count):
             task.install(f"m{number}", folder)

@@ -107,9 +107,8 @@ class Rcnn:
         """
         task = "segment" if issubclass(self.options, SegmentOptions) else "detect"
         tuned = rcnn_tuned.load(name, folder, task, self.trunk)
-        own = tuned.names or tuned.network
-        devices.place(own, self.device)
-        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.weigh(own))
+        devices.place(tuned.own, self.device)
+        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.weigh(tuned.own))
         if tuned.network is not None:
             rcnn_engine.install(tuned.network, self.device)
         unanswered = ("background", "other")[: tuned.unanswered]
@@ -254,7 +253,7 @@ def _judge(
     `pooled` [sum P, D] is what the box head gives, `logits` and `regression` what the network's own predictor does.
     """
     heads = detectors[0].network.roi_heads
-    rows = torch.arange(len(pooled), device=pooled.device).split([len(boxes) for boxes in proposals])
+    rows = torch.split(torch.arange(len(pooled), device=pooled.device), [len(boxes) for boxes in proposals])
     places_of = defaultdict(list)
     for place, detector in enumerate(detectors):
         places_of[id(detector)].append(place)
@@ -318,7 +317,7 @@ def load(
     )
     trunk = rcnn_tuned.trunk_of(network)
     rcnn_engine.install(network, place)
-    class_ids, names = (tuple(row[column] for row in categories) for column in (0, 1))
+    class_ids, names = tuple(number for number, _, _ in categories), tuple(label for _, label, _ in categories)
     return Rcnn(Detector(card, network, class_ids, names), place, options, trunk)
 
 

@@ -8,7 +8,7 @@ are then shared by all such models, and computed once for a batch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +115,11 @@ class TunedDetector:
     spec: ModelSpec
     names: NamesHead | None = None
     network: GeneralizedRCNN | None = None
+
+    @property
+    def own(self) -> nn.Module:
+        """What is not shared."""
+        return cast(nn.Module, self.names or self.network)
 
     @property
     def unanswered(self) -> int:

@@ -55,5 +55,5 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        whole.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return whole.hexdigest()

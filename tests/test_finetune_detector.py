@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -410,17 +411,18 @@ def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
 ) -> None:
     monkeypatch.setattr(heads, "MIN_SIZE", 64)
     monkeypatch.setattr(heads, "MAX_SIZE", 96)
+    few = replace(data, training=data.training[:4])
     options = detector.Options(heads="fresh", epochs=2)
     assert (options.freeze, options.batch, options.lr) == ("backbone", 2, 1e-3)
-    whole, _ = heads.fit(data, options, lambda progress: None, None, "same", masks=True)
+    whole, _ = heads.fit(few, options, lambda progress: None, None, "same", masks=True)
 
     def interrupt(progress: Progress) -> None:
-        if len(progress.epochs) == 1 and progress.done > 4:
+        if len(progress.epochs) == 1 and progress.done > 2:
             raise KeyboardInterrupt
 
-    broken, _ = heads.fit(data, options, interrupt, tmp_path, "same", masks=True)
+    broken, _ = heads.fit(few, options, interrupt, tmp_path, "same", masks=True)
     assert (broken.interrupted, broken.epochs) == (True, whole.epochs[:1])
-    resumed, _ = heads.fit(data, options, lambda progress: None, tmp_path, "same", masks=True)
+    resumed, _ = heads.fit(few, options, lambda progress: None, tmp_path, "same", masks=True)
     assert resumed.epochs == whole.epochs
     assert all(torch.equal(resumed.best_tensors[name], value) for name, value in whole.best_tensors.items())
     with pytest.raises(DataError) as refused:

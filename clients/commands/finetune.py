@@ -156,8 +156,8 @@ class _Display:
 
     def show(self, progress: "Progress") -> None:
         """Move the bar of a phase."""
-        figures = "" if progress.loss is None else f"loss {progress.loss:.3f}  "
-        figures += _figures(progress.epochs)
+        validation = _figures(progress.epochs)
+        figures = validation if progress.loss is None else f"loss {progress.loss:.3f}  {validation}"
         if progress.phase not in self._rows:
             self._rows[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, figures="")
         self._bars.update(
@@ -165,7 +165,7 @@ class _Display:
         )  # fmt: skip
         if not self._bars.console.is_terminal and len(progress.epochs) > self._told:
             self._told = len(progress.epochs)
-            print(f"epoch {self._told}: loss {progress.epochs[-1].loss:.3f}  {figures}", flush=True)
+            print(f"epoch {self._told}: loss {progress.epochs[-1].loss:.3f}  {validation}".rstrip(), flush=True)
 
 
 def _figures(epochs: "tuple[Epoch, ...]") -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
@@ -196,8 +197,9 @@ def answers(task: Rcnn, photos: Sequence[Photo]) -> Results:
     """What is answered for photos as it would be served, in COCO's results format."""
     results: Results = []
     for photo in photos:
-        found = catalogue.run(task, photo.image(), score_threshold=LOWEST_SCORE)
-        boxes = np.concatenate((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), 1)
+        found = catalogue.run(cast(Any, task), photo.image(), score_threshold=LOWEST_SCORE)
+        corners = cast(NDArray[np.float32], found.boxes)
+        boxes = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1)
         for row, (class_id, score, box) in enumerate(zip(found.class_ids, found.scores, boxes.tolist(), strict=True)):
             result = {"image_id": photo.image_id, "category_id": int(class_id), "bbox": box, "score": float(score)}
             if found.masks is not None:

@@ -252,7 +252,12 @@ def fit(
     if options.processes == 1:
         return _fit(data, options, report, work, identity, masks=masks)
     waiting = get_context("spawn").SimpleQueue()
-    teller = threading.Thread(target=lambda: [report(progress) for progress in iter(waiting.get, None)], daemon=True)
+
+    def tell() -> None:
+        for progress in iter(waiting.get, None):
+            report(progress)
+
+    teller = threading.Thread(target=tell, daemon=True)
     teller.start()
     # They are told of Ctrl-C by the terminal, and end by themselves.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

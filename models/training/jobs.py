@@ -123,9 +123,9 @@ def _options(
         return kind.model_validate({**given, **more})
     except ValidationError as error:
         first = error.errors()[0]
-        raise OptionError(
-            "invalid_parameter", f"--{first['loc'][-1] if first['loc'] else 'freeze'}: {first['msg']}.", ""
-        ) from None
+        option = f"--{first['loc'][-1]}: " if first["loc"] else ""
+        wrong = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise OptionError("invalid_parameter", f"{option}{wrong}.", "--help lists what there is.") from None
 
 
 def _fields(kind: type[BaseModel]) -> list[str]:

@@ -26,7 +26,7 @@ from foursight.models.training import localizer as shipped
 from foursight.models.training.data import Photo
 from foursight.models.training.localizer_views import areas
 from foursight.models.training.loop import Progress, Report
-from foursight.models.training.objects import ObjectSet
+from foursight.models.training.objects import ObjectSet, Split
 
 WEIGHT_DECAY = 0.01
 DROPOUT = 0.2
@@ -47,7 +47,7 @@ class Options(BaseModel):
     lr: Annotated[float, Field(gt=0, le=1, description="Largest learning rate; votes take a tenth.")] = 2e-3
     batch: Annotated[int, Field(ge=1, le=1024, description="Views of a step.")] = 32
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
-    split: Annotated[Literal["content", "name"], Field(description="By what a fifth is held back.")] = "content"
+    split: Annotated[Split, Field(description="By what a fifth is held back.")] = "content"
     augment: Annotated[bool, Field(description=f"{WINDOWS} random windows of each photo, too.")] = False
 
 
@@ -222,9 +222,10 @@ class _Learner:
         """As in loop.Learner."""
         # Each epoch draws from its own seed, so that one that is resumed draws the same.
         torch.manual_seed(self._options.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._training.labels))
         self._model.train()
         losses = []
-        for step, rows in enumerate(torch.randperm(len(self._training.labels)).split(self._options.batch)):
+        for step, rows in enumerate(torch.split(order, self._options.batch)):
             loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
             loss = self._loss(self._training, rows)
             self._optimizer.zero_grad()
@@ -255,7 +256,7 @@ class _Learner:
         views = self._validation
         found = [
             self._model(middle.float(), semantic.float())
-            for middle, semantic in zip(views.middle.split(64), views.semantic.split(64), strict=True)
+            for middle, semantic in zip(torch.split(views.middle, 64), torch.split(views.semantic, 64), strict=True)
         ]
         return torch.cat([logits for logits, _ in found]), torch.cat([boxes for _, boxes in found])
 

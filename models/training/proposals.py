@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -71,7 +72,7 @@ def look(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> Seen:
     every = [torch.cat([found, targets[0]["boxes"]])]
     pooled = heads.box_head(heads.box_roi_pool(features, every, sizes))
     _, deltas = heads.box_predictor(pooled)
-    average = rcnn_tiny.average
+    average = partial(rcnn_tiny.average, align=heads.box_roi_pool.align)
     return Seen(
         every[0],
         deltas[:, :4].contiguous(),
