@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from foursight import models
-from foursight.models import engine
+from foursight.models import engine, rcnn_engine, runtime
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
+    runtime.require()
     torch.set_num_threads(chosen.threads)
     image = models.decode(chosen.photo.read_bytes())
     print(f"{chosen.photo.name}, {chosen.threads} threads, {chosen.rounds} rounds; ms a photo")
@@ -42,8 +43,8 @@ def main() -> None:
 
 
 def in_pytorch(name: str) -> Any:
-    """The task as where no engine is installed."""
-    with mock.patch.object(engine, "has_openvino", return_value=False):
+    """The task as where no engine is installed, and RoIs are pooled by torchvision."""
+    with mock.patch.object(engine, "has_openvino", return_value=False), mock.patch.object(rcnn_engine, "install"):
         return models.load(name)
 
 

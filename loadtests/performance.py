@@ -28,7 +28,7 @@ import torch
 from PIL import Image, ImageOps
 
 from foursight import benchmark, models
-from foursight.models import allocator
+from foursight.models import runtime
 from foursight.models.image import decode, decode_for
 from foursight.serving.answers import to_answer
 from loadtests import limits, page
@@ -56,13 +56,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8480)
     parser.add_argument("--costs", type=Path, default=COSTS, help="where the rows are kept")
     chosen = parser.parse_args()
-    if not allocator.ENVIRONMENT.items() <= os.environ.items():
-        # What is measured in this process gets its memory as the workers do.
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "loadtests.performance", *sys.argv[1:]],
-            os.environ | allocator.ENVIRONMENT,
-        )
+    runtime.require()
     # A server that was started ends with this process, however it ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     torch.set_num_threads(os.cpu_count() or 1)

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from foursight.models import allocator, catalogue, store
+from foursight.models import catalogue, runtime, store
 from foursight.models.errors import StoreError, WeightsError
 from foursight.serving import haproxy, loopback, registry
 from foursight.serving.settings import Settings
@@ -153,10 +153,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     return {
         **haproxy.environment(folder, threads=max(1, (os.cpu_count() or 1) // 4)),
         **loopback.environment(settings.host),
-        **allocator.ENVIRONMENT,
-        # PyTorch's threads spin while they wait for each other. Where more threads than cores have work, that takes the
-        # core from the one waited for: on a busy machine a photo cost 1,000 ms of processor time for 31.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **runtime.ENVIRONMENT,
         # By default Ray's workers give way to every other process. Here they are what the machine is there for.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(spare_port),

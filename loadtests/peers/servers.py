@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import psutil
 
 from foursight import benchmark
-from foursight.models import allocator
+from foursight.models import runtime
 from loadtests.peers import results
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,8 +30,6 @@ READY_S = 120
 # What a server that was stopped needs to notice that time has passed.
 SETTLE_S = 1.0
 BOUNDARY = "photo-boundary"
-# What Foursight sets for its workers belongs to the engine, and goes with it.
-ENGINE_ENVIRONMENT = allocator.ENVIRONMENT | {"OMP_WAIT_POLICY": "PASSIVE"}
 
 Figures = dict[str, float]
 
@@ -121,7 +119,8 @@ class Server:
         peer, _, engine = name.partition("+")
         words = [f"loadtests.peers.{peer}", "--task", load.task, "--port", str(port)]
         words += ["--engine"] if engine else []
-        environment = dict(ENGINE_ENVIRONMENT) if engine else {}
+        # What Foursight sets for its workers belongs to the engine, and goes with it.
+        environment = dict(runtime.ENVIRONMENT) if engine else {}
         path = "/predict"
         if peer == "foursight":
             words = ["foursight", "serve", "--tasks", load.task, "--port", str(port)]
@@ -176,7 +175,7 @@ class Limit:
         words = ["loadtests.peers.limit", load.task, *map(str, load.photos)]
         pipe = subprocess.PIPE
         self._is_loaded = False
-        self.processes = Processes(words, folder / "limit.log", ENGINE_ENVIRONMENT, stdin=pipe, stdout=pipe)
+        self.processes = Processes(words, folder / "limit.log", runtime.ENVIRONMENT, stdin=pipe, stdout=pipe)
 
     def wait(self) -> None:
         """Return once its model is loaded."""
