@@ -21,6 +21,11 @@ def explain(
     ] = None,
     maps: Annotated[int, typer.Option(help="How many feature maps to show.", min=1, max=48)] = 12,
     profile: Annotated[str, typer.Option(help="tiny or standard.")] = "tiny",
+    model: Annotated[str | None, typer.Option(help="A fine-tuned model: its name or path.")] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="FOURSIGHT_MODELS_DIR", show_envvar=False, help="Where --model lies.", metavar="FOLDER"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the picture: .png or .jpg.")] = Path("explained.png"),
 ) -> None:
     """Draw where in a photo the evidence for a label lies, and what the channels of a layer respond to."""
@@ -31,16 +36,22 @@ def explain(
     if out.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(f"{out.name!r} has to end in {', '.join(SUFFIXES)}", param_hint="--out")
     with server_packages("foursight explain"):
+        from foursight.commands.tuned import find as find_model  # noqa: PLC0415
         from foursight.explanation import draw_explanation  # noqa: PLC0415
         from foursight.models import classification, decode  # noqa: PLC0415
         from foursight.models.errors import ModelError  # noqa: PLC0415
         from foursight.models.explain import explain as find  # noqa: PLC0415
     try:
         image = decode(photo.read_bytes())
+        tuned = find_model(model, models_dir) if model else None
+        if tuned and tuned.task != "classify":
+            raise typer.BadParameter(f"{tuned.name!r} is for {tuned.task}; classify is explained", param_hint="--model")
         # `profile` is one of PROFILES.
         loaded = classification.load(profile, "auto")  # type: ignore[arg-type]
-        found = find(loaded, image, label, layer, maps)
-        draw_explanation(image, found, loaded.card.name).save(out, quality=90)
+        if tuned:
+            loaded.install(tuned.name, tuned.folder)
+        found = find(loaded, image, label, layer, maps, tuned.name if tuned else None)
+        draw_explanation(image, found, tuned.name if tuned else loaded.card.name).save(out, quality=90)
     except (ModelError, OSError) as error:
         print(f"foursight explain: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
