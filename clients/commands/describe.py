@@ -23,7 +23,7 @@ PROFILES = ("tiny", "standard")
 def describe(
     model: Annotated[
         str | None,
-        typer.Argument(help="classify, localize, detect or segment; or a fine-tuned model: its name or path."),
+        typer.Argument(help="classify, localize, detect, segment; or a fine-tuned model, its name or path."),
     ] = None,
     profile: Annotated[str, typer.Option(help="tiny or standard.")] = "tiny",
     size: Annotated[str | None, typer.Option(help="The network's input: 224, or WIDTHxHEIGHT.")] = None,
