@@ -133,7 +133,7 @@ class Classification:
 
     def find(self, model: str | None) -> Classifier:
         """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
-        return self._variants.of(self.options(model=model))
+        return self._variants.of(self.options.model_validate({"model": model}))
 
     def network(self, model: str | None) -> nn.Module:
         """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""

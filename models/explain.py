@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foursight.models import cam, labels, lite0
+from foursight.models import backbone, cam, labels, lite0, localizer
 from foursight.models.classification import Classification
 from foursight.models.errors import OptionError
 from foursight.models.tuned import TunedNetwork
+from foursight.models.tuned_networks import Labelled
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,16 @@ class Explanation:
         return large
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """A network and what it sees: `pixels` float32 [1, 3, H, W], normalised, of the part `frame` of a photo."""
+
+    network: Any
+    labels: tuple[str, ...]
+    pixels: Tensor
+    frame: tuple[float, float, float, float]
+
+
 def explain(
     task: Classification,
     image: Image.Image,
@@ -60,16 +71,39 @@ def explain(
     `model` is a fine-tuned one that the task serves. Raises OptionError: unknown_model, unknown_class, or
     invalid_parameter where no layer of that name gives a map.
     """
+    pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.device)
     known = task.find(model).card.labels
-    network = task.network(model)
+    subject = _Subject(task.network(model), known, task.base.normalize(pixels), task.base.crop_box(image.size))
+    return _explain(subject, label, layer, maps)
+
+
+def explain_localizer(
+    network: Labelled,
+    known: tuple[str, ...],
+    image: Image.Image,
+    label: str | None = None,
+    layer: str | None = None,
+    maps: int = 12,
+) -> Explanation:
+    """Explain one of the labels `known` of a fine-tuned localizer, as `explain`; the frame is the whole photo.
+
+    Evidence lies in the box; why the box lies there is not explained.
+    """
+    stretched = image.resize((localizer.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR)
+    normalize = backbone.Normalize((lite0.MEAN,) * 3, (lite0.STD,) * 3)
+    pixels = normalize(torch.from_numpy(np.array(stretched))[None])
+    return _explain(_Subject(network, known, pixels, (0, 0, *image.size)), label, layer, maps)
+
+
+def _explain(subject: _Subject, label: str | None, layer: str | None, maps: int) -> Explanation:
+    network, known = subject.network, subject.labels
     name = layer or default_layer(network)
     module = _layer(network, name)
     outputs: list[Any] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         with torch.no_grad():
-            pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.device)
-            pooled, classify = _halves(network, task.base.normalize(pixels))
+            pooled, classify = _halves(network, subject.pixels)
             logits = classify(pooled)[0]
             class_id = _class_of(known, logits, label)
             evidence = cam.evidence(pooled, lambda maps: classify(maps)[0, class_id])
@@ -82,7 +116,7 @@ def explain(
     return Explanation(
         label=known[class_id],
         score=float(logits.softmax(0)[class_id]),
-        frame=task.base.crop_box(image.size),
+        frame=subject.frame,
         evidence=evidence.float().cpu().numpy(),
         layer=name,
         layer_channels=len(responses),
@@ -93,6 +127,10 @@ def explain(
 
 def _halves(network: Any, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The map that is pooled, float [1, C, h, w], and what makes logits [1, K] of it."""
+    if isinstance(network, Labelled):
+        middle, semantic = network.maps(pixels)
+        _, box = network.model(middle, semantic)
+        return semantic, lambda maps: network.model.labels(localizer.pool(maps, box))
     if isinstance(network, TunedNetwork):
         return network.maps(pixels), network.logits
     return network.features(pixels), lambda maps: network.classify(maps.mean((2, 3)))
@@ -103,6 +141,8 @@ def default_layer(network: nn.Module) -> str:
     if isinstance(network, TunedNetwork):
         # Lite0's stages are nine, ResNet-50's five.
         return "stages.stage4" if len(network.stages) > 5 else "stages.stage3"
+    if isinstance(network, Labelled):
+        return "backbone._blocks.4"
     return "_blocks.4" if isinstance(network, lite0.EfficientNetLite0) else "body.layer2"
 
 

@@ -35,6 +35,7 @@ def load(name: str, folder: Path) -> nn.Module:
     network = rcnn_tiny.load(spec.task == "segment")
     found = rcnn_tuned.load(name, folder, spec.task, rcnn_tuned.trunk_of(network))
     if found.names is None:
+        # One of the two is there.
         return cast(nn.Module, found.network)
     # The network that answers as the head of names does over the shipped one; "other" is one of its names.
     whole = rcnn_tuned.build(spec.task == "segment", len(spec.labels), other=True)
@@ -50,8 +51,12 @@ class Labelled(nn.Module):
         self.backbone = shared
         self.model = model
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map photos stretched to float [N, 3, 320, 320], normalised, to logits [N, K] and boxes [N, 4] in 0..1."""
+    def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map photos stretched to float [N, 3, 320, 320], normalised, to [N, 112, 20, 20] and [N, 1280, 10, 10]."""
         _, _, middle, last = self.backbone.pyramid(pixels)
-        logits, boxes = self.model(middle, self.backbone.semantic(last))
+        return middle, self.backbone.semantic(last)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map photos as in `maps` to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
+        logits, boxes = self.model(*self.maps(pixels))
         return logits, boxes

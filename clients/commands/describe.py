@@ -47,10 +47,10 @@ def describe(
 
     `describe --conv 224 7 2 3` answers the formula alone.
     """
-    if (model is None) == (conv is None):
-        raise typer.BadParameter(f"give either a model ({', '.join(TASKS)}, or a name) or --conv W K S P")
-    if conv is not None:
+    if conv is not None and model is None:
         raise typer.Exit(_answer_formula(*conv, dilation, transposed, as_json))
+    if model is None or conv is not None:
+        raise typer.BadParameter(f"give either a model ({', '.join(TASKS)}, or a name) or --conv W K S P")
     if profile not in PROFILES:
         raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
     table = _measure(model, profile, size, models_dir)

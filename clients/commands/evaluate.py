@@ -205,15 +205,12 @@ def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | N
             rows.append((-first.score, bad))
     overall, classes = accuracy(truth, ranked, len(asker.labels))
     worst_first = [bad for _, bad in sorted(rows, key=lambda row: row[0])][:worst]
+    lines = [[name, row["photos"], row["top1"], row["top5"]] for name, row in classes.items()]
     tables = [
         make_table(
             f"{asker.model} on {len(truth)} photos", ["top-1", "top-5"], [["", overall["top1"], overall["top5"]]]
         ),
-        make_table(
-            "By label",
-            ["photos", "top-1", "top-5"],
-            [[name, int(row["photos"]), row["top1"], row["top5"]] for name, row in classes.items()],
-        ),
+        make_table("By label", ["photos", "top-1", "top-5"], lines),
     ]
     content = {
         "photos": len(truth),

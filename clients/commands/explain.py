@@ -38,20 +38,28 @@ def explain(
     with server_packages("foursight explain"):
         from foursight.commands.tuned import find as find_model  # noqa: PLC0415
         from foursight.explanation import draw_explanation  # noqa: PLC0415
-        from foursight.models import classification, decode  # noqa: PLC0415
+        from foursight.models import classification, decode, store, tuned_networks  # noqa: PLC0415
         from foursight.models.errors import ModelError  # noqa: PLC0415
         from foursight.models.explain import explain as find  # noqa: PLC0415
+        from foursight.models.explain import explain_localizer  # noqa: PLC0415
     try:
         image = decode(photo.read_bytes())
         tuned = find_model(model, models_dir) if model else None
-        if tuned and tuned.task != "classify":
-            raise typer.BadParameter(f"{tuned.name!r} is for {tuned.task}; classify is explained", param_hint="--model")
-        # `profile` is one of PROFILES.
-        loaded = classification.load(profile, "auto")  # type: ignore[arg-type]
-        if tuned:
-            loaded.install(tuned.name, tuned.folder)
-        found = find(loaded, image, label, layer, maps, tuned.name if tuned else None)
-        draw_explanation(image, found, tuned.name if tuned else loaded.card.name).save(out, quality=90)
+        if tuned and tuned.task in ("detect", "segment"):
+            said = f"{tuned.name!r} is for {tuned.task}; models of classify and localize can be explained"
+            raise typer.BadParameter(said, param_hint="--model")
+        if tuned and tuned.task == "localize":
+            network = tuned_networks.load(tuned.name, tuned.folder)
+            known = store.read_spec(tuned.name, tuned.folder).labels
+            found, name = explain_localizer(network, known, image, label, layer, maps), tuned.name  # type: ignore[arg-type]
+        else:
+            # `profile` is one of PROFILES.
+            loaded = classification.load(profile, "auto")  # type: ignore[arg-type]
+            if tuned:
+                loaded.install(tuned.name, tuned.folder)
+            name = tuned.name if tuned else loaded.card.name
+            found = find(loaded, image, label, layer, maps, tuned.name if tuned else None)
+        draw_explanation(image, found, name).save(out, quality=90)
     except (ModelError, OSError) as error:
         print(f"foursight explain: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
