@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from foursight.wire import Answer, ModelCard, Prediction, Rle
 if TYPE_CHECKING:
     from PIL import Image
 
+    from foursight.models.catalogue import Host
     from foursight.models.training.measure import Measured, Tally
 
 # Below this nothing leaves the network; AP is the area under all thresholds.
@@ -44,7 +45,7 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="A COCO JSON file, or a folder with one for each class.")],
     task: Annotated[
         Literal["classify", "localize", "detect", "segment"] | None,
-        typer.Option(help="By default the model's, or classify, or detect.", metavar="TASK"),
+        typer.Option(help="classify, localize, detect, segment; or the model's.", metavar="TASK"),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A fine-tuned model: its name or path.")] = None,
     models_dir: Annotated[
@@ -62,8 +63,8 @@ def evaluate(
 ) -> None:
     """Measure a task, or a fine-tuned model, on photos whose answers are known.
 
-    Boxes and masks by pycocotools (AP, AP50, AP75, AR, by size and label), the main object's box by MaxBoxAcc, labels
-    by top-1 and top-5 accuracy. Labels and categories are matched by name.
+    Boxes and masks by pycocotools (AP, AP50, AP75, AR), the main object's box by
+    MaxBoxAcc, labels by top-1 and top-5. Labels are matched by name.
     """
     try:
         # A fine-tuned model says itself what it is for.
@@ -111,7 +112,6 @@ def _require_data(task: str, data: Path) -> None:
 def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | None, models_dir: Path | None) -> Asker:
     from foursight import models  # noqa: PLC0415
     from foursight.commands.tuned import find  # noqa: PLC0415
-    from foursight.models.catalogue import Host  # noqa: PLC0415
     from foursight.serving import answers  # noqa: PLC0415
 
     try:
@@ -119,9 +119,11 @@ def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | 
         chosen = task or (tuned.task if tuned else "classify")
         loaded = models.load(chosen, profile)
         card = loaded.card
-        if tuned and isinstance(loaded, Host):
-            loaded.install(tuned.name, tuned.folder)
-            (card,) = loaded.installed()
+        if tuned:
+            # Each task of the catalogue is a host.
+            host = cast("Host", loaded)
+            host.install(tuned.name, tuned.folder)
+            (card,) = host.installed()
     except models.ModelError as error:
         raise EvaluateError(str(error)) from None
     options = _options(chosen) | ({"model": card.name} if tuned else {})

@@ -14,7 +14,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 def explain(
     photo: Annotated[Path, typer.Argument(help="A photo.", exists=True, dir_okay=False, readable=True)],
-    task: Annotated[str, typer.Option(help="classify: the others draw boxes by themselves.")] = "classify",
+    task: Annotated[str | None, typer.Option(help="classify: the others draw boxes by themselves.")] = None,
     label: Annotated[str | None, typer.Option(help="The label to explain; the best one without it.")] = None,
     layer: Annotated[
         str | None, typer.Option(help="Whose feature maps to show, as `foursight describe` names it.")
@@ -29,7 +29,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="Where to write the picture: .png or .jpg.")] = Path("explained.png"),
 ) -> None:
     """Draw where in a photo the evidence for a label lies, and what the channels of a layer respond to."""
-    if task != "classify":
+    if task not in (None, "classify") and model is None:
         raise typer.BadParameter(f"{task!r} cannot be explained; there is classify", param_hint="--task")
     if profile not in PROFILES:
         raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
@@ -45,7 +45,7 @@ def explain(
     try:
         image = decode(photo.read_bytes())
         tuned = find_model(model, models_dir) if model else None
-        if tuned and tuned.task in ("detect", "segment"):
+        if tuned and (tuned.task in ("detect", "segment") or task not in (None, tuned.task)):
             said = f"{tuned.name!r} is for {tuned.task}; models of classify and localize can be explained"
             raise typer.BadParameter(said, param_hint="--model")
         if tuned and tuned.task == "localize":
