@@ -40,6 +40,7 @@ SCRATCH: dict[str, object] = {"freeze": "none", "epochs": 40, "batch": 16, "lr":
 ROWS = {
     "pretrained": Row({}),
     "scratch, frozen": Row({}, pretrained=False),
+    "scratch, 12 epochs": Row(SCRATCH | {"epochs": 12}, pretrained=False),
     "pretrained, 112 px": Row({}, crop=112),
     "scratch, 112 px": Row(SCRATCH, pretrained=False, crop=112),
     "scratch, augmented, 112 px": Row(SCRATCH | {"augment": True}, pretrained=False, crop=112),
