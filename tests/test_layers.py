@@ -341,16 +341,16 @@ def test_the_server_describes_a_fine_tuned_model_for_as_long_as_it_serves_it(
     client: httpx.Client, tuned: Path, models_dir: Path
 ) -> None:
     for name in ("deep", "named"):
-        shutil.copytree(tuned / name, models_dir / name)
-        assert client.get(f"/v1/models/{name}/layers").status_code == 404
-        client.put(f"/v1/models/{name}").raise_for_status()
-        expected = {"model": name} | asdict(anatomy.dissect(tuned_networks.load(name, tuned / name), (64, 97)))
-        response = client.get(f"/v1/models/{name}/layers?size=97x64")
+        expected = {"model": "own"} | asdict(anatomy.dissect(tuned_networks.load(name, tuned / name), (64, 97)))
+        shutil.copytree(tuned / name, models_dir / "own")
+        assert client.get("/v1/models/own/layers").status_code == 404
+        client.put("/v1/models/own").raise_for_status()
+        response = client.get("/v1/models/own/layers?size=97x64")
         assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
-        client.delete(f"/v1/models/{name}").raise_for_status()
-        gone = client.get(f"/v1/models/{name}/layers?size=97x64")
+        client.delete("/v1/models/own").raise_for_status()
+        gone = client.get("/v1/models/own/layers?size=97x64")
         assert (gone.status_code, gone.json()["code"]) == (404, "unknown_model")
-        shutil.rmtree(models_dir / name)
+        shutil.rmtree(models_dir / "own")
 
 
 @pytest.mark.parametrize(
