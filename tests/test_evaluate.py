@@ -365,6 +365,7 @@ def test_five_labels_or_fewer_have_no_top_5(
         (["--model", "nothing"], "no model 'nothing'"),
         (["--model", "shapes"], "a folder"),
         (["--model", "named", "--task", "segment"], "'named'"),
+        (["--model", "named", "--classes", "unicorn"], "No category of the data is a label of named: cup"),
     ],
 )
 def test_a_model_that_does_not_fit_is_one_line(

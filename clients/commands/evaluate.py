@@ -247,15 +247,16 @@ def _objects(
     photos = listing["images"][:limit]
     labels, chosen = categories_of(listing, asked)
     ids = {plain(label): number for number, label in labels.items()}
+    known = set(map(plain, asker.labels))
+    if not any(plain(labels[number]) in known for number in chosen):
+        raise EvaluateError(f"No category of the data is a label of {asker.model}: {', '.join(asker.labels[:20])}.")
     answers, failed = ask_photos(asker, folder, photos)
     results = [result for number, answer in answers.items() for result in _results(number, answer, ids)]
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
     if asker.task == "segment":
         kinds["mask"] = "segm"
     figures = {name: measure(file, answers, results, kind, chosen) for name, kind in kinds.items()}
-    never = sorted(
-        labels[number] for number in figures["box"].classes if plain(labels[number]) not in map(plain, asker.labels)
-    )
+    never = sorted(labels[number] for number in figures["box"].classes if plain(labels[number]) not in known)
     by_id = {photo["id"]: photo for photo in photos}
     worst_first = [
         _bad(tally, folder / by_id[tally.image_id]["file_name"], answers[tally.image_id], listing, labels, ids, chosen)
