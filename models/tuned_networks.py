@@ -40,7 +40,8 @@ def load(name: str, folder: Path) -> nn.Module:
     # The network that answers as the head of names does over the shipped one; "other" is one of its names.
     whole = rcnn_tuned.build(spec.task == "segment", len(spec.labels), other=True)
     whole.load_state_dict(rcnn_tuned.transplanted(network, found.names))
-    return whole.eval()
+    answering: nn.Module = whole.eval()
+    return answering
 
 
 class Labelled(nn.Module):
