@@ -6,7 +6,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 foursight \
-    && install --directory --owner foursight --group foursight /srv/foursight /srv/torch
+    && install --directory --owner foursight --group foursight /srv/foursight /srv/torch /srv/models
 WORKDIR /srv/foursight
 COPY --chown=foursight:foursight . .
 USER 1000
@@ -24,6 +24,8 @@ ARG PIP_EXTRA_INDEX_URL=
 RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-server
 # The standard profile's weights go here: a folder to mount a volume on.
 ENV TORCH_HOME=/srv/torch
+# Fine-tuned models: a folder to mount this machine's on, or a volume.
+ENV FOURSIGHT_MODELS_DIR=/srv/models
 # Inside, every interface: what reaches the container is decided by what is published.
 ENV FOURSIGHT_HOST=0.0.0.0
 EXPOSE 8000

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 
 class _Options(TypedDict, total=False):
     max_side: int | None
+    model: str | None
 
 
 class ClassifyOptions(_Options, total=False):

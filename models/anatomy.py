@@ -17,6 +17,8 @@ from foursight.models import backbone, lite0, localizer, rcnn_tiny
 from foursight.models.cam import ActivationMaps
 from foursight.models.layers import Layer, Pair, Watched, record
 from foursight.models.results import Profile
+from foursight.models.tuned import TunedNetwork
+from foursight.models.tuned_networks import Labelled
 
 # The classifiers' centre crop, in both profiles.
 CROP = 224
@@ -72,7 +74,7 @@ def default_size(network: nn.Module) -> Pair:
     if isinstance(network, GeneralizedRCNN):
         height, longest = network.transform.min_size[-1], network.transform.max_size
         return _padded(network, (height, min(round(height * 4 / 3), longest)))
-    if isinstance(network, localizer.Localizer | ActivationMaps):
+    if isinstance(network, localizer.Localizer | ActivationMaps | Labelled):
         return (localizer.INPUT_SIZE,) * 2
     return (CROP,) * 2
 
@@ -109,7 +111,7 @@ def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
     """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
-    elif isinstance(network, localizer.Localizer | ActivationMaps):
+    elif isinstance(network, localizer.Localizer | ActivationMaps | Labelled | TunedNetwork):
         yield Watched(lambda: network(pixels))
     else:
         yield Watched(lambda: network.classify(network.features(pixels).mean((2, 3))))
@@ -137,11 +139,21 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
 
 def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
     """Each layer with the title of its stage; what belongs to no module of a stage stays with what was before it."""
-    titles = _VOTING_TITLES if isinstance(network, localizer.Localizer) else _TITLES
+    titles = _VOTING_TITLES if isinstance(network, localizer.Localizer | Labelled) else _TITLES
     title = "stem"
     for layer in layers:
         title = _stage(layer.name, titles) or title
+        if isinstance(network, TunedNetwork):
+            title = _own_stage(network, layer.name)
         yield title, layer
+
+
+def _own_stage(network: TunedNetwork, name: str) -> str:
+    """The title of a layer's stage by the numbers of `--freeze`, and whether it is the shared backbone's."""
+    stage = re.match(r"stages\.stage(\d+)", name)
+    if stage is None:
+        return "head"
+    return f"stage {stage[1]}, {'frozen' if int(stage[1]) <= network.frozen else 'trained'}"
 
 
 def _stage(name: str, titles: tuple[tuple[str, str], ...]) -> str | None:
@@ -168,5 +180,6 @@ _TITLES = (
 _VOTING_TITLES = (
     (r"_conv_stem$", "stem"),
     (r"^backbone\.(_conv_head|_bn1|_fc)$", "head"),
-    (r"^head", "voting head"),
+    (r"^head|^model\.votes", "voting head"),
+    (r"^model\.labels$", "labels"),
 )

@@ -3,6 +3,7 @@
 The standard profile localizes with it: the trained head of models/localizer.py fits the tiny profile's backbone only.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,6 +45,19 @@ def class_maps(network: Any, features: Tensor) -> Tensor:
     """
     maps: Tensor = network.classify(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return maps
+
+
+def evidence(maps: Tensor, logit: Callable[[Tensor], Tensor]) -> Tensor:
+    """How much each place of the pooled map, float [1, C, h, w], has to do with one logit: float [h, w].
+
+    Gradient times activation, summed over channels (Draelos and Carin 2020), times the number of places. After average
+    pooling and a linear layer this is the class activation map. Maximum and L2 pooling scale with the map as the
+    average does, so by Euler's theorem its mean is the logit less the bias for all three.
+    """
+    with torch.enable_grad():
+        leaf = maps.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(logit(leaf), leaf)
+    return (gradient * maps).sum(1)[0] * maps[0, 0].numel()
 
 
 def box_of(maps: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from foursight.models import backbone, devices, engine, labels, stages, tuned
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tuned import TunedClassifier
+from foursight.models.tuned import TunedClassifier, TunedNetwork
 from foursight.models.variants import Variants
 
 PUBLISHED = backbone.PUBLISHED
@@ -130,6 +130,15 @@ class Classification:
         From here on the options hold on to their model, whatever is installed or removed meanwhile.
         """
         self._variants.pin(options).chosen(options.classes)
+
+    def find(self, model: str | None) -> Classifier:
+        """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
+        return self._variants.of(self.options.model_validate({"model": model}))
+
+    def network(self, model: str | None) -> nn.Module:
+        """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""
+        own = self.find(model).own
+        return self.base.network if own is None else TunedNetwork(self._stages, own)
 
     @property
     def short_side(self) -> int:

@@ -50,11 +50,13 @@ class ClassifierHead(nn.Module):
         self.conv = nn.Conv2d(channels, spec.hidden, 1) if spec.hidden else None
         self.fc = nn.Linear(spec.hidden or channels, classes)
 
+    def respond(self, maps: Tensor) -> Tensor:
+        """Map float [N, C, h, w] to what is pooled, [N, D, h, w]: the same, where there is no convolution."""
+        return maps if self.conv is None else F.relu(self.conv(maps))
+
     def embed(self, maps: Tensor) -> Tensor:
         """Map float [N, C, h, w] to one vector each, [N, D]; without a convolution nothing in this is trained."""
-        if self.conv is not None:
-            maps = F.relu(self.conv(maps))
-        return pool(maps, self.spec.pool)
+        return pool(self.respond(maps), self.spec.pool)
 
     def classify(self, vectors: Tensor) -> Tensor:
         """Map vectors [N, D] to logits [N, K]."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foursight.models import stages, store
 from foursight.models.backbone import Backbone
-from foursight.models.head import ClassifierHead, HeadSpec
+from foursight.models.head import ClassifierHead, HeadSpec, pool
 from foursight.models.store import ModelSpec
 
 
@@ -34,6 +34,30 @@ class TunedClassifier(nn.Module):
     def tail(self, x: Tensor) -> Tensor:
         """Put the map after the frozen stages through its own."""
         return stages.run(list(self.stages.values()), x)
+
+
+class TunedNetwork(nn.Module):
+    """The whole of it, to be looked at: the stages, shared and its own, by the names of `--freeze`, and the head."""
+
+    def __init__(self, published: nn.ModuleList, model: TunedClassifier) -> None:
+        """`published` are the backbone's stages."""
+        super().__init__()
+        self.frozen = model.frozen
+        shared = {f"stage{index + 1}": published[index] for index in range(model.frozen)}
+        self.stages = nn.ModuleDict(shared | dict(model.stages.items()))
+        self.head = model.head
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """Map normalised float [N, 3, H, W] to what the head pools, float [N, D, h, w]."""
+        return self.head.respond(stages.run(list(self.stages.values()), pixels))
+
+    def logits(self, maps: Tensor) -> Tensor:
+        """Map float [N, D, h, w] to logits [N, K]."""
+        return self.head.classify(pool(maps, self.head.spec.pool))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map normalised float [N, 3, H, W] to logits [N, K]."""
+        return torch.as_tensor(self.head(stages.run(list(self.stages.values()), pixels)))
 
 
 def spec_of(base: Backbone, model: TunedClassifier, fingerprint: str, labels: tuple[str, ...]) -> dict[str, object]:

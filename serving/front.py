@@ -108,15 +108,17 @@ class Front:
     async def layers(self, request: Request) -> Response:
         """The layers of a model, named by its task or by its own name, for an input size."""
         options = parse_options(request.url.query, LayersOptions)
-        task = await self._task_of(request.path_params["name"])
-        response = serve.get_app_handle(task).layers.remote(options.size)
+        task, model = await self._network_of(request.path_params["name"])
+        response = serve.get_app_handle(task).layers.remote(options.size, model)
         try:
-            table: LayerTable = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
+            table: LayerTable | Refusal = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
         except TimeoutError:
             response.cancel()
             raise Refusal(
                 "unavailable", f"The worker of {task!r} did not answer in time.", "Try again when it is less busy."
             ) from None
+        if isinstance(table, Refusal):
+            raise table
         return Response(table.model_dump_json(), media_type="application/json")
 
     async def openapi(self, request: Request) -> Response:
@@ -127,12 +129,12 @@ class Front:
         """The same document for people."""
         return HTMLResponse(openapi.page(await self._document(), str(request.base_url).rstrip("/")))
 
-    async def _task_of(self, name: str) -> str:
-        """The task that a model serves. Raises Refusal (unknown_model)."""
+    async def _network_of(self, name: str) -> tuple[str, str | None]:
+        """The task that a model serves, and its name where it is a fine-tuned one. Raises Refusal (unknown_model)."""
         if name in self._tasks:
-            return name
+            return name, None
         cards = await self._cards()
-        found = [card.task for card in cards if card.name == name and not card.finetuned]
+        found = [(card.task, name if card.finetuned else None) for card in cards if card.name == name]
         if not found:
             raise unknown_model(name, cards)
         return found[0]

@@ -50,6 +50,10 @@ class Hosting:
         """The models that are served."""
         return self._task.installed() if isinstance(self._task, Host) else []
 
+    def entry(self, name: str) -> Entry | None:
+        """Where a model that is served was read from."""
+        return self._entries.get(name)
+
     def _install(self, name: str, entry: Entry) -> ModelError | None:
         try:
             self._host().install(name, Path(entry.folder))

@@ -142,7 +142,7 @@ _FRONT = {
                     "name": "name",
                     "in": "path",
                     "required": True,
-                    "description": "A task, as detect, or a model by its name.",
+                    "description": "A task, as detect, or a model by its name, fine-tuned or not.",
                     "schema": {"type": "string"},
                 },
                 {

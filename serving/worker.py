@@ -4,6 +4,7 @@ import asyncio
 import os
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -11,12 +12,14 @@ from PIL import Image
 from ray import ObjectRef, serve
 
 from foursight.models import catalogue
+from foursight.models.errors import ModelError
 from foursight.models.options import Options
 from foursight.serving import loopback
 from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import Refusal, refusal_of
 from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.registry import Entry
 from foursight.serving.settings import Settings
 from foursight.wire import LayerTable, ModelCard
 
@@ -106,17 +109,30 @@ class Worker:
         """The JSON schema of this task's options, for the OpenAPI document."""
         return self._task.options.model_json_schema()
 
-    async def layers(self, size: tuple[int, int] | None) -> LayerTable:
-        """The table of the network's layers for an input of `size` (height, width), or of the task's own size."""
-        return await asyncio.to_thread(self._measured, size)
+    async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | Refusal:
+        """The table of the layers of the task's network, or of a fine-tuned model's.
 
-    def _measure(self, size: tuple[int, int] | None) -> LayerTable:
-        from foursight.models import anatomy  # noqa: PLC0415
+        For an input of `size` (height, width), or of the task's own size.
+        """
+        entry = self._hosting.entry(model) if model else None
+        if model and entry is None:
+            return Refusal("unknown_model", f"{model!r} is served no longer.", "GET /v1/models lists all.")
+        try:
+            return await asyncio.to_thread(self._measured, size, model, entry)
+        except ModelError as error:
+            return refusal_of(error)
 
-        # One at a time: it computes beside the photos. The task's own network has gone to its engines.
+    def _measure(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
+        from foursight.models import anatomy, tuned_networks  # noqa: PLC0415
+
+        # One at a time: it computes beside the photos. Networks that answer have gone to their engines.
         with self._measuring:
-            found = anatomy.dissect(anatomy.build(self._name, self._settings.profile), size)
-        return LayerTable.model_validate({"model": self._task.card.name, **asdict(found)})
+            if model and entry:
+                network = tuned_networks.load(model, Path(entry.folder))
+            else:
+                network = anatomy.build(self._name, self._settings.profile)
+            found = anatomy.dissect(network, size)
+        return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
         """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""

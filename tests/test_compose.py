@@ -91,12 +91,27 @@ def test_every_setting_is_passed_through_with_the_servers_own_default() -> None:
     given = {name.removeprefix("FOURSIGHT_").lower(): value for name, value in SERVER["environment"].items()}
     # These two are the container's own: all its interfaces, and the default port, which compose publishes.
     assert "ENV FOURSIGHT_HOST=0.0.0.0" in stage("server")
-    # Fine-tuned models are files of this machine, and no image has them.
+    # Fine-tuned models are files: their folder is mounted.
     assert set(given) == set(Settings.model_fields) - {"host", "port", "models", "models_dir"}
     for name, value in given.items():
         passed = re.fullmatch(rf"\$\{{FOURSIGHT_{name.upper()}:-(.*)\}}", value)
         assert passed, value
         assert getattr(Settings.model_validate({name: passed[1]}), name) == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize("variable", ["TORCH_HOME", "FOURSIGHT_MODELS_DIR"])
+def test_what_the_server_writes_lies_on_volumes_that_it_may_write_on(variable: str) -> None:
+    (folder,) = re.findall(rf"(?m)^ENV {variable}=(\S+)$", stage("server"))
+    (source,) = [volume.rpartition(":")[0] for volume in SERVER["volumes"] if volume.endswith(f":{folder}")]
+    # A new volume has the owner of the folder that it covers; Docker would make a missing folder root's.
+    assert re.search(rf"install --directory --owner foursight .*{folder}( |$)", stage("base"), re.MULTILINE)
+    named = re.sub(r"^\$\{FOURSIGHT_MODELS_DIR:-(.*)\}$", r"\1", source)
+    assert named in yaml.safe_load(COMPOSE)["volumes"]
+
+
+def test_a_folder_of_this_machine_takes_the_place_of_the_volume_of_models() -> None:
+    assert "${FOURSIGHT_MODELS_DIR:-models}:/srv/models" in SERVER["volumes"]
+    validate(COMPOSE.replace("${FOURSIGHT_MODELS_DIR:-models}", "/home/me/models"))
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])

@@ -34,6 +34,8 @@ LEFT_OUT = (
     r"foursight serve|make run|docker compose",
     # They install, or run these tests.
     r"make|pip install",
+    # They compute for a minute; tests/test_finetune_detector.py trains, and asks for what was trained.
+    r"foursight finetune (kitchen|DATA)|curl .*model=kitchen",
     # The developers' measurements: minutes long, of data sets that are not here.
     r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|foursight\.models\.training)",
 )

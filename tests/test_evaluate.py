@@ -1,19 +1,26 @@
 """`foursight evaluate`: its figures are those of pycocotools used directly, and what it says is bad is bad."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_iou
 
 from foursight.cli import main
+from foursight.models import backbone
 from foursight.models.training.measure import OVERALL, measure
 from tests.photos import encoded, photo
+from tests.shapes import KINDS, folders, write_model
 from tests.stubs import Stub
+from tests.tuned_models import write_detector, write_localizer
 
 # The data's own ids and spelling: labels are matched by name.
 CATEGORIES = [{"id": 7, "name": "Person"}, {"id": 3, "name": "cup"}, {"id": 9, "name": "unicorn"}]
@@ -227,3 +234,143 @@ def test_an_annotation_with_the_id_0_counts_and_what_a_tool_left_out_is_filled_i
     half = measure(file, [0], [results[0], results[1] | {"bbox": [150, 20, 30, 60]}], "bbox")
     assert (half.photos[0].found, half.photos[0].missed, half.photos[0].wrong, half.photos[0].f1) == (1, 1, 1, 0.5)
     assert measure(file, [0], [], "bbox").overall["ap"] == 0
+
+
+@pytest.fixture(scope="module")
+def tuned(server: str, models_dir: Path) -> Iterator[Path]:
+    """The models folder, with a fine-tuned model for three of the tasks, which the server serves."""
+    write_detector(models_dir / "named", ("cup", "person", "vase"))
+    write_localizer(models_dir / "main", ("espresso", "tiger cat"))
+    write_model(models_dir / "shapes", backbone.load("tiny"), seed=1)
+    names = ("named", "main", "shapes")
+    for name in names:
+        httpx.put(f"{server}/v1/models/{name}", timeout=60).raise_for_status()
+    yield models_dir
+    for name in names:
+        httpx.delete(f"{server}/v1/models/{name}", timeout=60).raise_for_status()
+        shutil.rmtree(models_dir / name)
+
+
+def test_a_fine_tuned_detector_is_measured_by_its_own_labels(
+    server: str, tuned: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = []
+    for number, name in enumerate(("astronaut", "chelsea", "coffee")):
+        asked = {"model": "named", "score_threshold": 0.05}
+        answer = httpx.post(f"{server}/v1/detect", params=asked, content=encoded(photo(name)), timeout=60).json()
+        for one in answer["predictions"]:
+            if one["label"] in IDS:
+                left, top, right, bottom = one["box"]
+                box = [left, top, right - left, bottom - top]
+                results.append(
+                    {"image_id": number, "category_id": IDS[one["label"]], "bbox": box, "score": one["score"]}
+                )
+    expected = by_pycocotools(data, results, "bbox")
+    assert 0 < expected[0] < 1
+    # What the model is for need not be said.
+    there = json.loads(run(capsys, data, "--model", "named", "--url", server, "--json")[1])
+    here = json.loads(run(capsys, data, "--model", "named", "--models-dir", tuned, "--json")[1])
+    for said in (there, here):
+        assert (said["task"], said["model"], said["not_a_label_of_the_model"]) == ("detect", "named", ["unicorn"])
+    assert figures(there["overall"]["box"]) == pytest.approx(expected, abs=0.002)
+    assert figures(here["overall"]["box"]) == pytest.approx(expected, abs=0.005)
+
+
+def test_a_localizer_is_measured_by_the_share_of_main_objects_that_it_hits(
+    server: str, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, boxes, cats = {}, {}, {}
+    for name in ("astronaut", "chelsea", "coffee"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(photo(name)))
+        for model in (None, "main"):
+            asked = {"model": model} if model else {}
+            answer = httpx.post(f"{server}/v1/localize", content=encoded(photo(name)), params=asked, timeout=60).json()
+            given[name] = answer["predictions"][0]["box"]
+            if name == "chelsea":
+                cats[answer["model"]] = answer["predictions"][0]["label"] == "tiger cat"
+    # One of the two models takes it for another cat.
+    assert set(cats.values()) == {True, False}
+    left, top, right, bottom = given["chelsea"]
+    boxes["chelsea"] = [left + 12, top, right + 12, bottom]
+    left, top, right, bottom = given["coffee"]
+    # A quarter of it: a miss, but still a main object, beside a smaller thing. Astronaut's is too small to be one.
+    boxes["coffee"] = [left, top, (left + right) / 2, (top + bottom) / 2]
+    boxes["astronaut"] = [10.0, 10.0, 110.0, 110.0]
+    annotations = [
+        {"image_id": name, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": crowd}
+        for name, category, (x1, y1, x2, y2), crowd in (
+            ("chelsea", 1, boxes["chelsea"], 0),
+            ("chelsea", 2, (0, 0, 451, 300), 1),
+            ("coffee", 1, (0, 0, 30, 20), 0),
+            ("coffee", 2, boxes["coffee"], 0),
+            ("astronaut", 1, boxes["astronaut"], 0),
+        )
+    ]
+    listing = {
+        "images": [
+            dict(zip(("width", "height"), photo(name).size, strict=True)) | {"id": name, "file_name": f"{name}.png"}
+            for name in boxes
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "Tiger_cat"}, {"id": 2, "name": "mug shot"}],
+    }
+    file, sheet = tmp_path / "instances.json", tmp_path / "worst.png"
+    file.write_text(json.dumps(listing))
+    overlap = {name: float(box_iou(torch.tensor([given[name]]), torch.tensor([boxes[name]]))) for name in boxes}
+    assert overlap["chelsea"] > 0.5 > overlap["coffee"]
+    words = [file, "--json", "--sheet", sheet]
+    for options, model, tolerance in (
+        (["--task", "localize", "--url", server], "efficientnet-lite0-voting", 1e-3),
+        (["--model", "main", "--url", server], "main", 1e-3),
+        (["--model", tuned / "main"], "main", 0.02),
+    ):
+        status, out, _ = run(capsys, *words, *options)
+        said = json.loads(out)
+        assert (status, said["model"], said["photos"], said["without_a_main_object"]) == (0, model, 2, 1)
+        assert said["overall"]["max_box_acc_50"] == 0.5
+        expected = (overlap["chelsea"] + overlap["coffee"]) / 2
+        assert said["overall"]["mean_iou"] == pytest.approx(expected, abs=tolerance)
+        # Only the cat has a label of the model.
+        assert (said["overall"]["label"], said["overall"]["label_and_box"]) == (cats[model], cats[model])
+        assert said["classes"]["mug shot"]["label"] is None
+        assert said["not_a_label_of_the_model"] == ["mug shot"]
+        # A box that misses is worse than a label that is wrong.
+        wrong = ["coffee.png"] if cats[model] else ["coffee.png", "chelsea.png"]
+        assert [Path(one["file"]).name for one in said["worst"]] == wrong
+        assert Image.open(sheet).height > 200
+    assert "MaxBoxAcc" in run(capsys, file, "--model", "main", "--url", server, "--classes", "tiger cat")[1]
+
+
+def test_five_labels_or_fewer_have_no_top_5(
+    server: str, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders(tmp_path, 3)
+    right = []
+    for path in sorted(folder.glob("*/*.png")):
+        answer = httpx.post(f"{server}/v1/classify?model=shapes", content=path.read_bytes(), timeout=60).json()
+        assert {one["label"] for one in answer["predictions"]} == set(KINDS)
+        right.append(answer["predictions"][0]["label"] == path.parent.name)
+    status, out, _ = run(capsys, folder, "--model", "shapes", "--url", server, "--json")
+    assert status == 0
+    assert json.loads(out)["overall"] == {"top1": round(sum(right) / 9, 4), "top5": None, "photos": 9}
+    (tmp_path / "n02123045").mkdir()
+    (tmp_path / "n02123045" / "1.png").write_bytes(encoded(photo("chelsea")))
+    # A WordNet id is a label of ImageNet's, and of no other's.
+    assert run(capsys, folder, "--model", "shapes", "--url", server)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--model", "nothing"], "no model 'nothing'"),
+        (["--model", "shapes"], "a folder"),
+        (["--model", "named", "--task", "segment"], "'named'"),
+        (["--model", "named", "--classes", "unicorn"], "No category of the data is a label of named: cup"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_line(
+    server: str, tuned: Path, data: Path, options: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for where in (["--url", server], ["--models-dir", str(tuned)]):
+        status, _, err = run(capsys, data, *options, *where)
+        assert (status, named in err, len(err.splitlines())) == (2, True, 1), err

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from foursight.cli import app
 from foursight.explanation import WIDTH, draw_explanation
-from foursight.models import OptionError, classification, lite0
-from foursight.models.explain import Explanation, explain
+from foursight.models import OptionError, cam, classification, lite0, stages, tuned_networks
+from foursight.models.explain import Explanation, explain, explain_localizer
 from foursight.wire import palette
 from tests.photos import photo
+from tests.shapes import KINDS, write_model
+from tests.tuned_models import write_detector, write_localizer
 
 torch.set_num_threads(1)
 
@@ -87,6 +89,56 @@ def test_feature_maps_are_the_layers_own_and_the_strongest(task: classification.
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.parametrize("head", [{}, {"pool": "max"}, {"pool": "l2", "hidden": 16}, {"pool": "max", "hidden": 16}])
+def test_evidence_of_a_fine_tuned_model_adds_up_to_its_logit(
+    task: classification.Classification, tmp_path: Path, head: dict[str, object]
+) -> None:
+    own = write_model(tmp_path / "shapes", task.base, seed=1, frozen=8, **head)
+    task.install("shapes", tmp_path / "shapes")
+    image = photo("coffee")
+    found = explain(task, image, "grid", layer="stages.stage9", model="shapes")
+    with torch.no_grad():
+        maps = own.trunk(stages.split(task.base.network), task.base.normalize(torch.tensor(task.prepare(image))[None]))
+        logits = own.head(maps)[0]
+    index = KINDS.index("grid")
+    assert (found.label, found.score) == ("grid", pytest.approx(float(logits.softmax(0)[index]), abs=1e-5))
+    bias = float(own.head.fc.bias[index].detach())
+    assert found.evidence.mean() == pytest.approx(float(logits[index]) - bias, rel=1e-3, abs=1e-3)
+    if not head:
+        plain = torch.einsum("chw,c->hw", maps[0], own.head.fc.weight[index]).detach()
+        np.testing.assert_allclose(found.evidence, plain, atol=1e-3)
+    np.testing.assert_allclose(found.maps, maps[0][list(found.channels)], atol=1e-4)
+    with pytest.raises(OptionError, match="There is no model 'other'"):
+        explain(task, image, model="other")
+    task.remove("shapes")
+
+
+def test_evidence_of_a_localizer_lies_in_its_box_and_adds_up_to_its_logit(tmp_path: Path) -> None:
+    write_localizer(tmp_path / "main", ("espresso", "tiger cat"))
+    network = tuned_networks.load("main", tmp_path / "main")
+    image = Image.new("RGB", (900, 300), "grey")
+    image.paste(photo("chelsea").crop((60, 0, 360, 300)), (580, 0))
+    found = explain_localizer(network, ("espresso", "tiger cat"), image, "tiger cat")
+    assert found.frame == (0, 0, 900, 300)
+    pixels = np.array(image.resize((320, 320), Image.Resampling.BILINEAR))
+    with torch.no_grad():
+        logits, boxes = network((torch.from_numpy(pixels).permute(2, 0, 1)[None].float() - 127) / 128)
+    assert found.score == pytest.approx(float(logits.softmax(1)[0, 1]), abs=1e-5)
+    # Its bias is zero.
+    assert found.evidence.mean() == pytest.approx(float(logits[0, 1]), rel=1e-3)
+    left, top, right, bottom = (10 * boxes[0]).tolist()
+    inside = np.zeros((10, 10), bool)
+    inside[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
+    assert not inside[:, :3].any()
+    assert not found.evidence[~inside].any()
+    assert found.evidence.max() > 0
+
+
+def test_a_maximum_is_owed_to_its_place_alone() -> None:
+    maps = torch.tensor([[[[1.0, 5.0], [2.0, 0.0]]]])
+    assert cam.evidence(maps, lambda x: 3 * x.amax()).tolist() == [[0, 60], [0, 0]]
+
+
 def test_unknown_labels_and_layers_are_refused_with_the_closest(task: classification.Classification) -> None:
     with pytest.raises(OptionError, match="espresso"):
         explain(task, photo("coffee"), "expresso")
@@ -126,6 +178,25 @@ def test_the_command_writes_a_picture(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("cup ")
     assert (Image.open(out).format, Image.open(out).width) == ("JPEG", WIDTH)
+
+
+def test_the_command_explains_fine_tuned_models_and_refuses_detectors(
+    task: classification.Classification, tmp_path: Path
+) -> None:
+    photo("coffee").save(tmp_path / "photo.png")
+    write_model(tmp_path / "shapes", task.base, seed=1)
+    write_localizer(tmp_path / "main", ("espresso", "tiger cat"))
+    write_detector(tmp_path / "named", ("cup",))
+    asked = ["explain", str(tmp_path / "photo.png"), "--models-dir", str(tmp_path), "--out", str(tmp_path / "out.png")]
+    for name, status, said in (
+        ("shapes", 0, "out.png"),
+        ("main", 0, "espresso"),
+        ("named", 2, "detect"),
+        ("none", 1, "no model 'none'"),
+    ):
+        result = CliRunner().invoke(app, [*asked, "--model", name])
+        assert (result.exit_code, said in result.output) == (status, True), result.output
+    assert Image.open(tmp_path / "out.png").width == WIDTH
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,10 +20,14 @@ from torchvision.models.vgg import cfgs, make_layers
 from typer.testing import CliRunner
 
 from foursight.cli import app
-from foursight.models import anatomy, lite0
+from foursight.models import anatomy, backbone, lite0, rcnn_tuned, store, tuned_networks
 from foursight.models.geometry import Window, same_padding
 from foursight.models.layers import Layer, Watched, record
+from foursight.models.rcnn_tiny import trained_state
+from foursight.models.tuned import TunedNetwork
 from foursight.wire import LayerTable, Problem
+from tests.shapes import write_model
+from tests.tuned_models import write, write_detector, write_localizer
 
 torch.set_num_threads(1)
 
@@ -82,6 +88,14 @@ def test_every_layer_gives_what_its_formula_says(profile: str, task: str, size: 
 @pytest.mark.parametrize(("profile", "task", "size"), NETWORKS)
 def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: str, size: tuple[int, int]) -> None:
     network, found = dissected(profile, task, size)
+    check_by_torch(network, found)
+    # What a module holds is counted once, however often it is used; a classifier that detection has no use for is not.
+    unused = network.backbone.network._fc if (profile, task) == ("tiny", "segment") else nn.Identity()
+    assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
+
+
+def check_by_torch(network: nn.Module, found: anatomy.Anatomy) -> None:
+    """Sizes by torch's hooks, costs by its counter of operations."""
     layers = [layer for stage in found.stages for layer in stage.layers]
     seen: dict[str, list[tuple[int, ...]]] = {}
 
@@ -103,11 +117,51 @@ def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: s
     assert told == seen
     assert len(seen) > 50
     assert 2 * sum(layer.multiply_adds for layer in layers) == counter.get_total_flops()
-    # What a module holds is counted once, however often it is used; a classifier that detection has no use for is not.
-    unused = network.backbone.network._fc if (profile, task) == ("tiny", "segment") else nn.Identity()
-    assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
     assert found.parameters == sum(parameter.numel() for parameter in network.parameters())
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fine-tuned models of all kinds."""
+    root = tmp_path_factory.mktemp("tuned")
+    write_model(root / "plain", backbone.load("tiny"), seed=1)
+    write_model(root / "deep", backbone.load("tiny"), seed=1, frozen=8, pool="l2", hidden=16, dropout=0.3)
+    write_localizer(root / "main", ("espresso", "tiger cat"))
+    write_detector(root / "named", ("cup", "vase"))
+    trunk = rcnn_tuned.trunk_of(anatomy.build("segment", "tiny"))
+    own = rcnn_tuned.build(masks=True, labels=2, other=False)
+    spec = rcnn_tuned.spec_of("segment", "heads", False, trunk, ("cup", "vase"))
+    write(root / "heads", store.pack(trained_state(own), spec))
+    return root
+
+
+@pytest.mark.parametrize("name", ["plain", "deep", "main", "named", "heads"])
+def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(tuned: Path, name: str) -> None:
+    network = tuned_networks.load(name, tuned / name)
+    found = anatomy.dissect(network, (96, 130))
+    layers = [layer for stage in found.stages for layer in stage.layers]
+    assert [layer for layer in layers if layer.output != layer.observed] == []
+    check_by_torch(network, found)
+    linear = [layer.output for layer in layers if layer.kind == "linear"]
+    assert ((3,) if name in ("plain", "deep") else (2,)) in linear or name == "named"
+
+
+def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
+    network = tuned_networks.load("deep", tuned / "deep")
+    assert isinstance(network, TunedNetwork)
+    found = anatomy.dissect(network)
+    assert found.size == (224, 224)
+    assert [stage.name for stage in found.stages] == [
+        *(f"stage {number}, frozen" for number in range(1, 9)), "stage 9, trained", "head",
+    ]  # fmt: skip
+    assert [(row.kind, row.output, row.dropout) for row in found.stages[-1].layers if row.kind != "activation"] == [
+        ("convolution", (16, 7, 7), None),
+        ("global L2 pooling", (16,), None),
+        ("dropout", (16,), 0.3),
+        ("linear", (3,), None),
+    ]
+    assert found.unused_parameters == 0
 
 
 def test_resnet_50_costs_what_torchvision_publishes() -> None:
@@ -283,6 +337,22 @@ def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Clien
     assert (segment.model, segment.size) == ("mask-rcnn-lite0", (576, 768))
 
 
+def test_the_server_describes_a_fine_tuned_model_for_as_long_as_it_serves_it(
+    client: httpx.Client, tuned: Path, models_dir: Path
+) -> None:
+    for name in ("deep", "named"):
+        expected = {"model": "own"} | asdict(anatomy.dissect(tuned_networks.load(name, tuned / name), (64, 97)))
+        shutil.copytree(tuned / name, models_dir / "own")
+        assert client.get("/v1/models/own/layers").status_code == 404
+        client.put("/v1/models/own").raise_for_status()
+        response = client.get("/v1/models/own/layers?size=97x64")
+        assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
+        client.delete("/v1/models/own").raise_for_status()
+        gone = client.get("/v1/models/own/layers?size=97x64")
+        assert (gone.status_code, gone.json()["code"]) == (404, "unknown_model")
+        shutil.rmtree(models_dir / "own")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -318,6 +388,15 @@ def test_the_command_gives_json_and_refuses_with_a_hint() -> None:
     assert table["stages"][0]["layers"][0]["output"] == [32, 32, 49]
     for words in (["describe"], ["describe", "nothing"], ["describe", "classify", "--size", "9"]):
         assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def test_the_command_describes_a_fine_tuned_model_by_its_name_or_path(tuned: Path) -> None:
+    for words in (["deep", "--models-dir", str(tuned)], [str(tuned / "deep")]):
+        result = CliRunner().invoke(app, ["describe", *words])
+        assert result.exit_code == 0, result.output
+        for said in ("deep (classify)", "stage 8, frozen", "stage 9, trained", "global L2", "dropout .3"):
+            assert said in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(

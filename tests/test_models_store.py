@@ -28,6 +28,7 @@ from foursight.wire import ModelCards
 from tests.conftest import kill_worker
 from tests.photos import encoded, photo
 from tests.shapes import KINDS, write_model
+from tests.tuned_models import write_detector
 
 torch.set_num_threads(1)
 
@@ -222,25 +223,29 @@ def test_loading_and_dropping_under_eight_clients_loses_no_request(
 ) -> None:
     write_model(models_dir / "first", task.base, seed=1)
     write_model(models_dir / "second", task.base, seed=2, frozen=8)
+    write_detector(models_dir / "named", ("cup", "vase"))
     body, stop = encoded(photo("coffee").resize((120, 90))), threading.Event()
 
     def client(name: str | None) -> list[tuple[str | None, int, str]]:
         answers = []
+        path = "/v1/detect" if name == "named" else "/v1/classify"
         with httpx.Client(base_url=server, timeout=60) as http:
             while not stop.is_set():
-                response = http.post("/v1/classify", content=body, params={"model": name} if name else {})
+                response = http.post(path, content=body, params={"model": name} if name else {})
                 answers.append((name, response.status_code, response.json().get("model", response.text)))
         return answers
 
     with httpx.Client(base_url=server, timeout=60) as http, ThreadPoolExecutor(8) as pool_of_clients:
-        assert http.put("/v1/models/first").status_code == 200
-        clients = [pool_of_clients.submit(client, name) for name in (None, "first") * 4]
+        assert [http.put(f"/v1/models/{name}").status_code for name in ("first", "named")] == [200, 200]
+        names = (None, "first", None, "first", None, "first", "named", "named")
+        clients = [pool_of_clients.submit(client, name) for name in names]
         try:
             for _ in range(6):
                 loaded = http.put("/v1/models/second").json()
                 assert (loaded["name"], loaded["labels"], loaded["finetuned"]) == ("second", list(KINDS), True)
                 # What is loaded again is in use, too.
                 assert http.put("/v1/models/first").status_code == 200
+                assert http.put("/v1/models/named").status_code == 200
                 answer = http.post("/v1/classify", content=body, params={"model": "second"})
                 assert answer.json()["model"] == "second"
                 assert http.delete("/v1/models/second").status_code == 204
@@ -252,11 +257,12 @@ def test_loading_and_dropping_under_eight_clients_loses_no_request(
         assert {(name, status, model) for name, status, model in answers} == {
             (None, 200, "efficientnet-lite0"),
             ("first", 200, "first"),
+            ("named", 200, "named"),
         }
         assert len(answers) > 50
         cards = ModelCards.model_validate(http.get("/v1/models").json()).models
-        assert [card.name for card in cards if card.finetuned] == ["first"]
-        assert http.delete("/v1/models/first").status_code == 204
+        assert {card.name for card in cards if card.finetuned} == {"first", "named"}
+        assert [http.delete(f"/v1/models/{name}").status_code for name in ("first", "named")] == [204, 204]
 
 
 def test_the_network_names_models_and_no_paths(server: str, models_dir: Path, task: Classification) -> None:

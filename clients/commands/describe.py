@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,10 @@ PROFILES = ("tiny", "standard")
 
 
 def describe(
-    model: Annotated[str | None, typer.Argument(help="classify, localize, detect or segment.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="classify, localize, detect, segment; or a fine-tuned model, its name or path."),
+    ] = None,
     profile: Annotated[str, typer.Option(help="tiny or standard.")] = "tiny",
     size: Annotated[str | None, typer.Option(help="The network's input: 224, or WIDTHxHEIGHT.")] = None,
     conv: Annotated[
@@ -33,39 +37,50 @@ def describe(
     ] = None,
     dilation: Annotated[int, typer.Option(help="Of --conv.", min=1)] = 1,
     transposed: Annotated[bool, typer.Option("--transposed", help="--conv is transposed.")] = False,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="FOURSIGHT_MODELS_DIR", show_envvar=False, help="Where MODEL lies.", metavar="FOLDER"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every layer and every figure, as JSON.")] = False,
 ) -> None:
     """Show what a model's layers do: kernel, stride, padding, sizes, receptive field, parameters, multiply-adds.
 
     `describe --conv 224 7 2 3` answers the formula alone.
     """
-    if (model is None) == (conv is None):
-        raise typer.BadParameter(f"give either a model ({', '.join(TASKS)}) or --conv W K S P")
-    if conv is not None:
+    if conv is not None and model is None:
         raise typer.Exit(_answer_formula(*conv, dilation, transposed, as_json))
-    if model not in TASKS:
-        raise typer.BadParameter(f"there is no model {model!r}; there are {', '.join(TASKS)}")
+    if model is None or conv is not None:
+        raise typer.BadParameter(f"give either a model ({', '.join(TASKS)}, or a name) or --conv W K S P")
     if profile not in PROFILES:
         raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
-    table = _measure(model, profile, size)
+    table = _measure(model, profile, size, models_dir)
     if as_json:
         sys.stdout.write(table.model_dump_json(indent=2) + "\n")
     else:
         show(table)
 
 
-def _measure(model: str, profile: str, size: str | None) -> LayerTable:
+def _measure(model: str, profile: str, size: str | None, models_dir: Path | None) -> LayerTable:
     with server_packages("foursight describe"):
-        from foursight.models import anatomy  # noqa: PLC0415
+        from foursight.models import anatomy, tuned_networks  # noqa: PLC0415
+    from foursight.commands.tuned import find  # noqa: PLC0415
+    from foursight.models.errors import ModelError  # noqa: PLC0415
     from foursight.models.options import parse_size  # noqa: PLC0415
 
     try:
         wanted = None if size is None else parse_size(size)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from None
-    # `profile` is one of PROFILES.
-    network = anatomy.build(model, profile)  # type: ignore[arg-type]
-    return LayerTable.model_validate({"model": f"{model} ({profile})", **asdict(anatomy.dissect(network, wanted))})
+    try:
+        if model in TASKS:
+            # `profile` is one of PROFILES.
+            title, network = f"{model} ({profile})", anatomy.build(model, profile)  # type: ignore[arg-type]
+        else:
+            tuned = find(model, models_dir)
+            title, network = f"{tuned.name} ({tuned.task})", tuned_networks.load(tuned.name, tuned.folder)
+    except ModelError as error:
+        raise typer.BadParameter(f"{error} The tasks' own: {', '.join(TASKS)}.", param_hint="MODEL") from None
+    return LayerTable.model_validate({"model": title, **asdict(anatomy.dissect(network, wanted))})
 
 
 def _answer_formula(

@@ -2,74 +2,55 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from foursight.wire import Answer, Prediction, Rle
+from foursight.commands import evaluate_localize
+from foursight.commands.evaluation import (
+    Asker,
+    Bad,
+    EvaluateError,
+    Report,
+    ask_all,
+    ask_photos,
+    categories_of,
+    folder_of,
+    make_table,
+    plain,
+    read_coco,
+    true_objects,
+)
+from foursight.wire import Answer, ModelCard, Prediction, Rle
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from foursight.models.catalogue import Host
     from foursight.models.training.measure import Measured, Tally
 
 # Below this nothing leaves the network; AP is the area under all thresholds.
 LOWEST_SCORE = 0.05
+TOP = 5
 CONCURRENCY = 4
 TIMEOUT_S = 120
-
-
-class EvaluateError(Exception):
-    """The data or the server do not allow an evaluation; the message is for a person, `status` for the shell."""
-
-    def __init__(self, message: str, status: int = 2) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Whom to ask: the labels that it knows, the model's name, and an answer for the bytes of a photo."""
-
-    model: str
-    labels: tuple[str, ...]
-    ask: Callable[[bytes], Answer]
-    concurrency: int
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A photo that was answered badly: its file, what to say of it, and what was answered and what is true."""
-
-    path: Path
-    caption: str
-    answered: Sequence[Prediction]
-    true: Sequence[Prediction]
-
-
-@dataclass(frozen=True)
-class Report:
-    """An evaluation: what `--json` prints, the tables of it for people, and the photos from the worst on."""
-
-    content: dict[str, Any]
-    tables: list[Table]
-    worst: list[Bad]
 
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help="A COCO JSON file, or a folder with one for each class.")],
     task: Annotated[
-        Literal["classify", "detect", "segment"] | None,
-        typer.Option(help="By default detect, or classify."),
+        Literal["classify", "localize", "detect", "segment"] | None,
+        typer.Option(help="classify, localize, detect, segment; or the model's.", metavar="TASK"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A fine-tuned model: its name or path.")] = None,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="FOURSIGHT_MODELS_DIR", show_envvar=False, help="Where --model lies.", metavar="FOLDER"),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="The photos, if not beside the file.")] = None,
     classes: Annotated[str | None, typer.Option(help="These labels only, comma-separated.")] = None,
@@ -80,20 +61,26 @@ def evaluate(
     worst: Annotated[int, typer.Option(min=0, max=100, help="Worst photos to name.")] = 16,
     sheet: Annotated[Path | None, typer.Option(help="Draw the worst on one picture.")] = None,
 ) -> None:
-    """Measure a task on photos whose answers are known.
+    """Measure a task, or a fine-tuned model, on photos whose answers are known.
 
-    Boxes and masks by pycocotools (AP, AP50, AP75, AR, by size and label), labels by top-1 and top-5 accuracy.
+    Boxes and masks by pycocotools (AP, AP50, AP75, AR), the main object's box by
+    MaxBoxAcc, labels by top-1 and top-5. Labels are matched by name.
     """
     try:
-        chosen = task or ("classify" if data.is_dir() else "detect")
-        if (chosen == "classify") != data.is_dir():
-            raise EvaluateError(f"{chosen} is measured on {'a folder' if chosen == 'classify' else 'a COCO file'}.")
-        asker = _server(url, chosen) if url else _local(chosen, profile)
+        # A fine-tuned model says itself what it is for.
+        wanted = task or (None if model else "classify" if data.is_dir() else "detect")
+        if wanted:
+            _require_data(wanted, data)
+        asker = _server(url, wanted, model) if url else _local(wanted, profile, model, models_dir)
+        chosen = asker.task
+        _require_data(chosen, data)
         asked = [name.strip() for name in classes.split(",")] if classes else None
         if chosen == "classify":
             report = _classes(data, asker, asked, limit, worst)
+        elif chosen == "localize":
+            report = evaluate_localize.report(data, images, asker, asked, limit, worst)
         else:
-            report = _objects(data, images, asker, chosen, asked, limit, worst)
+            report = _objects(data, images, asker, asked, limit, worst)
     except EvaluateError as error:
         print(f"foursight evaluate: {error}", file=sys.stderr)
         raise typer.Exit(error.status) from None
@@ -117,61 +104,76 @@ def evaluate(
     raise typer.Exit(1 if failed else 0)
 
 
-def _local(task: str, profile: Literal["tiny", "standard"]) -> Asker:
+def _require_data(task: str, data: Path) -> None:
+    if (task == "classify") != data.is_dir():
+        raise EvaluateError(f"{task} is measured on {'a folder' if task == 'classify' else 'a COCO file'}.")
+
+
+def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | None, models_dir: Path | None) -> Asker:
     from foursight import models  # noqa: PLC0415
+    from foursight.commands.tuned import find  # noqa: PLC0415
     from foursight.serving import answers  # noqa: PLC0415
 
     try:
-        loaded = models.load(task, profile)
-    except models.WeightsError as error:
+        tuned = find(model, models_dir) if model else None
+        chosen = task or (tuned.task if tuned else "classify")
+        loaded = models.load(chosen, profile)
+        card = loaded.card
+        if tuned:
+            # Each task of the catalogue is a host.
+            host = cast("Host", loaded)
+            host.install(tuned.name, tuned.folder)
+            (card,) = host.installed()
+    except models.ModelError as error:
         raise EvaluateError(str(error)) from None
+    options = _options(chosen) | ({"model": card.name} if tuned else {})
 
     def ask(body: bytes) -> Answer:
         image = models.decode(body)
-        found = models.run(loaded, image, **_options(task))
-        return answers.to_answer(loaded.card.name, image.size, found, "rle")
+        found = models.run(loaded, image, **options)
+        return answers.to_answer(card.name, image.size, found, "rle")
 
-    return Asker(loaded.card.name, loaded.card.labels, ask, 1)
+    has_wnids = not tuned and chosen in ("classify", "localize")
+    return Asker(chosen, card.name, card.labels, has_wnids, ask, 1)
 
 
-def _server(url: str, task: str) -> Asker:
+def _server(url: str, task: str | None, model: str | None) -> Asker:
     from foursight.client import Client  # noqa: PLC0415
     from foursight.commands.server import reach  # noqa: PLC0415
 
-    card = next((card for card in reach(url, None) if card.task == task), None)
-    if card is None:
-        raise EvaluateError(f"The server at {url} does not serve {task}.")
-
-    method = getattr(Client(url, timeout=TIMEOUT_S), task)
+    card = _served(reach(url, None), url, task, model)
+    method = getattr(Client(url, timeout=TIMEOUT_S), card.task)
+    options = _options(card.task) | ({"model": card.name} if card.finetuned else {})
 
     def ask(body: bytes) -> Answer:
-        result = method(body, **_options(task))
+        result = method(body, **options)
         found = [prediction.to_wire() for prediction in result.predictions]
         return Answer(model=result.model, image=result.image, predictions=found)
 
-    return Asker(card.name, tuple(card.labels), ask, CONCURRENCY)
+    has_wnids = not card.finetuned and card.task in ("classify", "localize")
+    return Asker(card.task, card.name, tuple(card.labels), has_wnids, ask, CONCURRENCY)
+
+
+def _served(cards: list[ModelCard], url: str, task: str | None, model: str | None) -> ModelCard:
+    """The card of a model that a server has, or of a task's own. Raises EvaluateError."""
+    if model is None:
+        own = [card for card in cards if card.task == task and not card.finetuned]
+        if not own:
+            raise EvaluateError(f"The server at {url} does not serve {task}.")
+        return own[0]
+    named = [card for card in cards if card.name == model and task in (None, card.task)]
+    if not named:
+        of = f" for {task}" if task else ""
+        there = ", ".join(card.name for card in cards if task in (None, card.task))
+        raise EvaluateError(f"The server at {url} has no model {model!r}{of}. There are: {there}.")
+    return named[0]
 
 
 def _options(task: str) -> dict[str, Any]:
-    return {"top_k": 5} if task == "classify" else {"score_threshold": LOWEST_SCORE, "max_detections": 100}
-
-
-def _ask_all(asker: Asker, paths: Sequence[Path]) -> Iterator[tuple[int, Answer | str]]:
-    """The answer for each photo, or why there is none, with the photo's index; a terminal shows how far it is."""
-
-    def ask(path: Path) -> Answer | str:
-        try:
-            return asker.ask(path.read_bytes())
-        except Exception as error:
-            # One photo that is missing or damaged is told at the end; the rest are measured.
-            return str(error) or type(error).__name__
-
-    progress = Console(stderr=True)
-    with ThreadPoolExecutor(asker.concurrency) as pool:
-        found = pool.map(ask, paths)
-        yield from enumerate(
-            track(found, "Asking", total=len(paths), console=progress, transient=True, disable=not progress.is_terminal)
-        )
+    return {
+        "classify": {"top_k": TOP},
+        "localize": {"top_k": 1},
+    }.get(task, {"score_threshold": LOWEST_SCORE, "max_detections": 100})
 
 
 def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | None, worst: int) -> Report:
@@ -185,12 +187,12 @@ def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | N
     ][:limit]
     if not photos:
         raise EvaluateError(f"{folder} has no folder with photos in it: DATA/<label>/photo.jpg is expected.")
-    _require_labels(names, asker.labels)
+    _require_labels(names, asker)
     truth: list[str] = []
     ranked: list[list[str]] = []
     rows: list[tuple[float, Bad]] = []
     failed = []
-    for index, answer in _ask_all(asker, [path for path, _ in photos]):
+    for index, answer in ask_all(asker, [path for path, _ in photos]):
         path, name = photos[index]
         if isinstance(answer, str):
             failed.append({"file": str(path), "error": answer})
@@ -203,15 +205,14 @@ def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | N
             first = answer.predictions[0]
             bad = Bad(path, f"{name}: said {first.label}", answer.predictions, ())
             rows.append((-first.score, bad))
-    overall, classes = accuracy(truth, ranked)
+    overall, classes = accuracy(truth, ranked, len(asker.labels))
     worst_first = [bad for _, bad in sorted(rows, key=lambda row: row[0])][:worst]
+    lines = [[name, row["photos"], row["top1"], row["top5"]] for name, row in classes.items()]
     tables = [
-        _table(f"{asker.model} on {len(truth)} photos", ["top-1", "top-5"], [["", overall["top1"], overall["top5"]]]),
-        _table(
-            "By label",
-            ["photos", "top-1", "top-5"],
-            [[name, int(row["photos"]), row["top1"], row["top5"]] for name, row in classes.items()],
+        make_table(
+            f"{asker.model} on {len(truth)} photos", ["top-1", "top-5"], [["", overall["top1"], overall["top5"]]]
         ),
+        make_table("By label", ["photos", "top-1", "top-5"], lines),
     ]
     content = {
         "photos": len(truth),
@@ -224,53 +225,38 @@ def _classes(folder: Path, asker: Asker, asked: list[str] | None, limit: int | N
 
 
 def _is(name: str, prediction: Prediction) -> bool:
-    return name == prediction.wnid or _plain(name) == _plain(prediction.label)
+    return name == prediction.wnid or plain(name) == plain(prediction.label)
 
 
-def _plain(label: str) -> str:
-    return label.replace("_", " ").casefold()
-
-
-def _require_labels(names: Iterable[str], labels: tuple[str, ...]) -> None:
-    known = {_plain(label) for label in labels}
+def _require_labels(names: Iterable[str], asker: Asker) -> None:
+    known = {plain(label) for label in asker.labels}
     for name in names:
-        is_wnid = name[:1] == "n" and len(name) == 9 and name[1:].isdecimal()
-        if _plain(name) not in known and not is_wnid:
-            close = ", ".join(get_close_matches(_plain(name), known, n=3, cutoff=0.5))
+        is_wnid = asker.has_wnids and name[:1] == "n" and len(name) == 9 and name[1:].isdecimal()
+        if plain(name) not in known and not is_wnid:
+            close = ", ".join(get_close_matches(plain(name), known, n=3, cutoff=0.5))
             raise EvaluateError(f"The model has no label {name!r}.{f' Close to it: {close}.' if close else ''}")
 
 
 def _objects(
-    file: Path, images: Path | None, asker: Asker, task: str, asked: list[str] | None, limit: int | None, worst: int
+    file: Path, images: Path | None, asker: Asker, asked: list[str] | None, limit: int | None, worst: int
 ) -> Report:
     from foursight.models.training.measure import measure  # noqa: PLC0415
 
-    listing = _read_coco(file)
-    folder = images or (file.parent / "images" if (file.parent / "images").is_dir() else file.parent)
+    listing = read_coco(file)
+    folder = folder_of(file, images)
     photos = listing["images"][:limit]
-    ids = {_plain(category["name"]): category["id"] for category in listing["categories"]}
-    labels = {category["id"]: category["name"] for category in listing["categories"]}
-    unknown = [name for name in asked or () if _plain(name) not in ids]
-    if unknown:
-        raise EvaluateError(f"The data has no category {unknown[0]!r}. There are: {', '.join(labels.values())}.")
-    chosen = [ids[_plain(name)] for name in asked] if asked else list(labels)
-    answers: dict[int, Answer] = {}
-    failed = []
-    for index, answer in _ask_all(asker, [folder / photo["file_name"] for photo in photos]):
-        if isinstance(answer, str):
-            failed.append({"file": str(folder / photos[index]["file_name"]), "error": answer})
-        else:
-            answers[photos[index]["id"]] = answer
-    if not answers:
-        raise EvaluateError(f"No photo was answered. The first: {failed[0]['file']}: {failed[0]['error']}", 1)
+    labels, chosen = categories_of(listing, asked)
+    ids = {plain(label): number for number, label in labels.items()}
+    known = set(map(plain, asker.labels))
+    if not any(plain(labels[number]) in known for number in chosen):
+        raise EvaluateError(f"No category of the data is a label of {asker.model}: {', '.join(asker.labels[:20])}.")
+    answers, failed = ask_photos(asker, folder, photos)
     results = [result for number, answer in answers.items() for result in _results(number, answer, ids)]
     kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
-    if task == "segment":
+    if asker.task == "segment":
         kinds["mask"] = "segm"
     figures = {name: measure(file, answers, results, kind, chosen) for name, kind in kinds.items()}
-    never = sorted(
-        labels[number] for number in figures["box"].classes if _plain(labels[number]) not in map(_plain, asker.labels)
-    )
+    never = sorted(labels[number] for number in figures["box"].classes if plain(labels[number]) not in known)
     by_id = {photo["id"]: photo for photo in photos}
     worst_first = [
         _bad(tally, folder / by_id[tally.image_id]["file_name"], answers[tally.image_id], listing, labels, ids, chosen)
@@ -290,30 +276,15 @@ def _objects(
     return Report(content, _tables(asker, len(answers), figures, labels, never), worst_first)
 
 
-def _read_coco(file: Path) -> dict[str, Any]:
-    try:
-        listing: dict[str, Any] = json.loads(file.read_text())
-        for part in ("images", "annotations", "categories"):
-            if not isinstance(listing[part], list):
-                raise TypeError(part)
-    except OSError as error:
-        raise EvaluateError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise EvaluateError(f"{file} is no COCO JSON: images, annotations and categories are expected.") from None
-    if not listing["images"]:
-        raise EvaluateError(f"{file} lists no images.")
-    return listing
-
-
 def _results(image_id: int, answer: Answer, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
     """An answer in COCO's results format; labels that the data does not have are no part of the measure."""
     for one in answer.predictions:
-        if one.box is None or _plain(one.label) not in ids:
+        if one.box is None or plain(one.label) not in ids:
             continue
         left, top, right, bottom = one.box
         result: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": ids[_plain(one.label)],
+            "category_id": ids[plain(one.label)],
             "bbox": [left, top, right - left, bottom - top],
             "score": one.score,
         }
@@ -339,22 +310,14 @@ def _bad(
 ) -> Bad:
     from foursight.models.training.measure import GIVEN_SCORE  # noqa: PLC0415
 
-    given = [one for one in answer.predictions if one.score >= GIVEN_SCORE and ids.get(_plain(one.label)) in chosen]
-    true = [
-        Prediction(
-            label=labels[item["category_id"]],
-            class_id=item["category_id"],
-            score=1,
-            wnid=None,
-            box=(x, y, x + w, y + h),
-            classification=None,
-        )
+    given = [one for one in answer.predictions if one.score >= GIVEN_SCORE and ids.get(plain(one.label)) in chosen]
+    objects = [
+        item
         for item in listing["annotations"]
         if item["image_id"] == tally.image_id and item["category_id"] in chosen and not item.get("iscrowd")
-        for x, y, w, h in [item["bbox"]]
     ]
     caption = f"{path.name}: {tally.found} of {tally.found + tally.missed} found, {tally.wrong} wrong"
-    return Bad(path, caption, given, true)
+    return Bad(path, caption, given, true_objects(objects, labels))
 
 
 def _tables(
@@ -376,19 +339,9 @@ def _tables(
     columns = [f"{kind}\n{key}" for kind in figures for key in ("AP", "AP50", "AP75", "AR")]
     title = "By label" + (" (* is no label of the model)" if never else "")
     return [
-        _table(f"{asker.model} on {photos} photos", list(figures), overall),
-        _table(title, ["objects", *columns], rows),
+        make_table(f"{asker.model} on {photos} photos", list(figures), overall),
+        make_table(title, ["objects", *columns], rows),
     ]
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, *cells in rows:
-        table.add_row(str(name), *("-" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
-    return table
 
 
 def _tile(bad: Bad) -> "Image.Image":

@@ -24,6 +24,7 @@ from foursight.models import lite0, rcnn_tiny
 from foursight.models.localizer import Localizer, VotingHead, cell_centres, consensus, iou, pool
 from foursight.models.training.data import FOLDERS, Photo, read
 from foursight.models.training.localizer_views import areas, views
+from foursight.models.training.measure import MEASURED_SHARE
 
 SEED = 0
 WINDOWS = 10
@@ -34,7 +35,6 @@ WEIGHT_DECAY = 0.05
 DROPOUT = 0.2
 # A view whose largest object covers less has no main object to learn from; the measure's own bound is stricter.
 SMALLEST_SHARE = 0.04
-MEASURED_SHARE = 0.1
 CAM_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 # ImageNet's classes of the COCO categories that are the main object of a validation photo; a person has none.
 IMAGENET_OF_COCO = {

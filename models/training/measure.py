@@ -19,6 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 Figures = dict[str, float]
+# None: not to be measured here.
+Some = dict[str, float | None]
 Kind = Literal["bbox", "segm"]
 
 # COCOeval.stats in its order: AP is over IoU .50:.95, AR after 1, 10 and 100 detections; sizes by area in pixels,
@@ -29,6 +31,8 @@ OVERALL = (
 )  # fmt: skip
 # An answer counts as given in a photo's own tally from this score on: the server's default threshold.
 GIVEN_SCORE = 0.5
+# The main object of a photo, which a localizer is to find, covers so much of it.
+MEASURED_SHARE = 0.1
 _IOU50, _IOU75, _ALL_AREAS, _HUNDRED = 0, 5, 0, -1
 
 
@@ -64,6 +68,28 @@ class Measured:
     precision: dict[int, NDArray[np.float64]]
 
 
+@dataclass(frozen=True)
+class Located:
+    """What a localizer made of a photo: the main object's class, the IoU with its box, whether the label is right.
+
+    `label` is None where the model has no such label.
+    """
+
+    name: str
+    overlap: float
+    label: bool | None
+
+    @property
+    def hits(self) -> bool:
+        """Whether the box counts."""
+        return self.overlap >= 0.5
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all that can be judged is right."""
+        return self.hits and self.label is not False
+
+
 def measure(
     instances: Path | dict[str, Any],
     image_ids: Collection[int],
@@ -95,23 +121,63 @@ def measure(
     return Measured(overall, classes, _tallies(evaluation), precision)
 
 
-def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]]) -> tuple[Figures, dict[str, Figures]]:
+def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]], labels: int) -> tuple[Some, dict[str, Some]]:
     """Top-1 and top-5 accuracy and the number of photos, over all and by class.
 
-    `truth` has each photo's class, `ranked` the classes answered for it, best first.
+    `truth` has each photo's class, `ranked` the classes answered for it, best first. A model of so many `labels` as
+    five or fewer has no top-5: it would name them all.
     """
     rows = [(name, name in best[:1], name in best[:5]) for name, best in zip(truth, ranked, strict=True)]
-    classes = {name: _shares([row for row in rows if row[0] == name]) for name in sorted(set(truth))}
-    return _shares(rows), classes
+
+    def shares(some: Sequence[tuple[str, bool, bool]]) -> Some:
+        return {
+            "top1": _mean([first for _, first, _ in some]),
+            "top5": _mean([among for _, _, among in some]) if labels > 5 else None,
+            "photos": len(some),
+        }
+
+    return shares(rows), {name: shares([row for row in rows if row[0] == name]) for name in sorted(set(truth))}
 
 
-def _shares(rows: Sequence[tuple[str, bool, bool]]) -> Figures:
-    count = max(len(rows), 1)
-    return {
-        "top1": round(sum(first for _, first, _ in rows) / count, 4),
-        "top5": round(sum(among for _, _, among in rows) / count, 4),
-        "photos": len(rows),
-    }
+def main_object(objects: Sequence[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any] | None:
+    """The annotation with the largest box, crowds left out, if it covers MEASURED_SHARE of a photo (width, height)."""
+    several = [item for item in objects if not item.get("iscrowd")]
+    largest = max(several, key=lambda item: item["bbox"][2] * item["bbox"][3], default=None)
+    if largest is None or largest["bbox"][2] * largest["bbox"][3] < MEASURED_SHARE * size[0] * size[1]:
+        return None
+    return largest
+
+
+def iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes, xyxy."""
+    sides = [min(one[end], other[end]) - max(one[end - 2], other[end - 2]) for end in (2, 3)]
+    shared = max(sides[0], 0.0) * max(sides[1], 0.0)
+    both = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (both - shared) if both > shared else 0.0
+
+
+def localization(rows: Sequence[Located]) -> tuple[Some, dict[str, Some]]:
+    """MaxBoxAcc at IoU .5 (Choe et al. 2020), mean IoU, and labels, over all photos and by the main object's class.
+
+    `label` is the share of right labels, and `label_and_box` that of photos with both right (top-1 localization,
+    Russakovsky et al. 2015); both over photos whose label the model has, and None where there is none.
+    """
+
+    def shares(some: Sequence[Located]) -> Some:
+        judged = [row for row in some if row.label is not None]
+        return {
+            "max_box_acc_50": _mean([row.hits for row in some]),
+            "mean_iou": _mean([row.overlap for row in some]),
+            "label": _mean([bool(row.label) for row in judged]) if judged else None,
+            "label_and_box": _mean([row.is_right for row in judged]) if judged else None,
+            "photos": len(some),
+        }
+
+    return shares(rows), {name: shares([r for r in rows if r.name == name]) for name in sorted({r.name for r in rows})}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / max(len(values), 1), 4)
 
 
 def _read(instances: Path | dict[str, Any]) -> COCO:
