@@ -117,4 +117,4 @@ def test_a_wrong_query_is_refused_with_what_was_wrong(query: str, kind: type[Opt
 def test_an_unknown_parameter_is_answered_with_those_there_are() -> None:
     with pytest.raises(OptionError) as caught:
         parse_options("topk=3", SegmentOptions)
-    assert caught.value.hint == "There are: score_threshold, max_detections, classes, mask_format."
+    assert caught.value.hint == "There are: model, score_threshold, max_detections, classes, mask_format."

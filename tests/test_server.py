@@ -215,7 +215,7 @@ def test_one_valid_openapi_document_describes_all_tasks(client: httpx.Client) ->
     validate(document)
     assert {f"/v1/{task}" for task in TASKS} <= document["paths"].keys()
     names = [parameter["name"] for parameter in document["paths"]["/v1/segment"]["post"]["parameters"]]
-    assert names == ["score_threshold", "max_detections", "classes", "mask_format"]
+    assert names == ["model", "score_threshold", "max_detections", "classes", "mask_format"]
     page = client.get("/docs").text
     assert all(f"/v1/{task}" in page for task in TASKS)
     assert "http" not in re.sub(re.escape(str(client.base_url).rstrip("/")), "", page)
