@@ -28,9 +28,6 @@ from foursight.models.training.dataset import Dataset
 from foursight.models.training.loop import Progress, Report
 from foursight.models.tuned import TunedClassifier
 
-WEIGHT_DECAY = 0.01
-# Pretrained stages are to be adjusted, and a new head is to be learnt.
-STAGES_RATE = 0.1
 # A map with more values than this costs more to read than the stages before it to compute.
 KEPT_VALUES = 100_000
 
@@ -216,8 +213,8 @@ class _Inputs:
             raise dataset.bad_data(tuple(problems))
 
 
-class _Learner:
-    """AdamW (Loshchilov and Hutter 2019) on a cosine with a warm-up."""
+class _Learner(loop.Descent):
+    """Cross-entropy, over a head and the stages before it."""
 
     epoch_type = Epoch
 
@@ -235,14 +232,13 @@ class _Learner:
         self._options = options
         device = next(model.parameters()).device
         self._labels, self._truth = _labels(data.training, device), _labels(data.validation, device)
-        self._optimizer = _optimizer(model, options)
+        super().__init__(model, model.head.parameters(), model.stages.parameters(), options.lr)
         self.steps = math.ceil(len(self._labels) / options.batch)
 
     def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
         """As in loop.Learner."""
         options, count = self._options, len(self._labels)
-        # Each epoch draws from its own seed, so that one that is resumed draws the same.
-        torch.manual_seed(options.seed * 1_000_003 + epoch)
+        loop.seed_epoch(options.seed, epoch)
         order = random.Random(f"{options.seed} {epoch}").sample(range(count), count)
         self._model.train()
         sum_of_losses = 0.0
@@ -251,13 +247,10 @@ class _Learner:
             if len(places) == 1 and count > 1:
                 # Batch statistics of one example are none; it has its turn in another epoch.
                 continue
-            loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
             loss = F.cross_entropy(self._inputs.trained(self._training.rows(places, epoch)), self._labels[places])
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            sum_of_losses += loss.item() * len(places)
-            told(step + 1, loss.item())
+            value = self.descend(loss, epoch, step, total)
+            sum_of_losses += value * len(places)
+            told(step + 1, value)
         return self._judge(sum_of_losses / count)
 
     def _judge(self, loss: float) -> Epoch:
@@ -270,19 +263,6 @@ class _Learner:
         """By accuracy, then by loss."""
         return (one.accuracy, -one.validation_loss) > (other.accuracy, -other.validation_loss)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """As in loop.Learner."""
-        return self._model.state_dict()
-
-    def state(self) -> dict[str, Any]:
-        """As in loop.Learner."""
-        return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """As in loop.Learner."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-
 
 @torch.no_grad()
 def _logits(inputs: _Inputs, source: features.Source, count: int) -> Tensor:
@@ -294,12 +274,3 @@ def _logits(inputs: _Inputs, source: features.Source, count: int) -> Tensor:
 
 def _labels(samples: Sequence[Any], device: torch.device) -> Tensor:
     return torch.tensor([sample.label for sample in samples], device=device)
-
-
-def _optimizer(model: TunedClassifier, options: Options) -> torch.optim.Optimizer:
-    groups = [{"params": list(model.head.parameters()), "lr": options.lr, "largest": options.lr}]
-    trained = list(model.stages.parameters())
-    if trained:
-        rate = STAGES_RATE * options.lr
-        groups.append({"params": trained, "lr": rate, "largest": rate})
-    return torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)

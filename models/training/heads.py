@@ -91,17 +91,11 @@ def start(data: ObjectSet, options: Settings, *, masks: bool) -> tuple[Generaliz
 def initialise(network: GeneralizedRCNN, labels: Sequence[str]) -> list[str]:
     """Start the evidence for names from ImageNet's classifier: the mean row of a label's classes, or nothing."""
     pyramid = cast(Any, network.backbone)
-    said = []
     with torch.no_grad():
         for layer in (pyramid.names, pyramid.texture, pyramid.scene):
             layer.weight.zero_()
         pyramid.names.bias.zero_()
-        for index, label in enumerate(labels):
-            classes = imagenet.classes_of(label)
-            if classes:
-                pyramid.names.weight[index, :, 0, 0] = imagenet.mean_row(pyramid.network, classes)
-            said.append(f"{label}: starts from {'ImageNet' if classes else 'nothing'}")
-    return said
+        return imagenet.start(pyramid.names.weight[:, :, 0, 0], labels, pyramid.network)
 
 
 def shrink(network: GeneralizedRCNN) -> None:

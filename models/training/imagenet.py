@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from foursight.models import labels, rcnn_tiny
+from foursight.models import labels as names
+from foursight.models import rcnn_tiny
 from foursight.models.lite0 import EfficientNetLite0
 
 # fmt: off
@@ -36,7 +38,23 @@ def classes_of(label: str) -> tuple[int, ...]:
     # A kite is a bird there.
     if name in {known for _, known in rcnn_tiny.CATEGORIES}:
         return IMAGENET_OF_COCO.get(name, ())
-    return tuple(index for index, (_, known) in enumerate(labels.imagenet()) if known.casefold() == name)
+    return tuple(index for index, (_, known) in enumerate(names.imagenet()) if known.casefold() == name)
+
+
+def start(weight: Tensor, labels: Sequence[str], network: EfficientNetLite0) -> list[str]:
+    """Set the rows of a weight [K, 1280], one of each label, to ImageNet's mean rows, or to zero where it has none.
+
+    Gives a line for each label that says where it starts from.
+    """
+    said = []
+    with torch.no_grad():
+        weight.zero_()
+        for row, label in enumerate(labels):
+            classes = classes_of(label)
+            if classes:
+                weight[row] = mean_row(network, classes)
+            said.append(f"{label}: starts from {'ImageNet' if classes else 'nothing'}")
+    return said
 
 
 def mean_row(network: EfficientNetLite0, classes: Sequence[int]) -> Tensor:

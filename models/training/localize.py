@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,10 +28,7 @@ from foursight.models.training.localizer_views import areas
 from foursight.models.training.loop import Progress, Report
 from foursight.models.training.objects import ObjectSet, Split
 
-WEIGHT_DECAY = 0.01
 DROPOUT = 0.2
-# The shipped votes are to be adjusted, and labels to be learnt.
-VOTES_RATE = 0.1
 WINDOWS = 10
 
 
@@ -111,7 +108,8 @@ def finetune(
     own: Own = "votes" if options.freeze == "backbone" else "labels"
     model = TunedLocalizer(copy.deepcopy(network.head), len(data.labels))
     model.votes.requires_grad_(own == "votes")
-    starts = _initialise(model, data.labels, network)
+    torch.nn.init.zeros_(model.labels.bias)
+    starts = imagenet.start(model.labels.weight, data.labels, network.backbone)
     model.to(device)
     begun = time.perf_counter()
     training, validation = _views(data, network, options, report)
@@ -147,19 +145,6 @@ def largest(data: ObjectSet) -> ObjectSet:
     if not found.validation:
         raise dataset.bad_data(("no photo with an object is left to validate on",))
     return found
-
-
-def _initialise(model: TunedLocalizer, labels: tuple[str, ...], network: localizer.Localizer) -> list[str]:
-    said = []
-    with torch.no_grad():
-        model.labels.weight.zero_()
-        model.labels.bias.zero_()
-        for row, label in enumerate(labels):
-            classes = imagenet.classes_of(label)
-            if classes:
-                model.labels.weight[row] = imagenet.mean_row(network.backbone, classes)
-            said.append(f"{label}: starts from {'ImageNet' if classes else 'nothing'}")
-    return said
 
 
 def _views(data: ObjectSet, network: localizer.Localizer, options: Options, report: Report) -> tuple[Views, Views]:
@@ -202,36 +187,26 @@ def _joined(features: list[shipped.Features], device: torch.device) -> Views:
     )
 
 
-class _Learner:
-    """AdamW on a cosine with a warm-up: cross-entropy of the labels, in true boxes, and the loss of the votes."""
+class _Learner(loop.Descent):
+    """Cross-entropy of the labels, in true boxes, and the loss of the votes."""
 
     epoch_type = Epoch
 
     def __init__(self, model: TunedLocalizer, training: Views, validation: Views, options: Options) -> None:
         self._model, self._training, self._validation, self._options = model, training, validation, options
-        groups = [{"params": list(model.labels.parameters()), "lr": options.lr, "largest": options.lr}]
         votes = [parameter for parameter in model.votes.parameters() if parameter.requires_grad]
-        if votes:
-            rate = VOTES_RATE * options.lr
-            groups.append({"params": votes, "lr": rate, "largest": rate})
+        super().__init__(model, model.labels.parameters(), votes, options.lr)
         self._votes = bool(votes)
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
         self.steps = math.ceil(len(training.labels) / options.batch)
 
     def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
         """As in loop.Learner."""
-        # Each epoch draws from its own seed, so that one that is resumed draws the same.
-        torch.manual_seed(self._options.seed * 1_000_003 + epoch)
+        loop.seed_epoch(self._options.seed, epoch)
         order = torch.randperm(len(self._training.labels))
         self._model.train()
         losses = []
         for step, rows in enumerate(torch.split(order, self._options.batch)):
-            loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
-            loss = self._loss(self._training, rows)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            losses.append(loss.item())
+            losses.append(self.descend(self._loss(self._training, rows), epoch, step, total))
             told(step + 1, losses[-1])
         return self._judge(sum(losses) / len(losses))
 
@@ -263,16 +238,3 @@ class _Learner:
     def is_better(self, one: Epoch, other: Epoch) -> bool:
         """By photos where label and box are right, then by the labels, then by the loss."""
         return (one.both, one.label, -one.validation_loss) > (other.both, other.label, -other.validation_loss)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in loop.Learner."""
-        return self._model.state_dict()
-
-    def state(self) -> dict[str, Any]:
-        """As in loop.Learner."""
-        return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """As in loop.Learner."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])

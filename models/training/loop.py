@@ -4,20 +4,23 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foursight.models import store
 from foursight.models.errors import DataError, StoreError
 
 CHECKPOINT = "checkpoint.pt"
 WARM_UP = 0.1
+WEIGHT_DECAY = 0.01
+# What is pretrained is to be adjusted, and what is new to be learnt.
+PRETRAINED_RATE = 0.1
 
 
 class Epoch(Protocol):
@@ -55,6 +58,52 @@ class Learner(Protocol[E]):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
+
+
+class Descent:
+    """What learners have in common that train one module by AdamW (Loshchilov and Hutter 2019), warm-up and cosine.
+
+    `new` parameters begin from nothing; `pretrained` ones take PRETRAINED_RATE of the largest learning rate.
+    """
+
+    steps: int
+
+    def __init__(
+        self, module: nn.Module, new: Iterable[nn.Parameter], pretrained: Iterable[nn.Parameter], lr: float
+    ) -> None:
+        self._module = module
+        groups = [{"params": list(new), "lr": lr, "largest": lr}]
+        others = list(pretrained)
+        if others:
+            rate = PRETRAINED_RATE * lr
+            groups.append({"params": others, "lr": rate, "largest": rate})
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+
+    def descend(self, loss: Tensor, epoch: int, step: int, total: int) -> float:
+        """Take a step down, the so-and-so-many-th of an epoch of `total`; gives the loss."""
+        set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.item()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in Learner."""
+        return self._module.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """As in Learner."""
+        return {"model": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As in Learner."""
+        self._module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Draw from a seed of the epoch's own, so that one that is resumed draws the same."""
+    torch.manual_seed(seed * 1_000_003 + epoch)
 
 
 @dataclass(frozen=True)

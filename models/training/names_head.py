@@ -21,7 +21,6 @@ from foursight.models.training.data import Photo
 from foursight.models.training.objects import ObjectSet
 from foursight.models.training.proposals import Seen
 
-WEIGHT_DECAY = 0.01
 DROPOUT = 0.2
 # As Faster R-CNN samples them (Ren et al. 2015): so many boxes of a photo in a step, a quarter of them objects.
 BOXES, OBJECTS_SHARE, OVERLAP = 128, 0.25, 0.5
@@ -88,8 +87,8 @@ def initialise(head: NamesHead, labels: Sequence[str], network: GeneralizedRCNN)
     return said
 
 
-class Learner:
-    """AdamW on a cosine with a warm-up, over boxes sampled as Faster R-CNN does."""
+class Learner(loop.Descent):
+    """Negative log-likelihood, over boxes sampled as Faster R-CNN does."""
 
     epoch_type = Epoch
 
@@ -104,9 +103,7 @@ class Learner:
     ) -> None:
         self._head, self._network, self._data, self._options = head, network, data, options
         self._training, self._validation = training, validation
-        self._optimizer = torch.optim.AdamW(
-            [{"params": list(head.parameters()), "lr": options.lr, "largest": options.lr}], weight_decay=WEIGHT_DECAY
-        )
+        super().__init__(head, head.parameters(), (), options.lr)
         self._sampler = BalancedPositiveNegativeSampler(BOXES, OBJECTS_SHARE)
         self._truth = data.truth()
         self.steps = math.ceil(len(data.training) / options.batch)
@@ -114,19 +111,14 @@ class Learner:
     def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
         """As in loop.Learner."""
         seed, batch = self._options.seed, self._options.batch
-        # Each epoch draws from its own seed, so that one that is resumed draws the same.
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        loop.seed_epoch(seed, epoch)
         order = random.Random(f"{seed} {epoch}").sample(range(len(self._training)), len(self._training))
         self._head.train()
         losses = []
         for step in range(self.steps):
-            loop.set_rate(self._optimizer, (epoch * self.steps + step) / (total * self.steps))
             places = order[step * batch : (step + 1) * batch]
             loss = self._loss([(self._training[place], self._data.training[place]) for place in places])
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            losses.append(loss.item())
+            losses.append(self.descend(loss, epoch, step, total))
             told(step + 1, losses[-1])
         return self._judge(sum(losses) / len(losses))
 
@@ -167,19 +159,6 @@ class Learner:
     def is_better(self, one: Epoch, other: Epoch) -> bool:
         """By AP, then by loss."""
         return (one.ap, -one.validation_loss) > (other.ap, -other.validation_loss)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """As in loop.Learner."""
-        return self._head.state_dict()
-
-    def state(self) -> dict[str, Any]:
-        """As in loop.Learner."""
-        return {"model": self._head.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """As in loop.Learner."""
-        self._head.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
