@@ -41,13 +41,7 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
         "backbone": rcnn_tuned.BACKBONE,
         "own": outcome.own,
         "made": report.now(),
-        "data": {
-            "training": len(data.training),
-            "validation": len(data.validation),
-            "split": data.split,
-            "fingerprint": data.fingerprint(),
-            "notes": [*data.notes, *outcome.starts],
-        },
+        "data": report.of_data(data, *outcome.starts),
         "options": options.model_dump(mode="json"),
         "validation": {kind: found.overall for kind, found in outcome.measured.items()} | {"epoch": outcome.best + 1},
         "classes": [

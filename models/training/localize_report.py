@@ -34,13 +34,7 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
         "backbone": localizer_tuned.BACKBONE,
         "own": outcome.own,
         "made": report.now(),
-        "data": {
-            "training": len(data.training),
-            "validation": len(data.validation),
-            "split": data.split,
-            "fingerprint": data.fingerprint(),
-            "notes": [*data.notes, *outcome.starts],
-        },
+        "data": report.of_data(data, *outcome.starts),
         "options": options.model_dump(mode="json"),
         "validation": {
             "label_and_box": round(best.both, 4),

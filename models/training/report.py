@@ -17,6 +17,7 @@ from foursight.models import stages, store, tuned
 from foursight.models.backbone import Backbone
 from foursight.models.training.dataset import Dataset
 from foursight.models.training.finetune import Options, Outcome
+from foursight.models.training.objects import ObjectSet
 
 CURVES, CONFUSION, CARD = "training.png", "confusion.png", "card.json"
 # More labels than this would overlap on the axes.
@@ -55,6 +56,17 @@ def fill(
         (new / "README.md").write_text(page)
 
 
+def of_data(data: Dataset | ObjectSet, *more: str) -> dict[str, Any]:
+    """What a card says of the data; `more` are further notes."""
+    return {
+        "training": len(data.training),
+        "validation": len(data.validation),
+        "split": data.split,
+        "fingerprint": data.fingerprint(),
+        "notes": [*data.notes, *more],
+    }
+
+
 def versions() -> dict[str, str]:
     """The versions of what made a model."""
     names = ("foursight", "torch", "torchvision", "safetensors", "pycocotools")
@@ -79,13 +91,7 @@ def describe(data: Dataset, base: Backbone, options: Options, outcome: Outcome) 
         "task": "classify",
         "backbone": base.name,
         "made": now(),
-        "data": {
-            "training": len(data.training),
-            "validation": len(data.validation),
-            "split": data.split,
-            "fingerprint": data.fingerprint(),
-            "notes": list(data.notes),
-        },
+        "data": of_data(data),
         "options": options.model_dump(mode="json"),
         "validation": {
             "top1": round(best.accuracy, 4),
@@ -136,9 +142,7 @@ def page(name: str, card: dict[str, Any]) -> str:
         f"At most {options['epochs']} epochs, batch {options['batch']}, learning rate {options['lr']}, "
         f"seed {options['seed']}, augmentation {'on' if options['augment'] else 'off'}. "
         f"{card['parameters']:,} parameters of its own.\n\n"
-        f"`{card.get('command', '')}`\n\n"
-        f"Versions: {', '.join(f'{name} {number}' for name, number in card['versions'].items())}. "
-        f"All of this, machine-readable: [{CARD}]({CARD}).\n"
+        f"`{card.get('command', '')}`\n\n" + _last_line(card)
     )
 
 
@@ -153,10 +157,13 @@ def ending(card: dict[str, Any]) -> str:
         f"## Training\n\n{', '.join(f'{name} {value}' for name, value in card['options'].items())}. "
         f"{card['parameters']:,} parameters of its own.\n\n"
         f"`{card.get('command', '')}`\n\n"
-        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}{memory}. "
-        f"Versions: {', '.join(f'{name} {number}' for name, number in card['versions'].items())}. "
-        f"All of this, machine-readable: [{CARD}]({CARD}).\n"
+        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}{memory}. " + _last_line(card)
     )
+
+
+def _last_line(card: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
+    return f"Versions: {versions}. All of this, machine-readable: [{CARD}]({CARD}).\n"
 
 
 def curves(epochs: Sequence[Any], best: int, loss: str, figures: dict[str, str]) -> Figure:
