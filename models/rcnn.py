@@ -264,7 +264,7 @@ def _judge(
         scores, deltas = logits[own], regression[own]
         if detector.head is not None:
             maps = {name: features[name][places] for name in ("semantic", "middle")}
-            scores = detector.head(maps, pooled[own, : rcnn_tiny.HIDDEN], mine, sizes)
+            scores = detector.head(maps, pooled[own, : rcnn_tiny.HIDDEN], mine, sizes, heads.box_roi_pool.align)
             deltas = deltas[:, :4].repeat(1, scores.shape[1])
         kept = heads.postprocess_detections(scores, deltas, mine, sizes)
         found.update(zip(places, zip(*kept, strict=True), strict=True))

@@ -8,6 +8,7 @@ backbone's ImageNet features, averaged inside each box, because few photos teach
 
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -260,15 +261,26 @@ class BoxPool(Pool):
         Cells float32 [sum P, 128, 7, 7], evidence for names float32 [sum P, 80].
         """
         shape = self.shape(features, boxes, sizes)
-        # One box over the whole of its photo for each proposal: every proposal gets its photo's scene.
-        whole = [
-            found.new_tensor([[0, 0, width, height]]).expand(min(len(found), 1), 4)
-            for found, (height, width) in zip(boxes, sizes, strict=True)
-        ]
-        counts = torch.tensor([len(found) for found in boxes if len(found)], device=shape.device)
-        scene = average(features["scene"], whole, 32, self.align).repeat_interleave(counts, 0)
-        places = average(features["names"], boxes, 32, self.align) + average(features["texture"], boxes, 16, self.align)
-        return shape, places + scene
+        return shape, evidence(features["names"], features["texture"], features["scene"], boxes, sizes, self.align)
+
+
+def evidence(
+    names: Tensor,
+    texture: Tensor,
+    scene: Tensor,
+    boxes: list[Tensor],
+    sizes: Sequence[tuple[int, ...]],
+    align: Align,
+) -> Tensor:
+    """What maps at strides 32, 16 and 32 say in each photo's boxes, the last in all of the photo: float [sum P, C]."""
+    counts = torch.tensor([len(found) for found in boxes], device=names.device)
+    whole = average(scene, whole_photos(boxes, sizes), 32, align).repeat_interleave(counts, 0)
+    return average(names, boxes, 32, align) + average(texture, boxes, 16, align) + whole
+
+
+def whole_photos(boxes: Sequence[Tensor], sizes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """For each photo the one box over all of it, [1, 4]."""
+    return [found.new_tensor([[0, 0, size[1], size[0]]]) for found, size in zip(boxes, sizes, strict=True)]
 
 
 def average(level: Tensor, boxes: list[Tensor], stride: int, align: Align = roi_align) -> Tensor:

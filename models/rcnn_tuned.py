@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.ops import roi_align
 
 from foursight.models import lite0, rcnn_tiny, stages, store
-from foursight.models.rcnn_tiny import HIDDEN, MASK_KEYS, average, class_scores
+from foursight.models.rcnn_pool import Align
+from foursight.models.rcnn_tiny import HIDDEN, MASK_KEYS, class_scores, evidence
 from foursight.models.store import ModelSpec
 
 # What a model with names of its own leaves unread of the shipped network, and need not be the same.
@@ -78,6 +80,7 @@ class NamesHead(nn.Module):
         hidden: Tensor,
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, ...]],
+        align: Align = roi_align,
     ) -> Tensor:
         """As `judge`, from the network's maps and each photo's proposals [P, 4] xyxy, sizes (height, width)."""
         # The mean over a box and a linear layer may change places: so few channels are averaged, not 2,672.
@@ -85,15 +88,7 @@ class NamesHead(nn.Module):
             F.conv2d(features[level], layer.weight[:, :, None, None], layer.bias)
             for level, layer in (("semantic", self.names), ("middle", self.texture), ("semantic", self.scene))
         )
-        whole = whole_photos(proposals, sizes)
-        counts = torch.tensor([len(boxes) for boxes in proposals], device=hidden.device)
-        evidence = average(names, list(proposals), 32) + average(texture, list(proposals), 16)
-        return self.judge(hidden, evidence + average(scene, whole, 32).repeat_interleave(counts, 0))
-
-
-def whole_photos(proposals: Sequence[Tensor], sizes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """For each photo the one box over all of it, [1, 4]."""
-    return [boxes.new_tensor([[0, 0, size[1], size[0]]]) for boxes, size in zip(proposals, sizes, strict=True)]
+        return self.judge(hidden, evidence(names, texture, scene, list(proposals), sizes, align))
 
 
 def transplanted(network: GeneralizedRCNN, head: NamesHead) -> dict[str, Tensor]:

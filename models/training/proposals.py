@@ -79,7 +79,7 @@ def look(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> Seen:
         pooled[:, : rcnn_tiny.HIDDEN].half(),
         average(features["semantic"], every, 32).half(),
         average(features["middle"], every, 16).half(),
-        average(features["semantic"], rcnn_tuned.whole_photos(every, sizes), 32).half(),
+        average(features["semantic"], rcnn_tiny.whole_photos(every, sizes), 32).half(),
         torch.tensor(sizes[0]),
         torch.tensor(len(boxes)),
     )
