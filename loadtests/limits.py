@@ -15,11 +15,10 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import psutil
-
 from foursight import benchmark
 from foursight.models.catalogue import TASKS
 from loadtests.peers import servers
+from loadtests.peers.servers import Processes
 
 # A server is at rest so long after its start; it is then watched for so long.
 REST_S, IDLE_S = 20.0, 60.0
@@ -37,40 +36,40 @@ def idle(port: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="cache-") as cache:
         for cached in (False, True):
-            with _server(list(TASKS), port, {"XDG_CACHE_HOME": cache}) as (process, seconds):
+            with _server(list(TASKS), port, {"XDG_CACHE_HOME": cache}) as (server, seconds):
                 time.sleep(REST_S)
-                before = _processor_seconds(process)
+                before = _processor_seconds(server)
                 time.sleep(IDLE_S)
-                share = (_processor_seconds(process) - before) / IDLE_S
-                row = {"cached": cached, "ready": seconds, "core": share, "processes": len(_all(process))}
-                rows.append(row | {"pss": _pss(process)})
+                share = (_processor_seconds(server) - before) / IDLE_S
+                row = {"cached": cached, "ready": seconds, "core": share, "processes": len(server.all())}
+                rows.append(row | {"pss": _pss(server)})
     return rows
 
 
 def open_loop(port: int, body: bytes) -> list[Row]:
     """Classify: the rate of a closed loop, then parts and multiples of it, offered whatever comes back."""
-    with _server(["classify"], port) as (process, _):
+    with _server(["classify"], port) as (server, _):
         target = benchmark.Target(f"http://127.0.0.1:{port}/v1/classify", [body])
         knee = benchmark.report("knee", asyncio.run(benchmark.closed_loop(target, CONNECTIONS, KNEE_S)), KNEE_S)
-        rows = [_row(knee, 1.0, [], process)]
+        rows = [_row(knee, 1.0, [], server)]
         for part, seconds in OFFERED:
             samples = asyncio.run(benchmark.open_loop(target, part * knee.rate, seconds))
             refusals = sorted(1000 * one.latency for one in samples if one.status == 503)
-            rows.append(_row(benchmark.report("open", samples, seconds), part, refusals, process))
+            rows.append(_row(benchmark.report("open", samples, seconds), part, refusals, server))
         return rows
 
 
 def large(port: int, body: bytes) -> list[Row]:
     """Segment: photos of 12 megapixels over CONNECTIONS connections; the most memory that the worker had."""
-    with _server(["segment"], port) as (process, _):
+    with _server(["segment"], port) as (server, _):
         target = benchmark.Target(f"http://127.0.0.1:{port}/v1/segment", [body])
-        before = _peak(process, "segment")
+        before = _peak(server, "segment")
         found = benchmark.report("", asyncio.run(benchmark.closed_loop(target, CONNECTIONS, LARGE_S)), LARGE_S)
         figures = {"rate": found.rate, "p50": found.p50, "failed": found.failed, "refused": found.refused}
-        return [figures | {"bytes": len(body), "before": before, "peak": _peak(process, "segment")}]
+        return [figures | {"bytes": len(body), "before": before, "peak": _peak(server, "segment")}]
 
 
-def _row(found: benchmark.Report, part: float, refusals: list[float], process: psutil.Process) -> Row:
+def _row(found: benchmark.Report, part: float, refusals: list[float], server: Processes) -> Row:
     return {
         "offered": part,
         "seconds": found.seconds,
@@ -80,23 +79,25 @@ def _row(found: benchmark.Report, part: float, refusals: list[float], process: p
         "refused": found.refused,
         "failed": found.failed,
         "refusal_p99": benchmark.quantile(refusals, 0.99),
-        "pss": _pss(process),
+        "pss": _pss(server),
     }
 
 
 @contextmanager
-def _server(tasks: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[Any]:
-    """A server that is ready, as its first process and the seconds that it took."""
+def _server(
+    tasks: list[str], port: int, environment: dict[str, str] | None = None
+) -> Iterator[tuple[Processes, float]]:
+    """A server that is ready, as its processes and the seconds that it took."""
     with tempfile.TemporaryDirectory(prefix="limits-") as folder:
         start = time.monotonic()
         words = ["foursight", "serve", "--port", str(port), "--tasks", ",".join(tasks)]
-        started = servers.Processes(words, Path(folder) / "server.log", environment or {})
+        started = Processes(words, Path(folder) / "server.log", environment or {})
         try:
             while not _is_ready(port):
                 if started.first.poll() is not None or time.monotonic() - start > servers.READY_S:
                     raise RuntimeError(f"the server did not start: {started.log.read_text()[-2000:]}")
                 time.sleep(0.1)
-            yield psutil.Process(started.first.pid), time.monotonic() - start
+            yield started, time.monotonic() - start
         finally:
             started.end()
 
@@ -109,23 +110,19 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def _all(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
-
-
-def _processor_seconds(process: psutil.Process) -> float:
-    times = [one.cpu_times() for one in _all(process)]
+def _processor_seconds(server: Processes) -> float:
+    times = [one.cpu_times() for one in server.all()]
     return sum(one.user + one.system for one in times)
 
 
-def _pss(process: psutil.Process) -> float:
+def _pss(server: Processes) -> float:
     """MiB."""
-    return float(sum(one.memory_full_info().pss for one in _all(process)) / 2**20)
+    return float(sum(one.memory_full_info().pss for one in server.all()) / 2**20)
 
 
-def _peak(process: psutil.Process, task: str) -> float:
+def _peak(server: Processes, task: str) -> float:
     """The most that a task's worker has had in memory, in MiB."""
-    (worker,) = (one for one in _all(process) if f":{task}:" in " ".join(one.cmdline()))
+    (worker,) = (one for one in server.all() if f":{task}:" in " ".join(one.cmdline()))
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
