@@ -34,7 +34,7 @@ load: $(VENV)/installed-load
 		--csv load-report/run --csv-full-history --html load-report/locust.html --stop-timeout 60 --exit-code-on-error 0
 	$(BIN)/python loadtests/report.py load-report/run --out load-report/report.png
 
-# Other servers beside ours, what each part costs, and docs/performance.md from it: more than an hour.
+# Other servers beside ours, what each part costs, and docs/performance.md from it: some three hours.
 peers: $(VENV)/installed-peers
 	$(BIN)/python -m loadtests.peers
 	$(BIN)/python -m loadtests.performance steps sizes objects connections batches idle open_loop large page
