@@ -18,7 +18,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
-from foursight.models import engine, rcnn_pool
+from foursight.models import engine, rcnn_pool, rcnn_smoothing, rcnn_tiny
+from foursight.models.rcnn_smoothing import SmoothedLater, Tiles
 
 # (photos, height, width) of the two examples. The sides are multiples of 32, as a padded photo's are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
@@ -69,6 +70,7 @@ def install(network: GeneralizedRCNN, device: torch.device) -> None:
         _pool_by_rows(network)
     if not engine.is_there(device):
         return
+    tiles = _take_smoothing(network) if device.type == "cpu" else None
     for part, calls in calls_of:
         structure = _fill(calls[0], repeat(None))
         answer = _fill(part(*calls[0]), repeat(None))
@@ -79,6 +81,18 @@ def install(network: GeneralizedRCNN, device: torch.device) -> None:
             for name, child in list(module.named_children()):
                 if child is part:
                     setattr(module, name, replacement)
+    if tiles:
+        network.backbone = SmoothedLater(network.backbone, rcnn_smoothing.compile(tiles, device))
+
+
+def _take_smoothing(network: GeneralizedRCNN) -> Tiles | None:
+    """The convolution that ends map "0", taken out of a network that reads the map inside boxes only."""
+    if not isinstance(network.backbone, rcnn_tiny.Pyramid):
+        return None
+    blocks = network.backbone.fpn.layer_blocks
+    tiles = rcnn_smoothing.tiles_of(blocks[0])
+    blocks[0] = nn.Identity()
+    return tiles
 
 
 def _pool_by_rows(network: GeneralizedRCNN) -> None:

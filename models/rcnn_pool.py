@@ -6,14 +6,16 @@ goes through the map channel by channel and has one thread, takes 20 to 37.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-Align = Callable[[Tensor, Tensor, int, float, int, bool], Tensor]
+from foursight.models.rcnn_smoothing import Smoothed
+
+Align = Callable[[Any, Tensor, int, float, int, bool], Tensor]
 
 
 class Pool(nn.Module):
@@ -72,10 +74,12 @@ def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
     return LevelPool(side, scales, cast(Callable[[list[Tensor]], Tensor], pool.map_levels), False, pool.sampling_ratio)
 
 
-def sum_rows(level: Tensor, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool) -> Tensor:
+def sum_rows(
+    level: Tensor | Smoothed, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
     """torchvision's `roi_align` for a map on the CPU, without gradients; quick where it is channels-last.
 
-    `level` float32 [N, C, h, w], `rois` [R, 5]: place in the batch, then xyxy in pixels of the photo; `sampling_ratio`
+    `level` float32 [N, C, h, w], smoothed or to be smoothed, `rois` [R, 5]: place in the batch, then xyxy in pixels of the photo; `sampling_ratio`
     points along each side of a cell, 1 or more. Gives float32 [R, C, side, side], channels-last.
     """
     count, channels, height, width = level.shape
@@ -85,7 +89,10 @@ def sum_rows(level: Tensor, rois: Tensor, side: int, scale: float, sampling_rati
         right, bottom = left + (right - left).clamp(min=1), top + (bottom - top).clamp(min=1)
     columns, across = _taps(left, right, width, side, sampling_ratio)
     lines, down = _taps(top, bottom, height, side, sampling_ratio)
-    first = rois[:, 0].to(torch.int32)[:, None, None] * (height * width)
+    photo = rois[:, 0].to(torch.int32)
+    if isinstance(level, Smoothed):
+        level = level.around(photo, lines.flatten(1), columns.flatten(1))
+    first = photo[:, None, None] * (height * width)
     places = (first + lines * width)[:, :, None, :, None] + columns[:, None, :, None, :]
     weights = down[:, :, None, :, None] * across[:, None, :, None, :]
     taps = (2 * sampling_ratio) ** 2
