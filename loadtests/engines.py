@@ -1,9 +1,10 @@
 """What an engine gains: each task's `predict` in PyTorch and on its engine, side by side in one process.
 
-    python loadtests/engines.py --photo photo.jpg --threads 2
+    python loadtests/engines.py --photo photo.jpg
+    taskset -c 0 python loadtests/engines.py --photo photo.jpg    # one core
 
 Calls alternate, since a shared machine drifts, and the medians of time on the clock and of processor time are compared.
-With one thread the latter holds on a busy machine too.
+On one core the latter holds on a busy machine too.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import torch
 from foursight import models
 from foursight.models import engine, rcnn_engine, runtime
 
+THREADS = {"PyTorch": runtime.cores(), "engine": 1}
+
 
 def main() -> None:
     """Measure, and print a table."""
@@ -27,19 +30,25 @@ def main() -> None:
     parser.add_argument("--photo", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(models.TASKS), choices=models.TASKS)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
     runtime.require()
-    torch.set_num_threads(chosen.threads)
     image = models.decode(chosen.photo.read_bytes())
-    print(f"{chosen.photo.name}, {chosen.threads} threads, {chosen.rounds} rounds; ms a photo")
+    print(f"{chosen.photo.name}, {runtime.cores()} cores, {chosen.rounds} rounds; ms a photo")
     for name in chosen.tasks:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:
             photos = [(tasks["engine"].prepare(image), tasks["engine"].options())] * batch
-            ways: dict[str, Callable[[], object]] = {way: partial(task.predict, photos) for way, task in tasks.items()}
+            ways: dict[str, Callable[[], object]] = {
+                way: partial(predict, task, photos, THREADS[way]) for way, task in tasks.items()
+            }
             compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
+
+
+def predict(task: Any, photos: list[Any], threads: int) -> None:
+    """As a server's worker does with an engine, or without."""
+    torch.set_num_threads(threads)
+    task.predict(photos)
 
 
 def in_pytorch(name: str) -> Any:

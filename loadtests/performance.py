@@ -10,7 +10,6 @@ makes the page and its plots from them and from loadtests/results/peers.json (`p
 import argparse
 import asyncio
 import json
-import os
 import signal
 import statistics
 import sys
@@ -28,7 +27,7 @@ import torch
 from PIL import Image, ImageOps
 
 from foursight import benchmark, models
-from foursight.models import runtime
+from foursight.models import engine, runtime
 from foursight.models.image import decode, decode_for
 from foursight.serving.answers import to_answer
 from loadtests import limits, page
@@ -59,7 +58,7 @@ def main() -> None:
     runtime.require()
     # A server that was started ends with this process, however it ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    torch.set_num_threads(os.cpu_count() or 1)
+    engine.share_cores(torch.device("cpu"))
     for part in chosen.parts:
         if part == "page":
             page.write(chosen.costs)

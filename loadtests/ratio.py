@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from foursight import benchmark, models
-from foursight.models import runtime
+from foursight.models import engine, runtime
 from foursight.models.catalogue import Task
 from foursight.models.image import decode_for
 
@@ -37,7 +37,7 @@ def main() -> None:
     # The limit computes as the workers do.
     runtime.require()
     body = chosen.photo.read_bytes()
-    torch.set_num_threads(os.cpu_count() or 1)
+    engine.share_cores(torch.device("cpu"))
     task = models.load(chosen.task)
     ways: dict[str, Callable[[], float]] = {"bare": lambda: bare(task, body, chosen.seconds)}
     for count in chosen.connections:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foursight.models import engine_cache
+from foursight.models import engine_cache, runtime
 
 # How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
 # some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
@@ -54,6 +54,11 @@ def is_there(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and has_openvino())
 
 
+def share_cores(device: torch.device) -> None:
+    """Let a process that only answers use its cores well: PyTorch has one thread beside engines that have all."""
+    torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else runtime.cores())
+
+
 def has_openvino() -> bool:
     """Whether it is installed; it is imported only where a network is compiled."""
     return find_spec("openvino") is not None
@@ -84,7 +89,7 @@ def _openvino(part: nn.Module, example: Inputs, other: Inputs) -> Engine | None:
     config = {
         # Else OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": runtime.cores(),
         # All threads for one call. One thread each for two calls at a time gives a batch little, and a lone photo
         # waits longer by half.
         "PERFORMANCE_HINT": "LATENCY",

@@ -19,7 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from foursight.models import engine, rcnn_pool, rcnn_smoothing, rcnn_tiny
-from foursight.models.rcnn_smoothing import SmoothedLater, Tiles
+from foursight.models.rcnn_smoothing import SmoothedLater
 
 # (photos, height, width) of the two examples. The sides are multiples of 32, as a padded photo's are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
@@ -70,7 +70,11 @@ def install(network: GeneralizedRCNN, device: torch.device) -> None:
         _pool_by_rows(network)
     if not engine.is_there(device):
         return
-    tiles = _take_smoothing(network) if device.type == "cpu" else None
+    tiles = None
+    if device.type == "cpu" and isinstance(network.backbone, rcnn_tiny.Pyramid):
+        tiles = network.backbone.tiles()
+        network.backbone = rcnn_tiny.Coarse(network.backbone)
+        calls_of[0] = (network.backbone, calls_of[0][1])
     for part, calls in calls_of:
         structure = _fill(calls[0], repeat(None))
         answer = _fill(part(*calls[0]), repeat(None))
@@ -83,16 +87,6 @@ def install(network: GeneralizedRCNN, device: torch.device) -> None:
                     setattr(module, name, replacement)
     if tiles:
         network.backbone = SmoothedLater(network.backbone, rcnn_smoothing.compile(tiles, device))
-
-
-def _take_smoothing(network: GeneralizedRCNN) -> Tiles | None:
-    """The convolution that ends map "0", taken out of a network that reads the map inside boxes only."""
-    if not isinstance(network.backbone, rcnn_tiny.Pyramid):
-        return None
-    blocks = network.backbone.fpn.layer_blocks
-    tiles = rcnn_smoothing.tiles_of(blocks[0])
-    blocks[0] = nn.Identity()
-    return tiles
 
 
 def _pool_by_rows(network: GeneralizedRCNN) -> None:

@@ -79,8 +79,9 @@ def sum_rows(
 ) -> Tensor:
     """torchvision's `roi_align` for a map on the CPU, without gradients; quick where it is channels-last.
 
-    `level` float32 [N, C, h, w], smoothed or to be smoothed, `rois` [R, 5]: place in the batch, then xyxy in pixels of the photo; `sampling_ratio`
-    points along each side of a cell, 1 or more. Gives float32 [R, C, side, side], channels-last.
+    `level` float32 [N, C, h, w], there already or to be made, `rois` [R, 5]: place in the batch, then xyxy in pixels of
+    the photo; `sampling_ratio` points along each side of a cell, 1 or more. Gives float32 [R, C, side, side],
+    channels-last.
     """
     count, channels, height, width = level.shape
     corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)

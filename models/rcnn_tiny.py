@@ -28,6 +28,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from foursight.models import lite0
 from foursight.models.rcnn_pool import Align, LevelPool, Pool, in_batch
+from foursight.models.rcnn_smoothing import Tiles
 
 WEIGHTS = Path(__file__).parent / "weights" / "rcnn.safetensors"
 CARD = Path(__file__).parent / "weights" / "rcnn.json"
@@ -179,17 +180,54 @@ class Pyramid(nn.Module):
         eval mode what that evidence is of, for others who name things: "semantic" [N, 1280, H / 32, W / 32] and
         "middle" [N, 112, H / 16, W / 16].
         """
+        maps, semantic = self._frozen(pixels)
+        return self._with_evidence(self.fpn(OrderedDict(zip(LEVELS, maps, strict=True))), maps[2], semantic)
+
+    def coarse(self, pixels: Tensor) -> dict[str, Tensor]:
+        """As `forward`, with what `tiles` makes "0" of in the place of it.
+
+        That is "fine" [N, 24, H / 4, W / 4] and "above" [N, 128, H / 8, W / 8].
+        """
+        maps, semantic = self._frozen(pixels)
+        blocks = list(zip(LEVELS, maps, self.fpn.inner_blocks, self.fpn.layer_blocks, strict=True))
+        above, pyramid = None, {"fine": maps[0]}
+        for name, level, lateral, last in blocks[:0:-1]:
+            inner = lateral(level)
+            if above is not None:
+                inner = inner + F.interpolate(above, size=inner.shape[-2:], mode="nearest")
+            above = pyramid["above"] = inner
+            pyramid[name] = last(inner)
+        return self._with_evidence(pyramid, maps[2], semantic)
+
+    def tiles(self) -> Tiles:
+        """What makes the map "0"."""
+        return Tiles(self.fpn.inner_blocks[0], self.fpn.layer_blocks[0])
+
+    def _frozen(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         with torch.no_grad():
             maps = self.network.pyramid(pixels.contiguous(memory_format=torch.channels_last))
-            semantic = self.network.semantic(maps[-1])
-        pyramid = self.fpn(OrderedDict(zip(LEVELS, maps, strict=True)))
+            return maps, self.network.semantic(maps[-1])
+
+    def _with_evidence(self, pyramid: dict[str, Tensor], middle: Tensor, semantic: Tensor) -> dict[str, Tensor]:
         if not self.training:
-            pyramid |= {"semantic": semantic, "middle": maps[2]}
+            pyramid |= {"semantic": semantic, "middle": middle}
         semantic = F.dropout2d(semantic, 0.2, self.training)
-        middle = F.dropout2d(maps[2], 0.2, self.training)
+        middle = F.dropout2d(middle, 0.2, self.training)
         pyramid |= {"names": self.names(semantic), "texture": self.texture(middle), "scene": self.scene(semantic)}
         # Anchors and proposals take the maps' dtype; under bfloat16 autocast a pixel at 600 would be rounded by 2.
         return {name: level.float() for name, level in pyramid.items()}
+
+
+class Coarse(nn.Module):
+    """A pyramid without its finest map."""
+
+    def __init__(self, pyramid: Pyramid) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """As `Pyramid.coarse`."""
+        return self.pyramid.coarse(pixels)
 
 
 class RpnHead(RPNHead):  # type: ignore[misc]

@@ -1,7 +1,6 @@
 """A task's worker: one Serve replica, with the model, and with its own HTTP ingress."""
 
 import asyncio
-import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -30,10 +29,10 @@ class Worker:
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
         # Imported here: who starts the server names this class too, and needs no torch (270 MB) for that.
-        import torch  # noqa: PLC0415
+        from foursight.models import devices, engine  # noqa: PLC0415
 
         # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
-        torch.set_num_threads(os.cpu_count() or 1)
+        engine.share_cores(devices.resolve(settings.device))
         self._name = name
         self._settings = settings
         self._task = catalogue.load(name, settings.profile, settings.device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foursight.models import engine, engine_cache, load, rcnn_engine
+from foursight.models import engine, engine_cache, load, rcnn_engine, rcnn_smoothing
 from tests.photos import photo
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert isinstance(task.network.backbone, rcnn_engine.OnEngine)
+    assert isinstance(task.network.backbone, rcnn_smoothing.SmoothedLater)
     for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
         assert mine.indices.tolist() == own.indices.tolist()
         np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)

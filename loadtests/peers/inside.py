@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from foursight import models
-from foursight.models import labels, lite0, rcnn_tiny
+from foursight.models import engine, labels, lite0, rcnn_tiny
 from foursight.models.image import decode_for
 from foursight.serving.answers import to_answer
 
@@ -107,6 +107,7 @@ class Engine:
     """Foursight's task: reduced decode, dense parts on OpenVINO, masks only of what is answered."""
 
     def __init__(self, task: str) -> None:
+        engine.share_cores(torch.device("cpu"))
         self._task = models.load(task)
         self._options = self._task.options()
 

@@ -16,6 +16,7 @@ import torch
 
 from foursight import models
 from foursight.benchmark import WARM_UP, quantile
+from foursight.models import engine, runtime
 from foursight.models.catalogue import Task
 from foursight.models.image import decode_for
 from loadtests.peers import results
@@ -57,7 +58,7 @@ class Limit:
     def _pipeline(self, connections: int, stop: float, found: list[tuple[float, float]]) -> None:
         turns = count()
         under_way: dict[Future[Any], float] = {}
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(runtime.cores()) as pool:
             for _ in range(connections):
                 under_way[pool.submit(self.prepare, next(turns))] = perf_counter()
             while under_way:
@@ -72,6 +73,7 @@ class Limit:
 
 def main() -> None:
     """Load the task of the first argument; the others are photos."""
+    engine.share_cores(torch.device("cpu"))
     limit = Limit(models.load(sys.argv[1]), [Path(name).read_bytes() for name in sys.argv[2:]])
     print("{}", flush=True)
     for line in sys.stdin:
