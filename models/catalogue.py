@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
 from foursight.models.results import Card, Predictions, Profile
 
@@ -29,7 +30,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Task(Protocol):
-    """What a task's `load(profile, device)` gives.
+    """What a task's `load(profile, device, numerics)` gives.
 
     A photo goes through three steps, so that a server can run the first and last for many photos side by side while one
     thread computes: `prepare` (resize and crop; any thread), `predict` (the network, on a whole batch; one thread at a
@@ -71,12 +72,13 @@ class Host(Protocol):
         """What is served besides the task's own model; parameters and bytes are those that are not shared."""
 
 
-def load(name: str, profile: Profile = "tiny", device: Device = "auto") -> Task:
-    """Load a task by its catalogue name, weights included.
+def load(name: str, profile: Profile = "tiny", device: Device = "auto", numerics: Numerics = FLOAT32) -> Task:
+    """Load a task by its catalogue name, weights included; `numerics` is what a CPU computes it in.
 
-    Raises KeyError for a name that the catalogue lacks and WeightsError where the profile's weights cannot be had.
+    Raises KeyError for a name that the catalogue lacks, WeightsError where the profile's weights cannot be had and
+    PrecisionError where the photos to calibrate on cannot.
     """
-    task: Task = import_module(TASKS[name]).load(profile, device)
+    task: Task = import_module(TASKS[name]).load(profile, device, numerics)
     return task
 
 

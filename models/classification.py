@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from foursight.models import backbone, devices, engine, labels, stages, tuned
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.options import ClassifyOptions
 from foursight.models.results import Card, Predictions, Profile
 from foursight.models.tuned import TunedClassifier, TunedNetwork
@@ -25,21 +26,27 @@ from foursight.models.variants import Variants
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str) -> "Classification":
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classification":
     """Load the classifier of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
     devices.place(base.network, place)
+    features = engine.compile(
+        Dense(base).eval(),
+        *backbone.examples(base.crop, place),
+        place,
+        numerics,
+        lambda: [(torch.from_numpy(base.crop_photo(image))[None],) for image in numerics.photos()],
+    )
     card = Card(
         name=base.name,
         profile=profile,
         labels=tuple(label for _, label in labels.imagenet()),
         input_size=f"{base.crop}x{base.crop}",
         device=str(place),
-        dtype="float32",
+        dtype=features.dtype,
         **devices.weigh(base.network),
     )
-    features = engine.compile(Dense(base).eval(), *backbone.examples(base.crop, place), place)
     return Classification(card, base, place, features)
 
 
@@ -111,7 +118,8 @@ class Classification:
             labels=spec.labels,
             input_size=self.card.input_size,
             device=self.card.device,
-            dtype=self.card.dtype,
+            # Stages of its own stay in PyTorch, with what is before them.
+            dtype="float32" if model.stages else self.card.dtype,
             **devices.weigh(model),
         )
         self._variants.add(Classifier(card, model.head, model))

@@ -3,18 +3,19 @@
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, fasterrcnn_resnet50_fpn_v2
 
 from foursight.models import rcnn, rcnn_tiny, weights
+from foursight.models.numerics import Numerics
 from foursight.models.options import DetectOptions
 from foursight.models.results import Profile
 
 PUBLISHED = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
-def load(profile: Profile, device: str) -> rcnn.Rcnn:
+def load(profile: Profile, device: str, numerics: Numerics) -> rcnn.Rcnn:
     """Load the detector of a profile. Raises WeightsError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=False), rcnn_tiny.categories()
-        return rcnn.load(network, "faster-rcnn-lite0", profile, device, DetectOptions, categories)
+        return rcnn.load(network, "faster-rcnn-lite0", profile, device, DetectOptions, categories, numerics)
     network = fasterrcnn_resnet50_fpn_v2(weights_backbone=None)
     network.load_state_dict(weights.state_dict(PUBLISHED))
     categories = rcnn.coco_categories(PUBLISHED)
-    return rcnn.load(network, "faster-rcnn-resnet50-fpn-v2", profile, device, DetectOptions, categories)
+    return rcnn.load(network, "faster-rcnn-resnet50-fpn-v2", profile, device, DetectOptions, categories, numerics)

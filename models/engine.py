@@ -1,18 +1,19 @@
 """Engines: the fastest way there is to run the dense part of a network on a device, with the answers of PyTorch.
 
-    CPU     OpenVINO, in float32; PyTorch where it is not installed
+    CPU     OpenVINO, in float32, or as it is told (models/numerics.py); PyTorch where it is not installed
     CUDA    PyTorch under float16 autocast, weights in NHWC order
     other   PyTorch as it is
 
-Every engine but the last is compared with PyTorch when it is made, and where the two differ by more than the
-tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk (models/engine_cache.py): to trace and convert a
+Every engine but the last is compared with PyTorch when it is made (on a CPU in float32, whatever is asked for), and
+where the two differ by more than the tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk (models/engine_cache.py): to trace and convert a
 network takes seconds, to read one back a tenth of a second.
 """
 
 import logging
-import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,33 +21,59 @@ import torch
 from torch import Tensor, nn
 
 from foursight.models import engine_cache, runtime
+from foursight.models.numerics import FLOAT32, Numerics, import_openvino
 
 # How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
 # some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 1e-2
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 Inputs = tuple[Tensor, ...]
-Engine = Callable[..., list[Tensor]]
+Run = Callable[..., list[Tensor]]
+Samples = Callable[[], Sequence[Inputs]]
 
 
-def compile(part: nn.Module, example: Inputs, other: Inputs, device: torch.device) -> Engine:
+@dataclass(frozen=True)
+class Engine:
+    """What computes a part, and what in."""
+
+    run: Run
+    dtype: str
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The part's answers, fresh ones."""
+        return self.run(*inputs)
+
+
+def compile(
+    part: nn.Module,
+    example: Inputs,
+    other: Inputs,
+    device: torch.device,
+    numerics: Numerics = FLOAT32,
+    samples: Samples | None = None,
+) -> Engine:
     """The fastest callable for a dense part: a module in eval mode on `device`, from tensors to a tensor or several.
 
     Two examples of its inputs, on the device, tell what varies from call to call: the dimensions in which they differ,
     and always the first. The part is traced with the one. What it computes in Python from a size is fixed by that, so
     it must come out alike for all sizes; it is tried with the other.
 
-    The engine takes the same tensors and gives a list of fresh ones, within TOLERANCE (on CUDA: CUDA_TOLERANCE) of the
-    part's own. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use
-    for the part should let it go.
+    The engine takes the same tensors and gives a list of fresh ones, in float32 within TOLERANCE (on CUDA:
+    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `numerics` says; in int8 only where there are `samples` of the part's inputs.
+    One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use for the part
+    should let it go.
     """
     if not is_there(device):
-        return _eager(part)
+        return _in_pytorch(part)
     if device.type == "cpu":
-        return _openvino(part, example, other) or _eager(part)
+        if numerics.precision == "int8" and samples is None:
+            numerics = FLOAT32
+        run = _openvino(part, example, other, numerics, samples)
+        return Engine(run, numerics.precision) if run else _in_pytorch(part)
     half = _half(part)
-    return half if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _eager(part)
+    return Engine(half, "float16") if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _in_pytorch(part)
 
 
 def is_there(device: torch.device) -> bool:
@@ -64,7 +91,11 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def _eager(part: nn.Module) -> Engine:
+def _in_pytorch(part: nn.Module) -> Engine:
+    return Engine(_eager(part), "float32")
+
+
+def _eager(part: nn.Module) -> Run:
     @torch.inference_mode()
     def run(*inputs: Tensor) -> list[Tensor]:
         found = part(*inputs)
@@ -73,7 +104,7 @@ def _eager(part: nn.Module) -> Engine:
     return run
 
 
-def _half(part: nn.Module) -> Engine:
+def _half(part: nn.Module) -> Run:
     eager = _eager(part)
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -83,12 +114,12 @@ def _half(part: nn.Module) -> Engine:
     return run
 
 
-def _openvino(part: nn.Module, example: Inputs, other: Inputs) -> Engine | None:
+def _openvino(
+    part: nn.Module, example: Inputs, other: Inputs, numerics: Numerics, samples: Samples | None
+) -> Run | None:
     """None where the network cannot be converted, or, converted, gives other answers."""
-    ov = _import_openvino()
+    ov = import_openvino()
     config = {
-        # Else OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
-        "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": runtime.cores(),
         # All threads for one call. One thread each for two calls at a time gives a batch little, and a lone photo
         # waits longer by half.
@@ -96,41 +127,41 @@ def _openvino(part: nn.Module, example: Inputs, other: Inputs) -> Engine | None:
         # Workers that pin their threads would all pin them to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
+    # Without it OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
+    hint = {"INFERENCE_PRECISION_HINT": HINTS[numerics.precision]}
     shapes = [
         [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
         for one, two in zip(example, other, strict=True)
     ]
     core = ov.Core()
-    key = engine_cache.key(part, (shapes, [tensor.dtype for tensor in example]), config)
+    quantized = (numerics.digest, version("nncf")) if numerics.precision == "int8" else ()
+    key = engine_cache.key(part, (shapes, [tensor.dtype for tensor in example], quantized), config | hint)
     blob = engine_cache.read(key)
     try:
         if blob is not None:
-            return _session(core.import_model(blob, "CPU", config))
+            return _session(core.import_model(blob, "CPU", config | hint))
     except RuntimeError as error:
         _warn(part, f"its compiled model in the cache is of no use: {error}")
     try:
-        compiled = core.compile_model(_convert(ov, part, example, shapes), "CPU", config)
+        model = _convert(ov, part, example, shapes)
+        compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:
         _warn(part, f"runs in PyTorch, for OpenVINO cannot convert it: {error}")
         return None
-    session = _session(compiled)
-    if not _agrees(session, part, (example, other), TOLERANCE):
+    if not _agrees(_session(compiled), part, (example, other), TOLERANCE):
         _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
         return None
+    # What is less precise is made of what was found right.
+    if quantized and samples:
+        model = _quantized(model, samples())
+    if numerics.precision != "float32":
+        compiled = core.compile_model(model, "CPU", config | hint)
     engine_cache.write(key, compiled.export_model().getvalue())
-    return session
+    return _session(compiled)
 
 
 def _warn(part: nn.Module, what: str) -> None:
     logging.getLogger(__name__).warning("%s: %s", type(part).__name__, what)
-
-
-def _import_openvino() -> Any:
-    # Its tools report each import and conversion to Google Analytics, unless the package that does it is absent.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino  # noqa: PLC0415
-
-    return openvino
 
 
 def _convert(ov: Any, part: nn.Module, example: Inputs, shapes: list[list[int]]) -> Any:
@@ -140,7 +171,18 @@ def _convert(ov: Any, part: nn.Module, example: Inputs, shapes: list[list[int]])
         return ov.convert_model(part, example_input=example, input=[ov.PartialShape(shape) for shape in shapes])
 
 
-def _session(compiled: Any) -> Engine:
+def _quantized(model: Any, samples: Sequence[Inputs]) -> Any:
+    """The converted model with int8 convolutions and products, their ranges taken from samples of its inputs."""
+    import nncf  # noqa: PLC0415
+
+    nncf.set_log_level(logging.ERROR)
+    dataset = nncf.Dataset([[tensor.contiguous().numpy() for tensor in sample] for sample in samples])
+    # Weights are symmetric about zero, activations need not be: after ReLU6 they are not.
+    preset = nncf.QuantizationPreset.MIXED
+    return nncf.quantize(model, dataset, preset=preset, subset_size=len(samples))
+
+
+def _session(compiled: Any) -> Run:
     request = compiled.create_infer_request()
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -151,7 +193,7 @@ def _session(compiled: Any) -> Engine:
     return run
 
 
-def _agrees(engine: Engine, part: nn.Module, examples: tuple[Inputs, ...], tolerance: float) -> bool:
+def _agrees(engine: Run, part: nn.Module, examples: Sequence[Inputs], tolerance: float) -> bool:
     """Whether it gives the part's own answers for the examples."""
     eager = _eager(part)
     for example in examples:

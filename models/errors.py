@@ -3,6 +3,7 @@
 ModelError
 ├── ImageError      the bytes are no picture that can be used
 ├── OptionError     an option of the request does not fit the task
+├── PrecisionError  networks cannot be computed as asked here
 ├── WeightsError    the weights of a profile are not to be had
 ├── StoreError      a fine-tuned model cannot be read, or does not fit
 └── DataError       a set of photos cannot be trained on
@@ -28,6 +29,10 @@ class ImageError(ModelError):
 
 class OptionError(ModelError):
     """Codes: unknown_parameter, invalid_parameter, unknown_class."""
+
+
+class PrecisionError(ModelError):
+    """Code: precision_unavailable."""
 
 
 class WeightsError(ModelError):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from foursight.models import backbone, cam, devices, engine, labels, localizer, localizer_tuned
 from foursight.models.localizer import Localizer, VotingHead
 from foursight.models.localizer_tuned import TunedLocalizer
+from foursight.models.numerics import Numerics
 from foursight.models.options import LocalizeOptions
 from foursight.models.results import Card, Predictions, Profile
 from foursight.models.variants import Variants
@@ -26,7 +27,7 @@ from foursight.models.variants import Variants
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str) -> "Localization":
+def load(profile: Profile, device: str, numerics: Numerics) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
@@ -34,16 +35,22 @@ def load(profile: Profile, device: str) -> "Localization":
     own = isinstance(network, Localizer)
     trunk = localizer_tuned.fingerprint(network.head, network.backbone) if own else None
     devices.place(network, place)
+    run = engine.compile(
+        Dense(base, network).eval(),
+        *backbone.examples(localizer.INPUT_SIZE, place),
+        place,
+        numerics,
+        lambda: [(torch.from_numpy(stretch(image))[None],) for image in numerics.photos()],
+    )
     card = Card(
         name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
         profile=profile,
         labels=tuple(label for _, label in labels.imagenet()),
         input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
         device=str(place),
-        dtype="float32",
+        dtype=run.dtype,
         **devices.weigh(network),
     )
-    run = engine.compile(Dense(base, network).eval(), *backbone.examples(localizer.INPUT_SIZE, place), place)
     published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
     find = (lambda _, boxes: boxes) if own else cam.boxes
     return Localization(published, run, find, place, network.head if own else None, trunk)
@@ -69,6 +76,11 @@ class Dense(nn.Module):
             return logits.softmax(1), found, middle, semantic
         logits, found = self.network(pixels)
         return logits.softmax(1), found
+
+
+def stretch(image: Image.Image) -> NDArray[np.uint8]:
+    """A photo as the network's square, uint8 [S, S, 3]."""
+    return np.asarray(image.resize((localizer.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,7 @@ class Localization:
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
         """Stretch the photo to the square: nothing of it is cut off."""
-        side = localizer.INPUT_SIZE
-        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
+        return Stretched(stretch(image), size or image.size)
 
     def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
         """Probabilities and box for each photo."""

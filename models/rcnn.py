@@ -10,6 +10,7 @@ with heads of their own are a pass each (models/rcnn_tuned.py).
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models import devices, labels, rcnn_engine, rcnn_tiny, rcnn_tuned
 from foursight.models import image as images
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.rcnn_tuned import NamesHead, Trunk
 from foursight.models.results import BoxMask, Card, Predictions, Profile
@@ -89,6 +91,7 @@ class Rcnn:
     device: torch.device
     options: type[DetectOptions]
     trunk: Trunk | None
+    numerics: Numerics = FLOAT32
 
     @property
     def card(self) -> Card:
@@ -110,7 +113,9 @@ class Rcnn:
         devices.place(tuned.own, self.device)
         card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.weigh(tuned.own))
         if tuned.network is not None:
-            rcnn_engine.install(tuned.network, self.device)
+            # To calibrate each would take the cores from those who wait for an answer: in the place of int8, float32.
+            dtype = rcnn_engine.install(tuned.network, self.device, self.numerics)
+            card = replace(card, dtype=dtype)
         unanswered = ("background", "other")[: tuned.unanswered]
         class_ids = (*(0 for _ in unanswered), *range(len(card.labels)))
         names = (*unanswered, *card.labels)
@@ -133,8 +138,8 @@ class Rcnn:
 
     @property
     def short_side(self) -> int:
-        """As `catalogue.Task` has it. torchvision's resize skips pixels where it makes less than half of them."""
-        return int(1.5 * self.network.transform.min_size[-1])
+        """As `catalogue.Task` has it."""
+        return short_side(self.network)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Photo:
         """Normalise and resize as torchvision's GeneralizedRCNNTransform does, in its order.
@@ -144,11 +149,7 @@ class Rcnn:
         else it would be 150 MB as floats at 12 megapixels, of which torchvision's resize looks at one pixel in ten.
         """
         width, height = size or image.size
-        image = images.reduce(image, self.short_side)
-        transform = self.network.transform
-        pixels = transform.normalize(pil_to_tensor(image).float().div_(255))
-        resized, _ = transform.resize(pixels, None)
-        return Photo(resized, (height, width))
+        return Photo(to_pixels(self.network, image), (height, width))
 
     def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
         """Run the networks; photos of one padded shape go through one together, whatever model judges its proposals.
@@ -271,6 +272,19 @@ def _judge(
     return [found[place] for place in range(len(detectors))]
 
 
+def to_pixels(network: GeneralizedRCNN, image: Image.Image) -> Tensor:
+    """A photo as the network takes it, float32 [3, h, w]: see `Rcnn.prepare`."""
+    transform = network.transform
+    pixels = transform.normalize(pil_to_tensor(images.reduce(image, short_side(network))).float().div_(255))
+    resized: Tensor = transform.resize(pixels, None)[0]
+    return resized
+
+
+def short_side(network: GeneralizedRCNN) -> int:
+    """A photo may be reduced to it before: where torchvision's resize more than halves the sides, it skips pixels."""
+    return int(1.5 * network.transform.min_size[-1])
+
+
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[BoxMask, ...]:
     """Paste mask probabilities, float [N, 1, M, M], into boxes, float [N, 4] xyxy, of a photo of `size` (h, w).
 
@@ -298,6 +312,7 @@ def load(
     device: str,
     options: type[DetectOptions],
     categories: list[tuple[int, str, bool]],
+    numerics: Numerics = FLOAT32,
 ) -> Rcnn:
     """Put a network in eval mode on a device, its dense parts on engines, and describe it.
 
@@ -306,19 +321,22 @@ def load(
     place = devices.resolve(device)
     devices.place(network, place)
     transform = network.transform
+    weight, trunk = devices.weigh(network), rcnn_tuned.trunk_of(network)
+
+    def photos() -> Iterator[Tensor]:
+        return (to_pixels(network, image) for image in numerics.photos())
+
     card = Card(
         name=name,
         profile=profile,
         labels=tuple(label for _, label, served in categories if served),
         input_size=f"{transform.min_size[-1]}..{transform.max_size}",
         device=str(place),
-        dtype="float32",
-        **devices.weigh(network),
+        dtype=rcnn_engine.install(network, place, numerics, photos),
+        **weight,
     )
-    trunk = rcnn_tuned.trunk_of(network)
-    rcnn_engine.install(network, place)
     class_ids, names = tuple(number for number, _, _ in categories), tuple(label for _, label, _ in categories)
-    return Rcnn(Detector(card, network, class_ids, names), place, options, trunk)
+    return Rcnn(Detector(card, network, class_ids, names), place, options, trunk, numerics)
 
 
 def coco_categories(published: Any) -> list[tuple[int, str, bool]]:

@@ -8,7 +8,8 @@ The parts are compiled once for photos of all sizes. OpenVINO prepares itself fo
 time of some calls, not in the seconds of a compilation, and forgets shapes by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from itertools import repeat
 from typing import Any
 
@@ -19,10 +20,13 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from foursight.models import engine, rcnn_pool, rcnn_smoothing, rcnn_tiny
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.rcnn_smoothing import SmoothedLater
 
 # (photos, height, width) of the two examples. The sides are multiples of 32, as a padded photo's are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
+# So many of a photo's best proposals are looked at to calibrate what judges them.
+CALIBRATING = 64
 
 
 class OnEngine(nn.Module):
@@ -30,12 +34,12 @@ class OnEngine(nn.Module):
 
     def __init__(self, run: engine.Engine, structure: Any) -> None:
         super().__init__()
-        self._run = run
+        self.run = run
         self._structure = structure
 
     def forward(self, *given: Any) -> Any:
         """As the part."""
-        found = self._run(*map(_channels_last, _tensors(given)))
+        found = self.run(*map(_channels_last, _tensors(given)))
         return _fill(self._structure, map(_channels_first, found))
 
 
@@ -57,29 +61,42 @@ class Flat(nn.Module):
 
 
 @torch.no_grad()
-def install(network: GeneralizedRCNN, device: torch.device) -> None:
+def install(
+    network: GeneralizedRCNN,
+    device: torch.device,
+    numerics: Numerics = FLOAT32,
+    photos: Callable[[], Iterable[Tensor]] | None = None,
+) -> str:
     """Replace the dense parts of a network in eval mode on `device`; their parameters leave it with them.
 
-    On a CPU the pooling of boxes is replaced too. Where the device has no engine, the rest stays as it is.
+    On a CPU the pooling of boxes is replaced too. Where the device has no engine, the rest stays as it is. `photos`
+    gives the photos that int8 is calibrated on, float32 [3, h, w] resized and normalised; without, all is in float32.
+    What tells small differences apart stays in float32: the box predictor, which is a hundredth of the work, and the
+    finest map of the tiny profile, for which bfloat16 is too coarse between the steps of Winograd's filtering. Gives
+    what the backbone computes in.
     """
     # Noise of its own generator: to load a model changes nothing for who draws numbers too.
     noise = torch.Generator().manual_seed(0)
-    photos = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
-    calls_of = _calls(network, photos)
+    examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
+    calls_of = _calls(network, [ImageList(batch, [tuple(batch.shape[2:])] * len(batch)) for batch in examples])
     if device.type == "cpu":
         _pool_by_rows(network)
     if not engine.is_there(device):
-        return
-    tiles = None
-    if device.type == "cpu" and isinstance(network.backbone, rcnn_tiny.Pyramid):
-        tiles = network.backbone.tiles()
-        network.backbone = rcnn_tiny.Coarse(network.backbone)
-        calls_of[0] = (network.backbone, calls_of[0][1])
-    for part, calls in calls_of:
-        structure = _fill(calls[0], repeat(None))
-        answer = _fill(part(*calls[0]), repeat(None))
-        first, second = (tuple(_channels_last(tensor).contiguous() for tensor in _tensors(call)) for call in calls)
-        replacement = OnEngine(engine.compile(Flat(part, structure).eval(), first, second, device), answer)
+        return "float32"
+    samples_of = _samples(network, photos) if photos else None
+    predictor, tiles, compiled = network.roi_heads.box_predictor, None, []
+    for place, (part, calls) in enumerate(calls_of):
+        dense = part
+        if device.type == "cpu" and isinstance(part, rcnn_tiny.Pyramid):
+            tiles, dense = part.tiles(), rcnn_tiny.Coarse(part)
+        answer = _fill(dense(*calls[0]), repeat(None))
+        flat = Flat(dense, _fill(calls[0], repeat(None))).eval()
+        chosen = FLOAT32 if part is predictor else numerics
+        first, second = map(_flattened, calls)
+        samples = partial(samples_of, place) if samples_of else None
+        run = engine.compile(flat, first, second, device, chosen, samples)
+        compiled.append((part, OnEngine(run, answer)))
+    for part, replacement in compiled:
         # Wherever it stands: a network may use a head twice.
         for module in list(network.modules()):
             for name, child in list(module.named_children()):
@@ -87,6 +104,20 @@ def install(network: GeneralizedRCNN, device: torch.device) -> None:
                     setattr(module, name, replacement)
     if tiles:
         network.backbone = SmoothedLater(network.backbone, rcnn_smoothing.compile(tiles, device))
+    return compiled[0][1].run.dtype
+
+
+def _samples(
+    network: GeneralizedRCNN, photos: Callable[[], Iterable[Tensor]]
+) -> Callable[[int], list[tuple[Tensor, ...]]]:
+    """What the parts of a network that is still whole take for photos, by their place; computed if it is asked for."""
+
+    @cache
+    def calls() -> list[tuple[nn.Module, list[tuple[Any, ...]]]]:
+        batches = [ImageList(network.transform.batch_images([photo]), [tuple(photo.shape[1:])]) for photo in photos()]
+        return _calls(network, batches, proposals=True)
+
+    return lambda place: [_flattened(call) for call in calls()[place][1]]
 
 
 def _pool_by_rows(network: GeneralizedRCNN) -> None:
@@ -100,28 +131,37 @@ def _pool_by_rows(network: GeneralizedRCNN) -> None:
             module.align = rcnn_pool.sum_rows
 
 
-def _calls(network: GeneralizedRCNN, photos: list[Tensor]) -> list[tuple[nn.Module, list[tuple[Any, ...]]]]:
-    """The parts, and for each example the arguments that the part is called with."""
+def _calls(
+    network: GeneralizedRCNN, batches: list[ImageList], proposals: bool = False
+) -> list[tuple[nn.Module, list[tuple[Any, ...]]]]:
+    """The parts, and for each batch of photos the arguments that the part is called with.
+
+    The heads look at the best `proposals`, or at three boxes of several levels: those that noise leads to may be none.
+    """
     heads = network.roi_heads
     calls: dict[nn.Module, list[tuple[Any, ...]]] = {}
-    for batch in photos:
-        count, _, height, width = batch.shape
-        shapes = [(height, width)] * count
-        features = network.backbone(batch)
-        calls.setdefault(network.backbone, []).append((batch,))
+    for batch in batches:
+        features = network.backbone(batch.tensors)
+        calls.setdefault(network.backbone, []).append((batch.tensors,))
         seen: list[tuple[Any, ...]] = []
         watch = network.rpn.head.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given))
-        network.rpn(ImageList(batch, shapes), features)
+        found, _ = network.rpn(batch, features)
         watch.remove()
         calls.setdefault(network.rpn.head, []).append(seen[0])
-        # Boxes of several levels. Those that noise leads to may be none.
-        boxes = [batch.new_tensor([[0, 0, width, height], [8, 8, 40, 40], [4, 20, 90, 60]])] * count
-        pooled = heads.box_roi_pool(features, boxes, shapes)
+        height, width = batch.tensors.shape[2:]
+        fixed = batch.tensors.new_tensor([[0, 0, width, height], [8, 8, 40, 40], [4, 20, 90, 60]])
+        boxes = [own[:CALIBRATING] if proposals else fixed for own in found]
+        pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
         calls.setdefault(heads.box_head, []).append((pooled,))
         calls.setdefault(heads.box_predictor, []).append((heads.box_head(pooled),))
         if heads.has_mask():
-            calls.setdefault(heads.mask_head, []).append((heads.mask_roi_pool(features, boxes, shapes),))
+            calls.setdefault(heads.mask_head, []).append((heads.mask_roi_pool(features, boxes, batch.image_sizes),))
     return list(calls.items())
+
+
+def _flattened(call: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """The tensors of a call as `Flat` takes them."""
+    return tuple(_channels_last(tensor).contiguous() for tensor in _tensors(call))
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Smoothed:
     `fine` [N, B, h, w] and `above` [N, C, h / 2, w / 2] are the maps that `Tiles` looks at.
     """
 
-    def __init__(self, fine: Tensor, above: Tensor, convolve: engine.Engine) -> None:
+    def __init__(self, fine: Tensor, above: Tensor, convolve: engine.Run) -> None:
         count, _, height, width = fine.shape
         self.shape = (count, above.shape[1], height, width)
         self._fine, self._above = _rows(fine), _rows(above)
@@ -124,7 +124,7 @@ class Smoothed:
 class SmoothedLater(nn.Module):
     """A pyramid that leaves its map "0" for `Smoothed`: `coarse` gives "fine" and "above" in the place of it."""
 
-    def __init__(self, coarse: nn.Module, convolve: engine.Engine) -> None:
+    def __init__(self, coarse: nn.Module, convolve: engine.Run) -> None:
         super().__init__()
         self.coarse = coarse
         self._convolve = convolve

@@ -9,8 +9,8 @@ PyTorch's threads spin while they wait for each other. Where more threads than c
 the one waited for: on a busy machine a photo cost 1,000 ms of processor time for 31.
 
 Engines have threads of their own. Where PyTorch has several too, for the little that lies between engines, the two
-pools keep each other from the cores: on 2 cores a lone classification took 9.7 ms so, and 6.3 with one thread of
-PyTorch's.
+pools keep each other from the cores: on 2 cores the network of a lone classification took 9.4 ms so, and 8.4 with one
+thread of PyTorch's.
 """
 
 import os

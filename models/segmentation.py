@@ -3,18 +3,19 @@
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from foursight.models import rcnn, rcnn_tiny, weights
+from foursight.models.numerics import Numerics
 from foursight.models.options import SegmentOptions
 from foursight.models.results import Profile
 
 PUBLISHED = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
-def load(profile: Profile, device: str) -> rcnn.Rcnn:
+def load(profile: Profile, device: str, numerics: Numerics) -> rcnn.Rcnn:
     """Load the segmenter of a profile. Raises WeightsError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=True), rcnn_tiny.categories()
-        return rcnn.load(network, "mask-rcnn-lite0", profile, device, SegmentOptions, categories)
+        return rcnn.load(network, "mask-rcnn-lite0", profile, device, SegmentOptions, categories, numerics)
     network = maskrcnn_resnet50_fpn_v2(weights_backbone=None)
     network.load_state_dict(weights.state_dict(PUBLISHED))
     categories = rcnn.coco_categories(PUBLISHED)
-    return rcnn.load(network, "mask-rcnn-resnet50-fpn-v2", profile, device, SegmentOptions, categories)
+    return rcnn.load(network, "mask-rcnn-resnet50-fpn-v2", profile, device, SegmentOptions, categories, numerics)

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import psutil
 
 from foursight.models import catalogue, runtime, store
-from foursight.models.errors import StoreError, WeightsError
+from foursight.models.errors import PrecisionError, StoreError, WeightsError
 from foursight.serving import haproxy, loopback, registry
 from foursight.serving.settings import Settings
 
@@ -38,6 +38,7 @@ def running(settings: Settings) -> Iterator[str]:
     """
     _clear_away_the_killed()
     _require_port(settings)
+    _require_precision(settings)
     _require_weights(settings)
     _require_models(settings)
     with _private_folder() as folder:
@@ -111,6 +112,13 @@ def _is_foursight(url: str) -> bool:
             return b'"Foursight"' in response.read()
     except (OSError, ValueError):
         return False
+
+
+def _require_precision(settings: Settings) -> None:
+    try:
+        settings.numerics.require()
+    except PrecisionError as error:
+        raise LaunchError(str(error)) from None
 
 
 def _require_weights(settings: Settings) -> None:

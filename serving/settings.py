@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from foursight.models import store
 from foursight.models.catalogue import TASKS, Device
 from foursight.models.image import MAX_PIXELS
+from foursight.models.numerics import Numerics, Precision
 from foursight.models.results import Profile
 
 
@@ -22,6 +23,8 @@ class Settings(BaseSettings):
     profile: Profile = Field("tiny", description="Which weights: tiny (embedded) or standard (torchvision's).")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(tuple(TASKS), description="Tasks to serve, comma-separated.")
     device: Device = Field("auto", description="auto, cpu or cuda.")
+    precision: Precision = Field("float32", description="What a CPU computes in: float32, bfloat16 or int8.")
+    calibration: Path | None = Field(None, description="Folder of photos that int8 takes its ranges from.")
     replicas: int = Field(1, ge=1, le=64, description="Workers for each task.")
     max_batch: int = Field(8, ge=1, le=256, description="At most so many photos are computed together.")
     max_queue: int = Field(64, ge=1, le=10_000, description="Photos that may wait for a worker; beyond that: 503.")
@@ -53,10 +56,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} is no name for a model")
         return {name: path.expanduser().absolute() for name, path in value.items()}
 
-    @field_validator("models_dir")
+    @field_validator("models_dir", "calibration")
     @classmethod
-    def _absolute_dir(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute_dir(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
+
+    @property
+    def numerics(self) -> Numerics:
+        """What networks are computed in."""
+        return Numerics(self.precision, self.calibration)
 
     @field_validator("tasks", mode="before")
     @classmethod
