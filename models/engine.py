@@ -5,8 +5,8 @@
     other   PyTorch as it is
 
 Every engine but the last is compared with PyTorch when it is made (on a CPU in float32, whatever is asked for), and
-where the two differ by more than the tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk (models/engine_cache.py): to trace and convert a
-network takes seconds, to read one back a tenth of a second.
+where the two differ by more than the tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk
+(models/engine_cache.py): to trace and convert a network takes seconds, to read one back a tenth of a second.
 """
 
 import logging
@@ -61,9 +61,9 @@ def compile(
     it must come out alike for all sizes; it is tried with the other.
 
     The engine takes the same tensors and gives a list of fresh ones, in float32 within TOLERANCE (on CUDA:
-    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `numerics` says; in int8 only where there are `samples` of the part's inputs.
-    One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no other use for the part
-    should let it go.
+    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `numerics` says; in int8 only where there are `samples`
+    of the part's inputs. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no
+    other use for the part should let it go.
     """
     if not is_there(device):
         return _in_pytorch(part)
