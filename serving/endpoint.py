@@ -45,8 +45,8 @@ Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 
 
-# What an answer in the cache takes besides its own bytes: its key, its times, a place in a dict.
-ENTRY_BYTES = 2048
+# What an answer in the cache takes besides its own bytes (key, times, a place in a dict), rounded up from 650.
+ENTRY_BYTES = 1024
 
 
 @dataclass(frozen=True)
