@@ -10,6 +10,7 @@ PyTurboJPEG needs the system's libturbojpeg.
 import argparse
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from tests.photos import encoded, photo
 
 Pixels = NDArray[np.uint8]
 # JPEG bytes and the share of the sides that is asked for (1, 2, 4, 8: whole, half ...), to RGB uint8 [h, w, 3].
-Decode = Callable[[bytes, int], Pixels]
+Decode = Callable[[bytes, int], Any]
 SIZES = ((500, 400), (1632, 1224), (4000, 3000))
 
 
@@ -41,11 +42,9 @@ def main() -> None:
         data = grainy((width, height))
         factor = next(n for n in (8, 4, 2, 1) if n == 1 or height >= n * task.short_side)
         repeats = max(1, 2_000_000 // (width * height))
-        whole: dict[str, Callable[[], Any]] = {"Pillow": lambda data=data: np.asarray(models.decode(data))}
+        whole: dict[str, Callable[[], Any]] = {"Pillow": partial(by_pillow, data)}
         whole |= {name: partial(decode, data, 1) for name, decode in others.items()}
-        ready: dict[str, Callable[[], Any]] = {
-            "Pillow": lambda data=data: task.prepare(*images.decode_for(data, task.short_side))
-        }
+        ready: dict[str, Callable[[], Any]] = {"Pillow": partial(prepared_by_pillow, task, data)}
         ready |= {name: partial(prepared, task, decode, data, factor) for name, decode in others.items()}
         print(f"{width} x {height}, {len(data) / 1000:.0f} kB, for classify 1/{factor}")
         for title, ways in (("RGB", whole), ("classify", ready)):
@@ -78,9 +77,9 @@ def decoders() -> dict[str, Decode]:
 
 
 def _simplejpeg() -> Decode:
-    import simplejpeg  # noqa: PLC0415
+    simplejpeg: Any = import_module("simplejpeg")
 
-    def decode(data: bytes, factor: int) -> Pixels:
+    def decode(data: bytes, factor: int) -> Any:
         if factor == 1:
             return simplejpeg.decode_jpeg(data)
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -90,27 +89,31 @@ def _simplejpeg() -> Decode:
 
 
 def _turbojpeg() -> Decode:
-    import turbojpeg  # noqa: PLC0415
-
+    turbojpeg: Any = import_module("turbojpeg")
     codec = turbojpeg.TurboJPEG()
     return lambda data, factor: codec.decode(data, turbojpeg.TJPF_RGB, scaling_factor=(1, factor))
 
 
 def _opencv() -> Decode:
-    import cv2  # noqa: PLC0415
-
+    cv2: Any = import_module("cv2")
     cv2.setNumThreads(1)
-    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    flags[8] = cv2.IMREAD_REDUCED_COLOR_8
-
-    def decode(data: bytes, factor: int) -> Pixels:
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), flags[factor])
-        return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
-
-    return decode
+    flags = {factor: getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}") for factor in (2, 4, 8)} | {1: cv2.IMREAD_COLOR}
+    return lambda data, factor: cv2.cvtColor(
+        cv2.imdecode(np.frombuffer(data, np.uint8), flags[factor]), cv2.COLOR_BGR2RGB
+    )
 
 
-def prepared(task: Any, decode: Decode, data: bytes, factor: int) -> Pixels:
+def by_pillow(data: bytes) -> Pixels:
+    """The whole photo."""
+    return np.asarray(models.decode(data))
+
+
+def prepared_by_pillow(task: Any, data: bytes) -> Any:
+    """What the network takes, as the server comes by it."""
+    return task.prepare(*images.decode_for(data, task.short_side))
+
+
+def prepared(task: Any, decode: Decode, data: bytes, factor: int) -> Any:
     """What the network takes, by another decoder."""
     return task.prepare(Image.fromarray(decode(data, factor)))
 
