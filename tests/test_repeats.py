@@ -5,7 +5,6 @@ import gc
 import re
 import socket
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from foursight.serving.repeats import Repeats
 from foursight.serving.settings import Settings
 from tests.photos import encoded, photo
 from tests.shapes import write_model
+from tests.test_analyze import until
 
 COFFEE = encoded(photo("coffee"), "JPEG")
 CHELSEA = encoded(photo("chelsea"), "JPEG")
@@ -216,13 +216,6 @@ def serving(classify: catalogue.Task) -> Iterator[Serving]:
 def status(response: httpx.Response) -> str:
     assert response.status_code == 200
     return response.headers["cache-status"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_without_the_setting_every_photo_is_computed(classify: catalogue.Task) -> None:
