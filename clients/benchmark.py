@@ -34,22 +34,27 @@ class Sample:
     """One request: when it was due (seconds, perf_counter), its latency in seconds, its status, what the server says.
 
     `status` is 0 where no answer came, and -1 where the answer is no answer of the task. `steps` are Server-Timing's
-    durations in milliseconds.
+    durations in milliseconds; `cached` is whether Cache-Status (RFC 9211) says that nothing was computed for it.
     """
 
     due: float
     latency: float
     status: int
     steps: dict[str, float]
+    cached: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """One load's figures: rates per second, latencies and steps (means) in milliseconds, of answered requests only."""
+    """One load's figures: rates per second, latencies and steps (means) in milliseconds, of answered requests only.
+
+    `cached` counts those of them that the server had computed for an earlier request.
+    """
 
     load: str
     seconds: float
     answered: int
+    cached: int
     refused: int
     failed: int
     rate: float
@@ -134,7 +139,7 @@ class Connection:
             self.close()
         if status == 200 and not self._target.is_answer(content):
             status = -1
-        return Sample(due, latency, status, steps)
+        return Sample(due, latency, status, steps, _is_cached(headers.get("cache-status", "")))
 
     @property
     def is_open(self) -> bool:
@@ -211,6 +216,7 @@ def report(load: str, samples: Sequence[Sample], seconds: float) -> Report:
         load=load,
         seconds=seconds,
         answered=len(good),
+        cached=sum(sample.cached for sample in good),
         refused=refused,
         failed=len(samples) - len(good) - refused,
         rate=round(len(good) / seconds, 2),
@@ -244,3 +250,7 @@ def _steps(header: str) -> dict[str, float]:
             if parameter.startswith("dur="):
                 found[name] = float(parameter[4:])
     return found
+
+
+def _is_cached(header: str) -> bool:
+    return any(word.strip() in {"hit", "collapsed"} for part in header.split(",") for word in part.split(";")[1:])

@@ -303,13 +303,13 @@ class Analyzer:
 
     async def _call(
         self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
-    ) -> list[Answered] | Refusal:
+    ) -> list[Answered[Answer]] | Refusal:
         try:
             # By reference, as else each message would have the pixels; and in a list, as else Ray would fetch them
             # before the worker has a place for them.
             handle = (await self._handle(task)).options(_by_reference=True)
             call = handle.answer.remote([photo], options, regions)
-            results: list[Answered] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
+            results: list[Answered[Answer]] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
         except Exception as error:
             return _unavailable(task, error)
         return results

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from foursight.models.results import Predictions
 from foursight.serving import masks
 from foursight.serving.errors import MEDIA_TYPE, STATUS, Refusal, problem
-from foursight.wire import Answer, Answers, Failure, ImageSize, Polygons, Prediction, Rle
+from foursight.wire import Answer, Failure, ImageSize, Polygons, Prediction, Rle
 from foursight.wire.draw import draw
 
 Format = Literal["application/json", "image/jpeg", "image/png"]
@@ -76,10 +76,15 @@ def to_picture(image: Image.Image, answer: Answer, media_type: Format) -> bytes:
     return out.getvalue()
 
 
-def json_response(results: Sequence[Answer | Failure]) -> Response:
-    """One result as itself, several as {"results": [...]}."""
-    body = results[0] if len(results) == 1 else Answers.model_construct(results=list(results))
-    return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
+def to_json(result: Answer | Failure) -> bytes:
+    """One photo's result as JSON."""
+    return result.model_dump_json(exclude_none=True).encode()
+
+
+def json_response(results: Sequence[bytes]) -> Response:
+    """One result of `to_json` as itself, several as {"results": [...]}."""
+    body = results[0] if len(results) == 1 else b'{"results":[%b]}' % b",".join(results)
+    return Response(body, media_type="application/json")
 
 
 def refusal_response(refusal: Refusal) -> Response:

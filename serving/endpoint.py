@@ -4,17 +4,20 @@
                               response <-- [pool: finish, encode or draw] <--'
 
 The pool decodes photos as they arrive, while the batch before them is in the compute thread. Photos come over HTTP
-(this is the ASGI application of the worker), or decoded, from `analyze` (`Endpoint.answer`), and go the same way.
+(this is the ASGI application of the worker), or decoded, from `analyze` (`Endpoint.answer`), and go the same way. With
+an answer cache, a photo over HTTP that was answered of late, or is being answered, goes no way at all.
 """
 
 import asyncio
+import hashlib
 import os
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,29 +28,42 @@ from starlette.types import Receive, Scope, Send
 
 from foursight.models import image as images
 from foursight.models.catalogue import Task
-from foursight.models.options import Options
+from foursight.models.options import ModelOptions, Options
 from foursight.serving import answers, upload
 from foursight.serving.admission import Places
 from foursight.serving.answers import Format
 from foursight.serving.batching import Batcher, Timing
 from foursight.serving.errors import STATUS, Refusal, refusal_of
 from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.repeats import Repeats, Way
 from foursight.serving.settings import Settings
-from foursight.wire import Answer, Failure
+from foursight.wire import Answer
 
 Value = TypeVar("Value")
+Content = TypeVar("Content")
 Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One photo's answer, its picture where one was asked for, and where its time went."""
+# What an answer in the cache takes besides its own bytes (key, times, a place in a dict), rounded up from 650.
+ENTRY_BYTES = 1024
 
-    answer: Answer
-    picture: bytes | None
+
+@dataclass(frozen=True)
+class Answered(Generic[Content]):
+    """One photo's answer, as an object or as the bytes that are sent, and where its time went."""
+
+    answer: Content
     decode: float
     timing: Timing
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One photo's part of a response, and how it was come by; `way` is None where there is no cache."""
+
+    answered: Answered[bytes]
+    way: Way | None = None
 
 
 class Endpoint:
@@ -60,6 +76,9 @@ class Endpoint:
         self._places = Places(name, settings.max_queue + settings.max_batch, metrics)
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, metrics.computed)
+        self._repeats: Repeats[Answered[bytes]] | None = (
+            Repeats(settings.answer_cache * 2**20, _weight) if settings.answer_cache else None
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
@@ -89,7 +108,7 @@ class Endpoint:
 
     async def answer(
         self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None
-    ) -> list[Answered] | Refusal:
+    ) -> list[Answered[Answer]] | Refusal:
         """Answer for a decoded photo, uint8 [H, W, 3], or for regions of it, (left, top, right, bottom) in its pixels.
 
         `fetch` gives the photo once there is a place for it.
@@ -102,7 +121,7 @@ class Endpoint:
                 pixels = await fetch()
                 parts = [pixels] if regions is None else [pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in regions]
                 del pixels
-                photos = [self._answer(part, options) for part in parts]
+                photos = [self._answer(part, options, False, self._to_answer) for part in parts]
                 parts.clear()
                 return await asyncio.gather(*photos)
         except Exception as error:
@@ -143,27 +162,53 @@ class Endpoint:
     async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
         # A photo of several that fails leaves the others their answers; a lone one fails the request.
         several = len(bodies) > 1
-        photos = [self._answer(body, options, form) for body in bodies]
+        photos = [self._reply(body, options, form) for body in bodies]
         bodies.clear()
-        results = await asyncio.gather(*photos, return_exceptions=several)
-        good = [result for result in results if isinstance(result, Answered)]
-        if good and good[0].picture is not None:
-            response = Response(good[0].picture, media_type=form)
+        replies = await asyncio.gather(*photos, return_exceptions=several)
+        contents = [_content(reply) for reply in replies]
+        if form == "application/json":
+            response = answers.json_response(contents)
         else:
-            response = answers.json_response([_result(result) for result in results])
-        response.headers["Server-Timing"] = _server_timing(good, perf_counter() - start)
+            response = Response(contents[0], media_type=form)
+        computed = [reply.answered for reply in replies if isinstance(reply, Reply) and reply.way in (None, "miss")]
+        response.headers["Server-Timing"] = _server_timing(computed, perf_counter() - start)
         response.headers["Vary"] = "Accept"
+        if self._repeats:
+            response.headers["Cache-Status"] = ", ".join(_cache_status(reply, self._repeats) for reply in replies)
         return response
 
-    async def _answer(self, photo: bytes | Pixels, options: Options, form: Format = "application/json") -> Answered:
+    async def _reply(self, photo: bytes, options: Options, form: Format) -> Reply:
+        draw = form != "application/json"
+        compute = partial(self._answer, options=options, draw=draw, encode=partial(self._to_bytes, form))
+        if self._repeats is None:
+            answer = compute(photo)
+            photo = b""
+            return Reply(await answer)
+        # In a thread, and none that decodes: 12 megapixels are hashed in milliseconds, and a hit should not wait.
+        digest = (await asyncio.to_thread(hashlib.sha256, photo)).digest()
+        # A model that takes another's name has a key of its own, and no key keeps a model that is removed.
+        model = options.pinned() if isinstance(options, ModelOptions) else None
+        key = digest, form, options.model_dump_json(), None if model is None else weakref.ref(model)
+        way, kept = self._repeats.ask(key, partial(compute, photo))
+        photo = b""
+        self._metrics.repeats(way)
+        return Reply(await kept, way)
+
+    async def _answer(
+        self,
+        photo: bytes | Pixels,
+        options: Options,
+        draw: bool,
+        encode: Callable[[Any, Options, tuple[int, int], Image.Image | None], Content],
+    ) -> Answered[Content]:
         start = perf_counter()
         # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
-        canvas, size, prepared = await self._in_pool(partial(self._decode, photo, form != "application/json"))
+        canvas, size, prepared = await self._in_pool(partial(self._decode, photo, draw))
         photo = b""
         decoded = perf_counter()
         output, timing = await self.batcher.submit((prepared, options))
-        answer, picture = await self._in_pool(partial(self._encode, output, options, size, canvas, form))
-        return Answered(answer, picture, decoded - start, timing)
+        answer = await self._in_pool(partial(encode, output, options, size, canvas))
+        return Answered(answer, decoded - start, timing)
 
     def _decode(self, photo: bytes | Pixels, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
         """The photo, where it is to be drawn on, its (width, height), and the network's input."""
@@ -173,38 +218,57 @@ class Endpoint:
         image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
         return image if draw else None, image.size, self._task.prepare(image)
 
-    def _encode(
-        self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None, form: Format
-    ) -> tuple[Answer, bytes | None]:
+    def _to_answer(self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None) -> Answer:
         found = self._task.finish(output, options)
         mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
         name = getattr(options, "model", None) or self._task.card.name
-        answer = answers.to_answer(name, size, found, mask_format)
-        return answer, answers.to_picture(canvas, answer, form) if canvas else None
+        return answers.to_answer(name, size, found, mask_format)
+
+    def _to_bytes(
+        self, form: Format, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None
+    ) -> bytes:
+        answer = self._to_answer(output, options, size, canvas)
+        return answers.to_picture(canvas, answer, form) if canvas else answers.to_json(answer)
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _result(result: Answered | BaseException) -> Answer | Failure:
-    if isinstance(result, Answered):
-        return result.answer
-    if isinstance(result, Exception):
-        return answers.failure(refusal_of(result))
-    raise result
+def _weight(answered: Answered[bytes]) -> int:
+    return len(answered.answer) + ENTRY_BYTES
 
 
-def _server_timing(good: list[Answered], total: float) -> str:
-    """The Server-Timing header (W3C), in milliseconds; of several photos the longest time of each step."""
+def _content(reply: Reply | BaseException) -> bytes:
+    if isinstance(reply, Reply):
+        return reply.answered.answer
+    if isinstance(reply, Exception):
+        return answers.to_json(answers.failure(refusal_of(reply)))
+    raise reply
+
+
+def _cache_status(reply: Reply | BaseException, repeats: Repeats[Answered[bytes]]) -> str:
+    """One photo's member of the Cache-Status header (RFC 9211)."""
+    if not isinstance(reply, Reply):
+        return "foursight; fwd=miss"
+    if reply.way == "miss":
+        return "foursight; fwd=miss" + ("; stored" if repeats.has_room_for(reply.answered) else "")
+    return "foursight; hit" if reply.way == "hit" else "foursight; fwd=miss; collapsed"
+
+
+def _server_timing(computed: list[Answered[bytes]], total: float) -> str:
+    """The Server-Timing header (W3C), in milliseconds; of several photos the longest time of each step.
+
+    Only `total` where all answers were there already.
+    """
     steps = [f"total;dur={1000 * total:.1f}"]
-    if good:
+    if computed:
         slowest = {
-            "decode": max(one.decode for one in good),
-            "queue": max(one.timing.queue for one in good),
-            "inference": max(one.timing.inference for one in good),
+            "decode": max(one.decode for one in computed),
+            "queue": max(one.timing.queue for one in computed),
+            "inference": max(one.timing.inference for one in computed),
         }
         steps = [f"{name};dur={1000 * seconds:.1f}" for name, seconds in slowest.items()] + steps
-        steps.append(f'batch;desc="{max(one.timing.batch for one in good)}"')
+        steps.append(f'batch;desc="{max(one.timing.batch for one in computed)}"')
     return ", ".join(steps)
 
 

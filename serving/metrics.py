@@ -7,6 +7,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from foursight.serving.repeats import Way
+
 _NAMES = ("task", "replica")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -50,6 +52,12 @@ class WorkerMetrics(RequestMetrics):
         super().__init__(task, replica)
         names, values = _NAMES, self._labels
         self.photos = Counter("foursight_photos", "Photos computed.", names, registry=self.registry).labels(*values)
+        self._repeats = Counter(
+            "foursight_answer_cache",
+            "Photos by how the answer cache had them: hit, shared (in flight) or miss.",
+            (*names, "way"),
+            registry=self.registry,
+        )
         self.batch = Histogram(
             "foursight_batch_size",
             "Photos computed together.",
@@ -64,6 +72,10 @@ class WorkerMetrics(RequestMetrics):
             registry=self.registry,
             buckets=_SECONDS,
         ).labels(*values)
+
+    def repeats(self, way: Way) -> None:
+        """Count a photo that was looked up in the answer cache."""
+        self._repeats.labels(*self._labels, way).inc()
 
     def computed(self, size: int, seconds: float) -> None:
         """Count a batch."""

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(64, ge=1, le=10_000, description="Photos that may wait for a worker; beyond that: 503.")
     max_bytes: int = Field(32 * 2**20, ge=1024, description="Largest upload in bytes.")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="Largest photo in pixels.")
+    answer_cache: int = Field(0, ge=0, description="MiB of answers that each worker keeps for repeated photos; 0: off.")
 
     models: Annotated[dict[str, Path], NoDecode] = Field(
         {}, description="Fine-tuned models outside the models folder, NAME=PATH; several times, or comma-separated."

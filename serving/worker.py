@@ -20,7 +20,7 @@ from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.registry import Entry
 from foursight.serving.settings import Settings
-from foursight.wire import LayerTable, ModelCard
+from foursight.wire import Answer, LayerTable, ModelCard
 
 
 class Worker:
@@ -88,7 +88,7 @@ class Worker:
 
     async def answer(
         self, photo: list[ObjectRef], options: Options, regions: list[Region] | None = None
-    ) -> list[Answered] | Refusal:
+    ) -> list[Answered[Answer]] | Refusal:
         """Answer for a decoded photo, uint8 [H, W, 3] in Ray's object store, or for regions of it.
 
         `photo` holds one reference, in a list that is emptied: a photo that waits should not fill the store.

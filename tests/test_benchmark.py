@@ -1,6 +1,7 @@
 """`foursight benchmark`, against servers whose times and answers are known, and against the real one."""
 
 import asyncio
+import itertools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from foursight import benchmark
 from foursight.benchmark import Sample, Target
 from foursight.cli import main
 from tests.conftest import free_port
+from tests.scripted import Reply, Scripted
 from tests.stubs import Stub
 
 ANSWER = b'{"model": "stub", "image": {"width": 1, "height": 1}, "predictions": []}'
@@ -87,6 +89,19 @@ def test_quantiles_are_numpys_nearest_rank() -> None:
             assert benchmark.quantile(values.tolist(), share) == pytest.approx(expected)
 
 
+def test_answers_that_were_not_computed_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    # A third of each: computed, from the cache, and shared with another request.
+    said = ["foursight; fwd=miss; stored", "foursight; hit", "foursight; fwd=miss; collapsed"]
+    turns = itertools.cycle(said)
+    with Scripted(lambda _: Reply(ANSWER, headers={"Cache-Status": next(turns)})) as server:
+        status, out, _ = run(capsys, server.url, "--connections", "1", "--seconds", "1", "--json")
+        (load,) = json.loads(out)["loads"]
+        assert status == 0
+        assert load["cached"] == pytest.approx(2 / 3 * load["answered"], abs=1)
+        _, out, _ = run(capsys, server.url, "--connections", "1", "--seconds", "1")
+    assert "answers came from the server's cache" in out
+
+
 def test_the_real_server_is_measured(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, server, "--connections", "2", "--rate", "8", "--seconds", "1", "--json")
     assert status == 0, err
@@ -94,7 +109,7 @@ def test_the_real_server_is_measured(server: str, capsys: pytest.CaptureFixture[
     assert closed["answered"] > 0
     assert opened["answered"] == 8
     for load in (closed, opened):
-        assert load["failed"] == load["refused"] == 0
+        assert load["failed"] == load["refused"] == load["cached"] == 0
         assert 0 < load["p50"] <= load["p95"] <= load["p99"] <= load["longest"]
         assert set(load["steps"]) == {"decode", "queue", "inference", "total"}
 

@@ -96,6 +96,9 @@ def _print(target: Target, reports: list[Report]) -> None:
         table.add_row(one.load, f"{one.rate:.1f}", *latencies, str(one.refused), str(one.failed))
     console.print(table)
     for one in reports:
+        if one.cached:
+            text = f"{one.load}: {one.cached} of {one.answered} answers came from the server's cache, not computed"
+            console.print(f"[yellow]{text}[/yellow]", soft_wrap=True)
         if one.steps:
             steps = ", ".join(f"{name} {value:.1f}" for name, value in one.steps.items())
             console.print(f"[dim]{one.load}: mean in the server, ms: {steps}[/dim]", soft_wrap=True)
