@@ -36,7 +36,7 @@ def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classi
         *backbone.examples(base.crop, place),
         place,
         numerics,
-        lambda: [(torch.from_numpy(base.crop_photo(image))[None],) for image in numerics.photos()],
+        lambda: [(torch.tensor(base.crop_photo(image))[None],) for image in numerics.photos()],
     )
     card = Card(
         name=base.name,
