@@ -1,0 +1,90 @@
+"""What bfloat16 and int8 gain and what they change, beside float32 in the same process.
+
+    python -m loadtests.precisions --photos photos/ --calibration others/ --tasks classify detect
+
+Answers are those for the photos of a folder. Calls alternate, since a shared machine drifts; ratios are medians. How
+good detection and segmentation are is another matter: `foursight evaluate --url` asks a server that was started so.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from foursight import models
+from foursight.models import engine, runtime
+from foursight.models.errors import PrecisionError
+from foursight.models.numerics import Numerics, Precision
+from loadtests.engines import compare
+
+TOP = 5
+
+
+def main() -> None:
+    """Load each task in each precision that this machine has, and print what differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos to answer for")
+    parser.add_argument("--calibration", type=Path, required=True, help="folder of other photos, for int8")
+    parser.add_argument("--tasks", nargs="+", default=list(models.TASKS), choices=models.TASKS)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=9)
+    chosen = parser.parse_args()
+    runtime.require()
+    engine.share_cores(torch.device("cpu"))
+    photos = [models.decode(path.read_bytes()) for path in sorted(chosen.photos.iterdir())]
+    for name in chosen.tasks:
+        tasks = loaded(name, chosen.calibration)
+        prepared = [(tasks["float32"].prepare(photo), tasks["float32"].options()) for photo in photos]
+        for batch in chosen.batches:
+            ways = {precision: partial(task.predict, prepared[:batch]) for precision, task in tasks.items()}
+            compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
+        if name in ("classify", "localize"):
+            answers = {way: [task.predict([one])[0] for one in prepared] for way, task in tasks.items()}
+            for precision, found in answers.items():
+                print(f"{name:22} {precision:8} {agreement(found, answers['float32'])}", flush=True)
+
+
+def loaded(name: str, calibration: Path) -> dict[str, Any]:
+    """The task in each precision that this machine has."""
+    tasks = {}
+    for precision in get_args(Precision):
+        numerics = Numerics(precision, calibration)
+        try:
+            numerics.require()
+        except PrecisionError as error:
+            print(error)
+            continue
+        start = time.perf_counter()
+        tasks[precision] = models.load(name, "tiny", "cpu", numerics)
+        seconds = time.perf_counter() - start
+        print(
+            f"{name:22} {precision:8} computes in {tasks[precision].card.dtype}, loaded in {seconds:.1f} s", flush=True
+        )
+    return tasks
+
+
+def agreement(found: list[Any], exact: list[Any]) -> str:
+    """How often the first label is float32's, and how far off scores and boxes are."""
+    pairs = [(mine.probabilities, own.probabilities) for mine, own in zip(found, exact, strict=True)]
+    same = [mine.argmax() == own.argmax() for mine, own in pairs]
+    sure = [one for one, (_, own) in zip(same, pairs, strict=True) if own.max() > 0.5]
+    among = [own.argmax() in np.argsort(-mine)[:TOP] for mine, own in pairs]
+    shifts = [np.abs(mine - own).max() for mine, own in pairs]
+    text = (
+        f"first label same {np.mean(same):.3f} of {len(same)}, where above .5 {np.mean(sure):.3f} of {len(sure)}, "
+        f"among the best {TOP} {np.mean(among):.3f}; largest shift of a probability {np.mean(shifts):.3f} on the mean"
+    )
+    if not hasattr(exact[0], "box"):
+        return text
+    boxes = (torch.from_numpy(np.stack([one.box for one in ones])) for ones in (found, exact))
+    overlaps = box_iou(*boxes).diagonal()
+    return f"{text}; IoU of boxes {overlaps.mean():.3f} on the mean, {overlaps.quantile(0.05):.3f} at 5 %"
+
+
+if __name__ == "__main__":
+    main()
