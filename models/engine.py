@@ -145,17 +145,17 @@ def _openvino(
     try:
         model = _convert(ov, part, example, shapes)
         compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
+        if not _agrees(_session(compiled), part, (example, other), TOLERANCE):
+            _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
+            return None
+        # What is less precise is made of what was found right; how good it is can only be measured.
+        if quantized and samples:
+            model = _quantized(model, samples())
+        if numerics.precision != "float32":
+            compiled = core.compile_model(model, "CPU", config | hint)
     except Exception as error:
         _warn(part, f"runs in PyTorch, for OpenVINO cannot convert it: {error}")
         return None
-    if not _agrees(_session(compiled), part, (example, other), TOLERANCE):
-        _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
-        return None
-    # What is less precise is made of what was found right.
-    if quantized and samples:
-        model = _quantized(model, samples())
-    if numerics.precision != "float32":
-        compiled = core.compile_model(model, "CPU", config | hint)
     engine_cache.write(key, compiled.export_model().getvalue())
     return _session(compiled)
 

@@ -73,7 +73,7 @@ def install(
     gives the photos that int8 is calibrated on, float32 [3, h, w] resized and normalised; without, all is in float32.
     What tells small differences apart stays in float32: the box predictor, which is a hundredth of the work, and the
     finest map of the tiny profile, for which bfloat16 is too coarse between the steps of Winograd's filtering. Gives
-    what the backbone computes in.
+    what the others compute in, as "int8", or "float32+int8" where one could not be had so.
     """
     # Noise of its own generator: to load a model changes nothing for who draws numbers too.
     noise = torch.Generator().manual_seed(0)
@@ -104,7 +104,7 @@ def install(
                     setattr(module, name, replacement)
     if tiles:
         network.backbone = SmoothedLater(network.backbone, rcnn_smoothing.compile(tiles, device))
-    return compiled[0][1].run.dtype
+    return "+".join(sorted({on_engine.run.dtype for part, on_engine in compiled if part is not predictor}))
 
 
 def _samples(

@@ -124,6 +124,18 @@ def test_objects_are_found_in_int8_too(photos: Path) -> None:
     assert mine.masks is not None
 
 
+def test_photos_to_calibrate_on_are_spread_over_the_folder(tmp_path: Path) -> None:
+    for count in (1, 64, 100, 200):
+        (tmp_path / str(count)).mkdir()
+        for index in range(count):
+            (tmp_path / str(count) / f"{index:03}.jpg").touch()
+        names = [int(path.stem) for path in Numerics("int8", tmp_path / str(count)).files]
+        assert len(names) == min(count, numerics.PHOTOS)
+        gaps = np.diff([*names, count])
+        assert names[0] == 0
+        assert gaps.max() - gaps.min() <= 1
+
+
 def launch(**settings: Any) -> None:
     with running(Settings(port=8994, **settings)):
         raise AssertionError("the server has started")
@@ -135,9 +147,11 @@ def test_a_server_does_not_start_in_what_it_cannot_compute(photos: Path, monkeyp
     (photos / "empty").mkdir()
     with pytest.raises(LaunchError, match="has no photos"):
         launch(precision="int8", calibration=photos / "empty")
-    (photos / "astronaut.jpg").write_bytes(b"no photo")
-    with pytest.raises(LaunchError, match=r"astronaut.jpg cannot be read"):
+    (photos / "coffee.jpg").write_bytes(b"no photo")
+    with pytest.raises(LaunchError, match=r"coffee.jpg cannot be read"):
         launch(precision="int8", calibration=photos)
+    with pytest.raises(LaunchError, match="--precision int8 is for CPUs"):
+        launch(precision="int8", calibration=photos, device="cuda")
     for package, precision in (("nncf", "int8"), ("openvino", "bfloat16")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
