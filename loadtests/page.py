@@ -77,7 +77,7 @@ def _machines(runs: list[dict[str, Any]]) -> str:
     days = sorted({run["run"][:10] for run in runs})
     lines = [f"- {', '.join(days)}: {'; '.join(found)}.", f"- {', '.join(sorted(versions))}."]
     if busy:
-        lines.append(f"- Load average as runs began: {busy[0]}..{busy[-1]}. What is above 1 is other programs' work.")
+        lines.append(f"- Load average as runs began, with what the runs before left of it: {busy[0]}..{busy[-1]}.")
     return "\n".join(lines) + "\n"
 
 

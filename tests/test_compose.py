@@ -91,7 +91,7 @@ def test_every_setting_is_passed_through_with_the_servers_own_default() -> None:
     given = {name.removeprefix("FOURSIGHT_").lower(): value for name, value in SERVER["environment"].items()}
     # These two are the container's own: all its interfaces, and the default port, which compose publishes.
     assert "ENV FOURSIGHT_HOST=0.0.0.0" in stage("server")
-    # Fine-tuned models are files: their folder is mounted. So would that of photos for int8, for which the image lacks NNCF.
+    # Fine-tuned models are files: their folder is mounted. Calibration is for int8, for which the image lacks NNCF.
     assert set(given) == set(Settings.model_fields) - {"host", "port", "calibration", "models", "models_dir"}
     for name, value in given.items():
         passed = re.fullmatch(rf"\$\{{FOURSIGHT_{name.upper()}:-(.*)\}}", value)
