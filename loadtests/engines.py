@@ -10,7 +10,7 @@ On one core the latter holds on a busy machine too.
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def in_pytorch(name: str) -> Any:
         return models.load(name)
 
 
-def compare(title: str, ways: dict[str, Callable[[], object]], batch: int, rounds: int) -> None:
+def compare(title: str, ways: Mapping[str, Callable[[], object]], batch: int, rounds: int) -> None:
     """Print the medians of each way, and the first's as a multiple of it, with the quartiles of that ratio."""
     clock: dict[str, list[float]] = {way: [] for way in ways}
     processor: dict[str, list[float]] = {way: [] for way in ways}
