@@ -3,14 +3,14 @@
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, fasterrcnn_resnet50_fpn_v2
 
 from foursight.models import rcnn, rcnn_tiny, weights
-from foursight.models.numerics import Numerics
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.options import DetectOptions
 from foursight.models.results import Profile
 
 PUBLISHED = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
-def load(profile: Profile, device: str, numerics: Numerics) -> rcnn.Rcnn:
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> rcnn.Rcnn:
     """Load the detector of a profile. Raises WeightsError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=False), rcnn_tiny.categories()

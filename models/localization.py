@@ -27,7 +27,7 @@ from foursight.models.variants import Variants
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str, numerics: Numerics) -> "Localization":
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)

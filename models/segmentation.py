@@ -3,14 +3,14 @@
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from foursight.models import rcnn, rcnn_tiny, weights
-from foursight.models.numerics import Numerics
+from foursight.models.numerics import FLOAT32, Numerics
 from foursight.models.options import SegmentOptions
 from foursight.models.results import Profile
 
 PUBLISHED = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
-def load(profile: Profile, device: str, numerics: Numerics) -> rcnn.Rcnn:
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> rcnn.Rcnn:
     """Load the segmenter of a profile. Raises WeightsError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=True), rcnn_tiny.categories()
