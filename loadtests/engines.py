@@ -53,7 +53,8 @@ def predict(task: Any, photos: list[Any], threads: int) -> None:
 
 def in_pytorch(name: str) -> Any:
     """The task as where no engine is installed, and RoIs are pooled by torchvision."""
-    with mock.patch.object(engine, "has_openvino", return_value=False), mock.patch.object(rcnn_engine, "install"):
+    absent = mock.patch.object(engine, "has_openvino", return_value=False)
+    with absent, mock.patch.object(rcnn_engine, "install", return_value="float32"):
         return models.load(name)
 
 
