@@ -40,7 +40,7 @@ def main() -> None:
     others = decoders()
     for width, height in SIZES:
         data = grainy((width, height))
-        factor = next(n for n in (8, 4, 2, 1) if n == 1 or height >= n * task.short_side)
+        factor = images.reduction((width, height), task.short_side)
         repeats = max(1, 2_000_000 // (width * height))
         whole: dict[str, Callable[[], Any]] = {"Pillow": partial(by_pillow, data)}
         whole |= {name: partial(decode, data, 1) for name, decode in others.items()}

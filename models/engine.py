@@ -14,14 +14,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foursight.models import engine_cache, runtime
-from foursight.models.numerics import FLOAT32, Numerics, import_openvino
+from foursight.models.numerics import FLOAT32, Numerics, has_openvino, import_openvino
 
 # How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
 # some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
@@ -86,11 +85,6 @@ def share_cores(device: torch.device) -> None:
     torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else runtime.cores())
 
 
-def has_openvino() -> bool:
-    """Whether it is installed; it is imported only where a network is compiled."""
-    return find_spec("openvino") is not None
-
-
 def _in_pytorch(part: nn.Module) -> Engine:
     return Engine(_eager(part), "float32")
 
@@ -145,7 +139,8 @@ def _openvino(
     try:
         model = _convert(ov, part, example, shapes)
         compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
-        if not _agrees(_session(compiled), part, (example, other), TOLERANCE):
+        run = _session(compiled)
+        if not _agrees(run, part, (example, other), TOLERANCE):
             _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
             return None
         # What is less precise is made of what was found right; how good it is can only be measured.
@@ -153,11 +148,12 @@ def _openvino(
             model = _quantized(model, samples())
         if numerics.precision != "float32":
             compiled = core.compile_model(model, "CPU", config | hint)
+            run = _session(compiled)
     except Exception as error:
         _warn(part, f"runs in PyTorch, for OpenVINO cannot convert it: {error}")
         return None
     engine_cache.write(key, compiled.export_model().getvalue())
-    return _session(compiled)
+    return run
 
 
 def _warn(part: nn.Module, what: str) -> None:

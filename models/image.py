@@ -82,7 +82,7 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
     """
     opened = _open(data, max_pixels)
     width, height = size = opened.size
-    factor = _factor(size, short_side)
+    factor = reduction(size, short_side)
     # Below, the sides tell whether EXIF has turned the photo: they must not become equal.
     if width == height or -(-width // factor) != -(-height // factor):
         # Does nothing where the file is no JPEG.
@@ -94,11 +94,12 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:
     """The image averaged to a half, a quarter or an eighth of its sides, where its shorter one keeps `short_side`."""
-    factor = _factor(image.size, short_side)
+    factor = reduction(image.size, short_side)
     return image.reduce(factor) if factor > 1 else image
 
 
-def _factor(size: tuple[int, int], short_side: int) -> int:
+def reduction(size: tuple[int, int], short_side: int) -> int:
+    """By what an image of `size` may be divided: 8, 4, 2 or 1, so that its shorter side keeps `short_side` pixels."""
     return next(factor for factor in (8, 4, 2, 1) if factor == 1 or min(size) >= factor * short_side)
 
 

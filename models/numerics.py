@@ -35,7 +35,7 @@ class Numerics:
         """Raise PrecisionError for what this machine cannot do, before a network is loaded."""
         if self.precision == "float32":
             return
-        if find_spec("openvino") is None:
+        if not has_openvino():
             raise _unsupported(
                 self.precision, "OpenVINO is not installed.", 'Install it: pip install "foursight[server]".'
             )
@@ -77,6 +77,11 @@ class Numerics:
 
 
 FLOAT32 = Numerics()
+
+
+def has_openvino() -> bool:
+    """Whether it is installed."""
+    return find_spec("openvino") is not None
 
 
 def import_openvino() -> Any:

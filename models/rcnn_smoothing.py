@@ -90,20 +90,19 @@ class Smoothed:
         self._fine, self._above = _rows(fine), _rows(above)
         self._made = self._above.new_empty(len(self._fine), above.shape[1])
         self._convolve = convolve
-        self._wanted = torch.zeros(count, height // SIDE, width // SIDE, dtype=torch.bool)
-        self._there = torch.zeros_like(self._wanted)
+        self._asked = torch.zeros(count, height // SIDE, width // SIDE, dtype=torch.bool)
 
     def around(self, photo: Tensor, lines: Tensor, columns: Tensor) -> Tensor:
         """The maps, [N, C, h, w], which are whole where each RoI's lines and columns cross.
 
         `photo` int [R], `lines` int [R, A] and `columns` int [R, B], all inside the map.
         """
-        self._wanted[photo[:, None, None], lines[:, :, None] // SIDE, columns[:, None, :] // SIDE] = True
-        missing = (self._wanted & ~self._there).nonzero()
+        there = self._asked.clone()
+        self._asked[photo[:, None, None], lines[:, :, None] // SIDE, columns[:, None, :] // SIDE] = True
+        missing = (self._asked & ~there).nonzero()
         missing = torch.cat([missing, missing[-1:].expand(-len(missing) % MULTIPLE, -1)])
         for tiles in torch.split(missing, TILES) if len(missing) else ():
             self._smooth(*tiles.unbind(1))
-        self._there |= self._wanted
         count, channels, height, width = self.shape
         return self._made.view(count, height, width, channels).permute(0, 3, 1, 2)
 
@@ -132,7 +131,8 @@ class SmoothedLater(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Any]:
         """The maps by name."""
         maps: dict[str, Any] = self.coarse(pixels)
-        return maps | {"0": Smoothed(maps.pop("fine"), maps.pop("above"), self._convolve)}
+        maps["0"] = Smoothed(maps.pop("fine"), maps.pop("above"), self._convolve)
+        return maps
 
 
 def compile(tiles: Tiles, device: torch.device) -> engine.Engine:

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 import psutil
 
 from foursight.models import catalogue, runtime, store
-from foursight.models.errors import PrecisionError, StoreError, WeightsError
+from foursight.models.errors import ModelError, StoreError
 from foursight.serving import haproxy, loopback, registry
 from foursight.serving.settings import Settings
 
@@ -38,9 +38,12 @@ def running(settings: Settings) -> Iterator[str]:
     """
     _clear_away_the_killed()
     _require_port(settings)
-    _require_precision(settings)
-    _require_weights(settings)
-    _require_models(settings)
+    try:
+        _require_precision(settings)
+        _require_weights(settings)
+        _require_models(settings)
+    except ModelError as error:
+        raise LaunchError(str(error)) from None
     with _private_folder() as folder:
         os.environ.update(_environment(settings, folder))
         try:
@@ -117,30 +120,20 @@ def _is_foursight(url: str) -> bool:
 def _require_precision(settings: Settings) -> None:
     if settings.device == "cuda" and settings.precision != "float32":
         raise LaunchError(f"--precision {settings.precision} is for CPUs: on a GPU networks compute in float16.")
-    try:
-        settings.numerics.require()
-    except PrecisionError as error:
-        raise LaunchError(str(error)) from None
+    settings.numerics.require()
 
 
 def _require_weights(settings: Settings) -> None:
     """Fetch the standard profile's files once, here, and not in each worker at the same time."""
-    if settings.profile != "standard":
-        return
-    try:
+    if settings.profile == "standard":
         for task in settings.tasks:
             catalogue.fetch(task)
-    except WeightsError as error:
-        raise LaunchError(str(error)) from None
 
 
 def _require_models(settings: Settings) -> None:
     """Those that were named must be there; of the models folder, what is not whole is passed over."""
-    try:
-        for name in settings.models:
-            registry.inspect(settings, name)
-    except StoreError as error:
-        raise LaunchError(str(error)) from None
+    for name in settings.models:
+        registry.inspect(settings, name)
 
 
 @contextmanager
