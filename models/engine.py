@@ -171,7 +171,8 @@ def _quantized(model: Any, samples: Sequence[Inputs]) -> Any:
     """The converted model with int8 convolutions and products, their ranges taken from samples of its inputs."""
     import nncf  # noqa: PLC0415
 
-    nncf.set_log_level(logging.ERROR)
+    # Not by its own `set_log_level`: that raises the level of handlers too, which may be others' as well.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     dataset = nncf.Dataset([[tensor.contiguous().numpy() for tensor in sample] for sample in samples])
     # Weights are symmetric about zero, activations need not be: after ReLU6 they are not.
     preset = nncf.QuantizationPreset.MIXED
