@@ -19,9 +19,9 @@ from unittest import mock
 import torch
 
 from foursight import models
-from foursight.models import engine, rcnn_engine, runtime
+from foursight.models.engines import engine, environment, rcnn
 
-THREADS = {"PyTorch": runtime.cores(), "engine": 1}
+THREADS = {"PyTorch": environment.cores(), "engine": 1}
 
 
 def main() -> None:
@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=15)
     chosen = parser.parse_args()
-    runtime.require()
+    environment.require()
     image = models.decode(chosen.photo.read_bytes())
-    print(f"{chosen.photo.name}, {runtime.cores()} cores, {chosen.rounds} rounds; ms a photo")
+    print(f"{chosen.photo.name}, {environment.cores()} cores, {chosen.rounds} rounds; ms a photo")
     for name in chosen.tasks:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:
@@ -54,7 +54,7 @@ def predict(task: Any, photos: list[Any], threads: int) -> None:
 def in_pytorch(name: str) -> Any:
     """The task as where no engine is installed, and RoIs are pooled by torchvision."""
     absent = mock.patch.object(engine, "has_openvino", return_value=False)
-    with absent, mock.patch.object(rcnn_engine, "install", return_value="float32"):
+    with absent, mock.patch.object(rcnn, "install", return_value="float32"):
         return models.load(name)
 
 

@@ -10,8 +10,8 @@ import psutil
 from PIL import Image
 
 from foursight import models
-from foursight.models import store
 from foursight.models.catalogue import Host
+from foursight.models.finetuned import store
 
 
 def main() -> None:

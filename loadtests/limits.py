@@ -15,7 +15,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from foursight import benchmark
+from foursight.clients import benchmark
 from foursight.models.catalogue import TASKS
 from loadtests.peers import servers
 from loadtests.peers.servers import Processes

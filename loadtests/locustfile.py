@@ -23,7 +23,7 @@ from locust.env import Environment
 from PIL import Image, ImageDraw, ImageOps
 from pydantic import ValidationError
 
-from foursight.wire import Answer
+from foursight.schema import Answer
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
 # Besides loopback addresses: this machine, and the service's name on the network of docker-compose.yml.

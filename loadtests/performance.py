@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from foursight import benchmark, models
-from foursight.models import engine, runtime
+from foursight import models
+from foursight.clients import benchmark
+from foursight.models.engines import engine, environment
 from foursight.models.image import decode, decode_for
-from foursight.serving.answers import to_answer
+from foursight.serving.responses import to_answer
 from loadtests import limits, page
 from loadtests.peers import servers
 from loadtests.peers.__main__ import PHOTOS, describe, make_photos
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8480)
     parser.add_argument("--costs", type=Path, default=COSTS, help="where the rows are kept")
     chosen = parser.parse_args()
-    runtime.require()
+    environment.require()
     # A server that was started ends with this process, however it ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     engine.share_cores(torch.device("cpu"))

@@ -17,9 +17,9 @@ import torch
 from torchvision.ops import box_iou
 
 from foursight import models
-from foursight.models import engine, runtime
+from foursight.models.engines import engine, environment
+from foursight.models.engines.precision import Numerics, Precision
 from foursight.models.errors import PrecisionError
-from foursight.models.numerics import Numerics, Precision
 from loadtests.engines import compare
 
 TOP = 5
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=9)
     chosen = parser.parse_args()
-    runtime.require()
+    environment.require()
     engine.share_cores(torch.device("cpu"))
     photos = [models.decode(path.read_bytes()) for path in sorted(chosen.photos.iterdir())]
     for name in chosen.tasks:

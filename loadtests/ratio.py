@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from foursight import benchmark, models
-from foursight.models import engine, runtime
+from foursight import models
+from foursight.clients import benchmark
 from foursight.models.catalogue import Task
+from foursight.models.engines import engine, environment
 from foursight.models.image import decode_for
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     chosen = parser.parse_args()
     # The limit computes as the workers do.
-    runtime.require()
+    environment.require()
     body = chosen.photo.read_bytes()
     engine.share_cores(torch.device("cpu"))
     task = models.load(chosen.task)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from foursight.models import backbone, lite0
-from foursight.models.backbone import Backbone
+from foursight.models.networks import backbone, lite0
+from foursight.models.networks.backbone import Backbone
 from foursight.models.training import dataset, features
 from foursight.models.training.finetune import Options, Outcome, finetune
 from foursight.models.training.loop import Progress

@@ -6,16 +6,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from foursight.models.numerics import FLOAT32, Numerics
-from foursight.models.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
+from foursight.models.engines.precision import FLOAT32, Numerics
 from foursight.models.results import Card, Predictions, Profile
+from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
 
 # Task name, which is also its path under /v1/, to the module that implements it.
 TASKS = {
-    "classify": "foursight.models.classification",
-    "localize": "foursight.models.localization",
-    "detect": "foursight.models.detection",
-    "segment": "foursight.models.segmentation",
+    "classify": "foursight.models.tasks.classify",
+    "localize": "foursight.models.tasks.localize",
+    "detect": "foursight.models.tasks.detect",
+    "segment": "foursight.models.tasks.segment",
 }
 
 # What a request may ask of each task, known without loading any.
@@ -84,7 +84,7 @@ def load(name: str, profile: Profile = "tiny", device: Device = "auto", numerics
 
 def fetch(name: str) -> None:
     """Download and check the standard profile's weights of a task, where the cache lacks them. Raises WeightsError."""
-    weights = import_module("foursight.models.weights")
+    weights = import_module("foursight.models.networks.weights")
     weights.fetch(import_module(TASKS[name]).PUBLISHED)
 
 

@@ -31,14 +31,14 @@ from starlette.responses import Response
 from foursight.models import catalogue
 from foursight.models import image as images
 from foursight.models.errors import OptionError
-from foursight.models.options import ClassifyOptions, Options
-from foursight.serving import answers, registry, upload
+from foursight.schema import Analysis, Answer, Box, ImageSize
+from foursight.schema.options import ClassifyOptions, Options
+from foursight.serving import registry, responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
 from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
-from foursight.wire import Analysis, Answer, Box, ImageSize
 
 Value = TypeVar("Value")
 
@@ -197,8 +197,8 @@ def _worst(found: Mapping[str, Answer | Refusal]) -> Refusal:
 def _to_json(size: tuple[int, int], parts: dict[str, Answer | Refusal], then: Refusal | None) -> str:
     analysis = Analysis.model_construct(
         image=ImageSize(width=size[0], height=size[1]),
-        tasks={task: answers.failure(part) if isinstance(part, Refusal) else part for task, part in parts.items()},
-        then=answers.failure(then) if then else None,
+        tasks={task: responses.failure(part) if isinstance(part, Refusal) else part for task, part in parts.items()},
+        then=responses.failure(then) if then else None,
     )
     return analysis.model_dump_json(exclude_none=True)
 
@@ -221,13 +221,13 @@ class Analyzer:
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            response = answers.refusal_response(refusal_of(error))
+            response = responses.refusal_response(refusal_of(error))
         self._metrics.answered(response.status_code, perf_counter() - start)
         return response
 
     async def _respond(self, request: Request, start: float) -> Response:
         asked = read_query(request.url.query, self._settings.tasks, self._task_of)
-        answers.negotiate(request.headers.get("accept", ""), ("application/json",))
+        responses.negotiate(request.headers.get("accept", ""), ("application/json",))
         with self._places.take(1):
             # Asked before the body is read: what nobody takes is refused before it costs memory.
             found: dict[str, Answer | Refusal] = {

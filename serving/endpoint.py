@@ -28,16 +28,16 @@ from starlette.types import Receive, Scope, Send
 
 from foursight.models import image as images
 from foursight.models.catalogue import Task
-from foursight.models.options import ModelOptions, Options
-from foursight.serving import answers, upload
+from foursight.schema import Answer
+from foursight.schema.options import ModelOptions, Options
+from foursight.serving import responses, upload
 from foursight.serving.admission import Places
-from foursight.serving.answers import Format
+from foursight.serving.answer_cache import Repeats, Way
 from foursight.serving.batching import Batcher, Timing
 from foursight.serving.errors import STATUS, Refusal, refusal_of
 from foursight.serving.metrics import WorkerMetrics
-from foursight.serving.repeats import Repeats, Way
+from foursight.serving.responses import Format
 from foursight.serving.settings import Settings
-from foursight.wire import Answer
 
 Value = TypeVar("Value")
 Content = TypeVar("Content")
@@ -146,7 +146,7 @@ class Endpoint:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            return answers.refusal_response(refusal_of(error))
+            return responses.refusal_response(refusal_of(error))
 
     def _read_head(self, request: Request) -> tuple[Options, Format]:
         """What is asked for, before the body is looked at."""
@@ -157,7 +157,7 @@ class Endpoint:
             raise Refusal("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
         options = upload.parse_options(request.url.query, self._task.options)
         self._task.check(options)
-        return options, answers.negotiate(request.headers.get("accept", ""))
+        return options, responses.negotiate(request.headers.get("accept", ""))
 
     async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
         # A photo of several that fails leaves the others their answers; a lone one fails the request.
@@ -167,7 +167,7 @@ class Endpoint:
         replies = await asyncio.gather(*photos, return_exceptions=several)
         contents = [_content(reply) for reply in replies]
         if form == "application/json":
-            response = answers.json_response(contents)
+            response = responses.json_response(contents)
         else:
             response = Response(contents[0], media_type=form)
         computed = [reply.answered for reply in replies if isinstance(reply, Reply) and reply.way in (None, "miss")]
@@ -222,13 +222,13 @@ class Endpoint:
         found = self._task.finish(output, options)
         mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
         name = getattr(options, "model", None) or self._task.card.name
-        return answers.to_answer(name, size, found, mask_format)
+        return responses.to_answer(name, size, found, mask_format)
 
     def _to_bytes(
         self, form: Format, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None
     ) -> bytes:
         answer = self._to_answer(output, options, size, canvas)
-        return answers.to_picture(canvas, answer, form) if canvas else answers.to_json(answer)
+        return responses.to_picture(canvas, answer, form) if canvas else responses.to_json(answer)
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -242,7 +242,7 @@ def _content(reply: Reply | BaseException) -> bytes:
     if isinstance(reply, Reply):
         return reply.answered.answer
     if isinstance(reply, Exception):
-        return answers.to_json(answers.failure(refusal_of(reply)))
+        return responses.to_json(responses.failure(refusal_of(reply)))
     raise reply
 
 

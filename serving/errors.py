@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from foursight.models.errors import ModelError
-from foursight.wire import Problem
+from foursight.schema import Problem
 
 logger = logging.getLogger("ray.serve")
 

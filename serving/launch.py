@@ -18,8 +18,10 @@ from urllib.request import urlopen
 
 import psutil
 
-from foursight.models import catalogue, runtime, store
+from foursight.models import catalogue
+from foursight.models.engines import environment
 from foursight.models.errors import ModelError, StoreError
+from foursight.models.finetuned import store
 from foursight.serving import haproxy, loopback, registry
 from foursight.serving.settings import Settings
 
@@ -156,7 +158,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     return {
         **haproxy.environment(folder, threads=max(1, (os.cpu_count() or 1) // 4)),
         **loopback.environment(settings.host),
-        **runtime.ENVIRONMENT,
+        **environment.ENVIRONMENT,
         # By default Ray's workers give way to every other process. Here they are what the machine is there for.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(spare_port),
@@ -181,7 +183,7 @@ def _start(settings: Settings, folder: Path) -> None:
     import ray  # noqa: PLC0415
     from ray import serve  # noqa: PLC0415
 
-    from foursight.serving.front import Front  # noqa: PLC0415
+    from foursight.serving.gateway import Front  # noqa: PLC0415
     from foursight.serving.worker import Worker  # noqa: PLC0415
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

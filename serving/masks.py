@@ -4,7 +4,7 @@ import numpy as np
 from contourpy import FillType, contour_generator
 
 from foursight.models.results import BoxMask
-from foursight.wire import Polygons, Rle, rle
+from foursight.schema import Polygons, Rle, rle
 
 
 def to_rle(mask: BoxMask, height: int, width: int) -> Rle:

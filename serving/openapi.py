@@ -4,12 +4,12 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
-from foursight.models.options import LayersOptions
+from foursight.schema import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
+from foursight.schema.options import LayersOptions
 from foursight.serving.analyze import AnalyzeOptions
 from foursight.serving.errors import MEDIA_TYPE, STATUS
 from foursight.serving.errors import __doc__ as errors_doc
 from foursight.serving.upload import MAX_IMAGES
-from foursight.wire import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -27,7 +27,7 @@ def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Foursight",
-            "version": version("foursight"),
+            "version": version("foursight-vision"),
             "description": "Vision inference: upload a photo, get what is in it.",
         },
         "paths": {f"/v1/{task}": {"post": _operation(task, schema)} for task, schema in options.items()}

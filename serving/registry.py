@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from foursight.models import store
 from foursight.models.errors import StoreError
+from foursight.models.finetuned import store
 from foursight.serving.settings import Settings
 
 

@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from foursight.models import store
 from foursight.models.catalogue import TASKS, Device
+from foursight.models.engines.precision import Numerics, Precision
+from foursight.models.finetuned import store
 from foursight.models.image import MAX_PIXELS
-from foursight.models.numerics import Numerics, Precision
 from foursight.models.results import Profile
 
 

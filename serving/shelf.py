@@ -10,10 +10,10 @@ from typing import Any
 
 from ray import serve
 
+from foursight.schema import ModelCard
 from foursight.serving import registry
 from foursight.serving.errors import Refusal
 from foursight.serving.settings import Settings
-from foursight.wire import ModelCard
 
 TIMEOUT_S = 5.0
 # A worker reads, checks and places some hundred megabytes at most, between batches.

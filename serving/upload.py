@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from foursight.models.errors import OptionError
-from foursight.models.options import Options
+from foursight.schema.options import Options
 from foursight.serving.errors import Refusal
 
 Chosen = TypeVar("Chosen", bound=Options)

@@ -12,7 +12,8 @@ from ray import ObjectRef, serve
 
 from foursight.models import catalogue
 from foursight.models.errors import ModelError
-from foursight.models.options import Options
+from foursight.schema import Answer, LayerTable, ModelCard
+from foursight.schema.options import Options
 from foursight.serving import loopback
 from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
 from foursight.serving.errors import Refusal, refusal_of
@@ -20,7 +21,6 @@ from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.registry import Entry
 from foursight.serving.settings import Settings
-from foursight.wire import Answer, LayerTable, ModelCard
 
 
 class Worker:
@@ -29,7 +29,7 @@ class Worker:
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
         # Imported here: who starts the server names this class too, and needs no torch (270 MB) for that.
-        from foursight.models import devices, engine  # noqa: PLC0415
+        from foursight.models.engines import devices, engine  # noqa: PLC0415
 
         # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
         engine.share_cores(devices.resolve(settings.device))
@@ -122,15 +122,16 @@ class Worker:
             return refusal_of(error)
 
     def _measure(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
-        from foursight.models import anatomy, tuned_networks  # noqa: PLC0415
+        from foursight.models.finetuned import networks  # noqa: PLC0415
+        from foursight.models.inspection import summary  # noqa: PLC0415
 
         # One at a time: it computes beside the photos. Networks that answer have gone to their engines.
         with self._measuring:
             if model and entry:
-                network = tuned_networks.load(model, Path(entry.folder))
+                network = networks.load(model, Path(entry.folder))
             else:
-                network = anatomy.build(self._name, self._settings.profile)
-            found = anatomy.dissect(network, size)
+                network = summary.build(self._name, self._settings.profile)
+            found = summary.dissect(network, size)
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from foursight.models import stages, store, tuned
-from foursight.models.backbone import Backbone
-from foursight.models.head import ClassifierHead, HeadSpec
-from foursight.models.tuned import TunedClassifier
+from foursight.models.finetuned import classifier, store
+from foursight.models.finetuned.classifier import TunedClassifier
+from foursight.models.networks import stages
+from foursight.models.networks.backbone import Backbone
+from foursight.models.networks.head import ClassifierHead, HeadSpec
 
 KINDS = ("disc", "grid", "stripes")
 
@@ -54,12 +55,12 @@ def write_model(
     published = stages.split(base.network)
     frozen = len(published) if frozen is None else frozen
     spec = HeadSpec.model_validate(head)
-    model = TunedClassifier(published, frozen, ClassifierHead(spec, tuned.channels(published), len(labels))).eval()
+    model = TunedClassifier(published, frozen, ClassifierHead(spec, classifier.channels(published), len(labels))).eval()
     with torch.no_grad():
         # Its own stages are another network's, and not those published.
         for parameter in model.stages.parameters():
             parameter.mul_(1 + 0.1 * seed)
-    files = store.pack(model.state_dict(), tuned.spec_of(base, model, stages.fingerprint(published), labels))
+    files = store.pack(model.state_dict(), classifier.spec_of(base, model, stages.fingerprint(published), labels))
     with store.writing(folder) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)

@@ -15,7 +15,7 @@ from openapi_spec_validator import validate
 from PIL import Image
 
 from foursight.models.catalogue import OPTIONS, TASKS
-from foursight.wire import Analysis, Answer, Failure, Problem
+from foursight.schema import Analysis, Answer, Failure, Problem
 from tests.conftest import MAX_QUEUE, kill_worker
 from tests.photos import encoded, photo
 from tests.test_server import counted

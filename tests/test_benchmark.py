@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from foursight import benchmark
-from foursight.benchmark import Sample, Target
-from foursight.cli import main
+from foursight.clients import benchmark
+from foursight.clients.benchmark import Sample, Target
+from foursight.clients.cli.app import main
 from tests.conftest import free_port
 from tests.scripted import Reply, Scripted
 from tests.stubs import Stub

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from foursight.models import cam
+from foursight.models.networks import cam
 
 
 @pytest.mark.parametrize("seed", range(20))

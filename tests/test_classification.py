@@ -8,20 +8,22 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from foursight.models import backbone, catalogue, classification, labels, lite0
+from foursight.models import catalogue, labels
 from foursight.models.errors import OptionError
+from foursight.models.networks import backbone, lite0
+from foursight.models.tasks import classify
 from tests.photos import photo
 
 PHOTOS = ("chelsea", "coffee", "astronaut")
 
 
 @pytest.fixture(scope="module")
-def task() -> classification.Classification:
-    return classification.load("tiny", "cpu")
+def task() -> classify.Classification:
+    return classify.load("tiny", "cpu")
 
 
 @pytest.fixture(scope="module")
-def ask(task: classification.Classification) -> Callable:
+def ask(task: classify.Classification) -> Callable:
     return lambda name, **options: catalogue.run(task, photo(name), **options)
 
 
@@ -109,7 +111,7 @@ def test_the_crop_is_that_of_resizing_all_and_cropping(size: tuple[int, int], re
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (2000, 3), (3, 2000)])
-def test_a_photo_of_any_shape_has_a_crop(task: classification.Classification, size: tuple[int, int]) -> None:
+def test_a_photo_of_any_shape_has_a_crop(task: classify.Classification, size: tuple[int, int]) -> None:
     assert (task.prepare(Image.new("RGB", size, (10, 20, 30))) == (10, 20, 30)).all()
 
 
@@ -147,7 +149,7 @@ def test_an_unknown_class_is_refused_with_the_closest_labels(ask: Callable) -> N
     assert "espresso" in caught.value.hint
 
 
-def test_a_photo_in_a_batch_is_answered_as_it_is_alone(task: classification.Classification) -> None:
+def test_a_photo_in_a_batch_is_answered_as_it_is_alone(task: classify.Classification) -> None:
     options = task.options()
     items = [(task.prepare(photo(name)), options) for name in PHOTOS]
     alone = [task.predict([item])[0].probabilities for item in items]

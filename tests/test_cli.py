@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foursight.cli import main
+from foursight.clients.cli.app import main
 from foursight.models import TASKS
 from tests.conftest import free_port
 from tests.photos import encoded, photo
@@ -319,7 +319,7 @@ def test_the_models_are_those_of_the_server(server: str, here: Path, capsys: pyt
 def helps() -> list[str]:
     """The help of each command, as on a terminal of 80 columns, and at the end what they all have imported."""
     code = (
-        "import sys; from foursight.cli import main; "
+        "import sys; from foursight.clients.cli.app import main; "
         "[(main([command, '--help']), print('\f')) for command in sys.argv[1:]]; print(*sys.modules)"
     )
     environment = os.environ | {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}

@@ -32,11 +32,9 @@ from foursight import (
     ServerError,
     TimedOut,
     UnreadableImage,
-    async_client,
-    client,
-    protocol,
 )
-from foursight.wire import Problem
+from foursight.clients.sdk import async_client, client, protocol
+from foursight.schema import Problem
 from tests import twins
 from tests.conftest import free_port
 from tests.photos import encoded

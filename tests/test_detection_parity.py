@@ -20,11 +20,13 @@ from torchvision.models.detection import (
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from foursight.models import engine, load, rcnn, run
 from foursight.models import image as images
+from foursight.models import load, run
+from foursight.models.engines import engine
 from foursight.models.errors import OptionError
-from foursight.models.options import DetectOptions, SegmentOptions
 from foursight.models.results import Predictions
+from foursight.models.tasks import instances
+from foursight.schema.options import DetectOptions, SegmentOptions
 from tests.helpers import as_tensor, settle
 from tests.photos import photo
 
@@ -50,14 +52,14 @@ def loud(network: GeneralizedRCNN) -> GeneralizedRCNN:
     return network
 
 
-def fasterrcnn() -> rcnn.Rcnn:
+def fasterrcnn() -> instances.Rcnn:
     network = loud(fasterrcnn_mobilenet_v3_large_320_fpn(**RANDOM, box_detections_per_img=50))
-    return rcnn.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, rcnn.coco_categories(COCO))
+    return instances.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, instances.coco_categories(COCO))
 
 
-def maskrcnn() -> rcnn.Rcnn:
+def maskrcnn() -> instances.Rcnn:
     network = loud(maskrcnn_resnet50_fpn(**RANDOM, box_detections_per_img=8))
-    return rcnn.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, rcnn.coco_categories(COCO))
+    return instances.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, instances.coco_categories(COCO))
 
 
 RANDOM_TASKS: dict[str, Callable[[], Any]] = {"random faster r-cnn": fasterrcnn, "random mask r-cnn": maskrcnn}
@@ -85,7 +87,7 @@ def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def made(name: str) -> rcnn.Rcnn:
+def made(name: str) -> instances.Rcnn:
     torch.manual_seed(0)
     return TASKS[name]()
 
@@ -255,7 +257,7 @@ def test_a_photo_in_which_nothing_is_found_has_an_empty_answer(random: str) -> N
     assert found.masks == (None if task.options is DetectOptions else ())
 
 
-def served(task: rcnn.Rcnn, found: Predictions) -> str:
+def served(task: instances.Rcnn, found: Predictions) -> str:
     """The last label that is served: a random network also finds the places in COCO's list that have no name."""
     return next(label for label in reversed(found.labels) if label in task.card.labels)
 

@@ -9,10 +9,11 @@ from PIL import Image
 from skimage import data
 from skimage import draw as shapes
 
-from foursight.wire import Prediction, palette, rle
-from foursight.wire.draw import draw
-from foursight.wire.layout import Place, Rect, Wish, overlap, place_tags
-from foursight.wire.lettering import Lettering
+from foursight.drawing import palette
+from foursight.drawing.draw import draw
+from foursight.drawing.layout import Place, Rect, Wish, overlap, place_tags
+from foursight.drawing.text import Lettering
+from foursight.schema import Prediction, rle
 
 GREY = (120, 120, 120)
 SIZES = [(1, 1), (2, 40), (64, 64), (96, 128), (640, 480), (3000, 120), (120, 3000)]

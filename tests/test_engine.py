@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foursight.models import engine, engine_cache, load, rcnn_engine, rcnn_smoothing
+from foursight.models import load
+from foursight.models.engines import cache as engine_cache
+from foursight.models.engines import engine, lazy_pyramid, rcnn
 from tests.photos import photo
 
 CPU = torch.device("cpu")
@@ -76,7 +78,7 @@ def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> li
     with monkeypatch.context() as patch:
         patch.setattr(engine, "has_openvino", lambda: False)
         # RoIs are then pooled by torchvision, too.
-        patch.setattr(rcnn_engine, "install", lambda *_: "float32")
+        patch.setattr(rcnn, "install", lambda *_: "float32")
         return answers(load(name, "tiny", "cpu"), **options)
 
 
@@ -103,7 +105,7 @@ def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert isinstance(task.network.backbone, rcnn_smoothing.SmoothedLater)
+    assert isinstance(task.network.backbone, lazy_pyramid.SmoothedLater)
     for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
         assert mine.indices.tolist() == own.indices.tolist()
         np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)
@@ -212,7 +214,7 @@ def test_openvino_cannot_report_to_its_makers(tmp_path: Path) -> None:
     """In a process of its own, with a home of its own, where it would keep the number it gives to the user."""
     script = """
 import socket, sys, torch
-from foursight.models import engine
+from foursight.models.engines import engine
 sys.addaudithook(lambda event, args: event == "socket.connect" and sys.exit("the network is tried"))
 engine.compile(torch.nn.Linear(3, 3).eval(), (torch.ones(2, 3),), (torch.ones(3, 3),), torch.device("cpu"))
 assert "openvino.tools.ovc" in sys.modules

@@ -14,9 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
-from foursight.cli import main
-from foursight.models import backbone
-from foursight.models.training.measure import OVERALL, measure
+from foursight.clients.cli.app import main
+from foursight.models.evaluation.measure import OVERALL, measure
+from foursight.models.networks import backbone
 from tests.photos import encoded, photo
 from tests.shapes import KINDS, folders, write_model
 from tests.stubs import Stub

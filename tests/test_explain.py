@@ -10,11 +10,14 @@ from skimage.color import rgb2lab
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from foursight.cli import app
-from foursight.explanation import WIDTH, draw_explanation
-from foursight.models import OptionError, cam, classification, lite0, stages, tuned_networks
-from foursight.models.explain import Explanation, explain, explain_localizer
-from foursight.wire import palette
+from foursight.clients.cli.app import app
+from foursight.drawing import palette
+from foursight.drawing.explanation import WIDTH, draw_explanation
+from foursight.models import OptionError
+from foursight.models.finetuned import networks
+from foursight.models.inspection.explain import Explanation, explain, explain_localizer
+from foursight.models.networks import cam, lite0, stages
+from foursight.models.tasks import classify
 from tests.photos import photo
 from tests.shapes import KINDS, write_model
 from tests.tuned_models import write_detector, write_localizer
@@ -23,17 +26,17 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def task() -> classification.Classification:
-    return classification.load("tiny", "cpu")
+def task() -> classify.Classification:
+    return classify.load("tiny", "cpu")
 
 
 @pytest.fixture(scope="module")
-def espresso(task: classification.Classification) -> Explanation:
+def espresso(task: classify.Classification) -> Explanation:
     return explain(task, photo("coffee"))
 
 
 def test_evidence_is_the_class_activation_map_of_the_paper(
-    task: classification.Classification, espresso: Explanation
+    task: classify.Classification, espresso: Explanation
 ) -> None:
     network = lite0.load()
     image = photo("coffee")
@@ -63,7 +66,7 @@ def test_evidence_is_the_class_activation_map_of_the_paper(
     ],
 )
 def test_evidence_lies_on_the_thing(
-    task: classification.Classification, name: str, label: str | None, box: tuple[int, int, int, int]
+    task: classify.Classification, name: str, label: str | None, box: tuple[int, int, int, int]
 ) -> None:
     found = explain(task, photo(name), label)
     left, top, right, bottom = found.frame
@@ -74,7 +77,7 @@ def test_evidence_lies_on_the_thing(
     assert box[1] < y < box[3]
 
 
-def test_feature_maps_are_the_layers_own_and_the_strongest(task: classification.Classification) -> None:
+def test_feature_maps_are_the_layers_own_and_the_strongest(task: classify.Classification) -> None:
     found = explain(task, photo("chelsea"), layer="_blocks.2", maps=5)
     network = task.base.network
     with torch.no_grad():
@@ -91,7 +94,7 @@ def test_feature_maps_are_the_layers_own_and_the_strongest(task: classification.
 
 @pytest.mark.parametrize("head", [{}, {"pool": "max"}, {"pool": "l2", "hidden": 16}, {"pool": "max", "hidden": 16}])
 def test_evidence_of_a_fine_tuned_model_adds_up_to_its_logit(
-    task: classification.Classification, tmp_path: Path, head: dict[str, object]
+    task: classify.Classification, tmp_path: Path, head: dict[str, object]
 ) -> None:
     own = write_model(tmp_path / "shapes", task.base, seed=1, frozen=8, **head)
     task.install("shapes", tmp_path / "shapes")
@@ -115,7 +118,7 @@ def test_evidence_of_a_fine_tuned_model_adds_up_to_its_logit(
 
 def test_evidence_of_a_localizer_lies_in_its_box_and_adds_up_to_its_logit(tmp_path: Path) -> None:
     write_localizer(tmp_path / "main", ("espresso", "tiger cat"))
-    network = tuned_networks.load("main", tmp_path / "main")
+    network = networks.load("main", tmp_path / "main")
     image = Image.new("RGB", (900, 300), "grey")
     image.paste(photo("chelsea").crop((60, 0, 360, 300)), (580, 0))
     found = explain_localizer(network, ("espresso", "tiger cat"), image, "tiger cat")
@@ -139,7 +142,7 @@ def test_a_maximum_is_owed_to_its_place_alone() -> None:
     assert cam.evidence(maps, lambda x: 3 * x.amax()).tolist() == [[0, 60], [0, 0]]
 
 
-def test_unknown_labels_and_layers_are_refused_with_the_closest(task: classification.Classification) -> None:
+def test_unknown_labels_and_layers_are_refused_with_the_closest(task: classify.Classification) -> None:
     with pytest.raises(OptionError, match="espresso"):
         explain(task, photo("coffee"), "expresso")
     with pytest.raises(OptionError, match=r"_blocks\.4"):
@@ -181,7 +184,7 @@ def test_the_command_writes_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_command_explains_fine_tuned_models_and_refuses_detectors(
-    task: classification.Classification, tmp_path: Path
+    task: classify.Classification, tmp_path: Path
 ) -> None:
     photo("coffee").save(tmp_path / "photo.png")
     write_model(tmp_path / "shapes", task.base, seed=1)

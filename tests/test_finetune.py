@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
-from foursight.models import backbone, stages, store, tuned
-from foursight.models.backbone import Backbone, ResNet50
 from foursight.models.errors import DataError, StoreError
-from foursight.models.head import ClassifierHead, HeadSpec, pool
+from foursight.models.finetuned import classifier, store
+from foursight.models.networks import backbone, stages
+from foursight.models.networks.backbone import Backbone, ResNet50
+from foursight.models.networks.head import ClassifierHead, HeadSpec, pool
 from foursight.models.training import dataset, report
 from foursight.models.training.finetune import Options, Outcome, finetune
 from foursight.models.training.loop import CHECKPOINT, Progress, prepare_work, work_folder
@@ -98,7 +99,7 @@ def test_the_stages_of_a_backbone_in_a_row_are_its_features(network: str) -> Non
         found = stages.run(published, pixels)
         assert torch.equal(found, whole.features(pixels))
     assert len(published) == {"lite0": 9, "resnet50": 5}[network]
-    assert found.shape[1] == tuned.channels(published) == {"lite0": 1280, "resnet50": 2048}[network]
+    assert found.shape[1] == classifier.channels(published) == {"lite0": 1280, "resnet50": 2048}[network]
 
 
 def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(
@@ -187,7 +188,7 @@ def test_the_model_folder_has_a_card_that_says_what_was_measured(
         with Image.open(tmp_path / "shapes" / picture) as image:
             image.load()
     published = stages.split(base.network)
-    loaded, spec = tuned.load("shapes", tmp_path / "shapes", base, published, stages.fingerprint(published))
+    loaded, spec = classifier.load("shapes", tmp_path / "shapes", base, published, stages.fingerprint(published))
     assert spec.labels == KINDS
     assert equal(loaded, outcome.model)
 
@@ -373,6 +374,6 @@ def test_a_kill_while_training_leaves_no_model_and_the_run_is_resumed(tmp_path: 
     assert store.names(models) == ["shapes"]
     base = backbone.load("tiny")
     published = stages.split(base.network)
-    _, spec = tuned.load("shapes", models / "shapes", base, published, stages.fingerprint(published))
+    _, spec = classifier.load("shapes", models / "shapes", base, published, stages.fingerprint(published))
     assert spec.labels == KINDS
     assert (work_folder(models / "shapes") / CHECKPOINT).exists()

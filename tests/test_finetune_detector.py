@@ -15,13 +15,17 @@ from PIL import Image
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight import models
-from foursight.cli import main
-from foursight.models import engine, localization, rcnn, rcnn_tiny, rcnn_tuned, store
+from foursight.clients.cli.app import main
+from foursight.models.engines import engine
 from foursight.models.errors import DataError, OptionError, StoreError
-from foursight.models.options import SegmentOptions
-from foursight.models.rcnn_tuned import NamesHead
+from foursight.models.finetuned import detector as finetuned_detector
+from foursight.models.finetuned import store
+from foursight.models.finetuned.detector import NamesHead
+from foursight.models.networks import rcnn_tiny
+from foursight.models.tasks import instances, localize
 from foursight.models.training import detector, detector_report, heads, jobs, names_head, objects
 from foursight.models.training.loop import Progress
+from foursight.schema.options import SegmentOptions
 from tests.helpers import as_tensor, iou
 from tests.photos import encoded, photo
 
@@ -95,7 +99,7 @@ def written(data: objects.ObjectSet, outcome: detector.Outcome, tmp_path_factory
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> rcnn.Rcnn:
+def segmenter() -> instances.Rcnn:
     return models.load("segment", "tiny", "cpu")  # type: ignore[return-value]
 
 
@@ -107,7 +111,7 @@ def test_names_of_ones_own_are_learnt_over_the_frozen_network(outcome: detector.
 
 
 def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
-    outcome: detector.Outcome, written: Path, segmenter: rcnn.Rcnn, folder: Path
+    outcome: detector.Outcome, written: Path, segmenter: instances.Rcnn, folder: Path
 ) -> None:
     segmenter.install("pets", written)
     (card,) = segmenter.installed()
@@ -147,7 +151,7 @@ def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
 
 
 def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_network(
-    written: Path, segmenter: rcnn.Rcnn, monkeypatch: pytest.MonkeyPatch
+    written: Path, segmenter: instances.Rcnn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter.install("pets", written)
     photos = [photo("chelsea"), photo("coffee").resize((451, 300)), photo("chelsea")]
@@ -172,13 +176,15 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_net
         segmenter.check(SegmentOptions(model="pets"))
 
 
-def answer(task: rcnn.Rcnn, image: Image.Image, options: SegmentOptions) -> tuple[rcnn.Instances, SegmentOptions]:
+def answer(
+    task: instances.Rcnn, image: Image.Image, options: SegmentOptions
+) -> tuple[instances.Instances, SegmentOptions]:
     (output,) = task.predict([(task.prepare(image), options)])
     return output, options
 
 
 def test_models_of_another_task_or_network_or_shape_are_refused(
-    written: Path, segmenter: rcnn.Rcnn, tmp_path: Path
+    written: Path, segmenter: instances.Rcnn, tmp_path: Path
 ) -> None:
     spec = json.loads((written / store.SPEC).read_text())
     for change, code, said in (
@@ -345,7 +351,9 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     ]
     assert 0 <= card["validation"]["box"]["ap"] <= card["validation"]["box"]["ap50"] <= 1
     assert (
-        rcnn_tuned.load("pets", tmp_path / "pets", "detect", rcnn_tuned.trunk_of(rcnn_tiny.load(False))).spec.labels
+        finetuned_detector.load(
+            "pets", tmp_path / "pets", "detect", finetuned_detector.trunk_of(rcnn_tiny.load(False))
+        ).spec.labels
         == LABELS
     )
     assert main(["finetune", str(folder), *options]) == 1
@@ -360,7 +368,7 @@ def test_a_localizer_learns_labels_and_is_served_beside_the_others(
     assert main(["finetune", str(folder), "--name", "two", *options, "backbone"]) == 0
     assert "8 photos to train on and 2 to validate on, each with its largest object" in capsys.readouterr().out
     task = models.load("localize", "tiny", "cpu")
-    assert isinstance(task, localization.Localization)
+    assert isinstance(task, localize.Localization)
     for name in ("one", "two"):
         task.install(name, tmp_path / name)
     shared, own = task.installed()
@@ -389,7 +397,7 @@ def test_heads_of_ones_own_are_trained_stored_and_served(
     monkeypatch.setattr(heads, "MIN_SIZE", 96)
     monkeypatch.setattr(heads, "MAX_SIZE", 160)
     task = models.load("segment", "tiny", "cpu")
-    assert isinstance(task, rcnn.Rcnn)
+    assert isinstance(task, instances.Rcnn)
     image = Image.open(folder / "images" / "1.png").convert("RGB")
     for name, start in (("fresh", "fresh"), ("shipped", "shipped")):
         options = ["--task", "segment", "--freeze", "backbone", "--heads", start, "--epochs", "1", "--name", name]
@@ -397,7 +405,7 @@ def test_heads_of_ones_own_are_trained_stored_and_served(
         task.install(name, tmp_path / name)
         found = models.run(task, image, model=name, score_threshold=0.05)
         assert set(found.labels) <= set(LABELS)
-        whole = rcnn_tuned.load(name, tmp_path / name, "segment", task.trunk).network
+        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.trunk).network
         assert whole is not None
         with torch.inference_mode():
             (expected,) = whole([as_tensor(image)])

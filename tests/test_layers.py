@@ -19,13 +19,15 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
 from typer.testing import CliRunner
 
-from foursight.cli import app
-from foursight.models import anatomy, backbone, lite0, rcnn_tuned, store, tuned_networks
-from foursight.models.geometry import Window, same_padding
-from foursight.models.layers import Layer, Watched, record
-from foursight.models.rcnn_tiny import trained_state
-from foursight.models.tuned import TunedNetwork
-from foursight.wire import LayerTable, Problem
+from foursight.clients.cli.app import app
+from foursight.models.finetuned import detector, networks, store
+from foursight.models.finetuned.classifier import TunedNetwork
+from foursight.models.inspection import summary
+from foursight.models.inspection.geometry import Window, same_padding
+from foursight.models.inspection.layers import Layer, Watched, record
+from foursight.models.networks import backbone, lite0
+from foursight.models.networks.rcnn_tiny import trained_state
+from foursight.schema import LayerTable, Problem
 from tests.shapes import write_model
 from tests.tuned_models import write, write_detector, write_localizer
 
@@ -73,9 +75,9 @@ def test_output_sizes_are_those_of_torch(seed: int) -> None:
 
 
 @cache
-def dissected(profile: str, task: str, size: tuple[int, int]) -> tuple[nn.Module, anatomy.Anatomy]:
-    network = anatomy.build(task, profile)
-    return network, anatomy.dissect(network, size)
+def dissected(profile: str, task: str, size: tuple[int, int]) -> tuple[nn.Module, summary.Anatomy]:
+    network = summary.build(task, profile)
+    return network, summary.dissect(network, size)
 
 
 @pytest.mark.parametrize(("profile", "task", "size"), NETWORKS)
@@ -94,7 +96,7 @@ def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: s
     assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
 
 
-def check_by_torch(network: nn.Module, found: anatomy.Anatomy) -> None:
+def check_by_torch(network: nn.Module, found: summary.Anatomy) -> None:
     """Sizes by torch's hooks, costs by its counter of operations."""
     layers = [layer for stage in found.stages for layer in stage.layers]
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -106,7 +108,7 @@ def check_by_torch(network: nn.Module, found: anatomy.Anatomy) -> None:
     named = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
     hooks = [module.register_forward_hook(watch(name)) for name, module in named]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        for part in anatomy.parts(network, torch.zeros(1, 3, *found.size)):
+        for part in summary.parts(network, torch.zeros(1, 3, *found.size)):
             part.run()
     for hook in hooks:
         hook.remove()
@@ -129,17 +131,17 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root / "deep", backbone.load("tiny"), seed=1, frozen=8, pool="l2", hidden=16, dropout=0.3)
     write_localizer(root / "main", ("espresso", "tiger cat"))
     write_detector(root / "named", ("cup", "vase"))
-    trunk = rcnn_tuned.trunk_of(anatomy.build("segment", "tiny"))
-    own = rcnn_tuned.build(masks=True, labels=2, other=False)
-    spec = rcnn_tuned.spec_of("segment", "heads", False, trunk, ("cup", "vase"))
+    trunk = detector.trunk_of(summary.build("segment", "tiny"))
+    own = detector.build(masks=True, labels=2, other=False)
+    spec = detector.spec_of("segment", "heads", False, trunk, ("cup", "vase"))
     write(root / "heads", store.pack(trained_state(own), spec))
     return root
 
 
 @pytest.mark.parametrize("name", ["plain", "deep", "main", "named", "heads"])
 def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(tuned: Path, name: str) -> None:
-    network = tuned_networks.load(name, tuned / name)
-    found = anatomy.dissect(network, (96, 130))
+    network = networks.load(name, tuned / name)
+    found = summary.dissect(network, (96, 130))
     layers = [layer for stage in found.stages for layer in stage.layers]
     assert [layer for layer in layers if layer.output != layer.observed] == []
     check_by_torch(network, found)
@@ -148,9 +150,9 @@ def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(t
 
 
 def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
-    network = tuned_networks.load("deep", tuned / "deep")
+    network = networks.load("deep", tuned / "deep")
     assert isinstance(network, TunedNetwork)
-    found = anatomy.dissect(network)
+    found = summary.dissect(network)
     assert found.size == (224, 224)
     assert [stage.name for stage in found.stages] == [
         *(f"stage {number}, frozen" for number in range(1, 9)), "stage 9, trained", "head",
@@ -165,8 +167,8 @@ def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
 
 
 def test_resnet_50_costs_what_torchvision_publishes() -> None:
-    found = anatomy.dissect(anatomy.build("classify", "standard"))
-    published = anatomy.backbone.PUBLISHED.meta
+    found = summary.dissect(summary.build("classify", "standard"))
+    published = summary.backbone.PUBLISHED.meta
     assert found.size == (224, 224)
     assert found.multiply_adds / 1e9 == pytest.approx(published["_ops"], abs=0.001)
     assert found.parameters == published["num_params"]
@@ -329,7 +331,7 @@ def client(server: str) -> Iterator[httpx.Client]:
 
 
 def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Client) -> None:
-    expected = {"model": "efficientnet-lite0", **asdict(anatomy.dissect(lite0.load(), (64, 97)))}
+    expected = {"model": "efficientnet-lite0", **asdict(summary.dissect(lite0.load(), (64, 97)))}
     for name in ("classify", "efficientnet-lite0"):
         response = client.get(f"/v1/models/{name}/layers?size=97x64")
         assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
@@ -341,7 +343,7 @@ def test_the_server_describes_a_fine_tuned_model_for_as_long_as_it_serves_it(
     client: httpx.Client, tuned: Path, models_dir: Path
 ) -> None:
     for name in ("deep", "named"):
-        expected = {"model": "own"} | asdict(anatomy.dissect(tuned_networks.load(name, tuned / name), (64, 97)))
+        expected = {"model": "own"} | asdict(summary.dissect(networks.load(name, tuned / name), (64, 97)))
         shutil.copytree(tuned / name, models_dir / "own")
         assert client.get("/v1/models/own/layers").status_code == 404
         client.put("/v1/models/own").raise_for_status()

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from foursight.cli import main
-from foursight.models import backbone, store
+from foursight.clients.cli.app import main
+from foursight.models.finetuned import store
+from foursight.models.networks import backbone
 from tests.conftest import Running, family_of, free_port, gone
 from tests.photos import encoded, photo
 from tests.shapes import KINDS, write_model

@@ -15,16 +15,17 @@ import torch
 from safetensors.torch import save
 
 from foursight import models
-from foursight.cli import main
-from foursight.models import classification, store
-from foursight.models.classification import Classification
+from foursight.clients.cli.app import main
 from foursight.models.errors import ModelError, OptionError, StoreError
-from foursight.models.head import pool
-from foursight.models.options import ClassifyOptions
+from foursight.models.finetuned import store
+from foursight.models.networks.head import pool
+from foursight.models.tasks import classify
+from foursight.models.tasks.classify import Classification
+from foursight.schema import ModelCards
+from foursight.schema.options import ClassifyOptions
 from foursight.serving import registry
 from foursight.serving.hosting import Hosting
 from foursight.serving.settings import Settings
-from foursight.wire import ModelCards
 from tests.conftest import kill_worker
 from tests.photos import encoded, photo
 from tests.shapes import KINDS, write_model
@@ -35,7 +36,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def task() -> Classification:
-    return classification.load("tiny", "cpu")
+    return classify.load("tiny", "cpu")
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_a_worker_that_starts_later_serves_what_the_registry_says(hosting: tuple
     code, detail, _ = first.sync()["plain"]
     assert (code, "'plain'" in detail) == ("model_corrupt", True)
     assert {card.name for card in first.cards()} == {"plain", "wide"}
-    later = Hosting("classify", classification.load("tiny", "cpu"), settings)
+    later = Hosting("classify", classify.load("tiny", "cpu"), settings)
     assert later.sync().keys() == {"plain"}
     assert [card.name for card in later.cards()] == ["wide"]
     registry.write(settings, {})

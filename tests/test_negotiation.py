@@ -3,9 +3,9 @@
 import pytest
 
 from foursight.models.errors import OptionError
-from foursight.models.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
-from foursight.serving.answers import negotiate
+from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
 from foursight.serving.errors import Refusal
+from foursight.serving.responses import negotiate
 from foursight.serving.upload import parse_options
 
 JSON, JPEG, PNG = "application/json", "image/jpeg", "image/png"

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from foursight.models import engine, engine_cache, load, numerics
+from foursight.models import load
+from foursight.models.engines import cache, engine
+from foursight.models.engines import precision as precision_module
+from foursight.models.engines.precision import Numerics
 from foursight.models.errors import PrecisionError
-from foursight.models.numerics import Numerics
 from foursight.serving.launch import LaunchError, running
 from foursight.serving.settings import Settings
 from tests.photos import encoded, photo
 
 CPU = torch.device("cpu")
 PHOTOS = ("chelsea", "coffee", "astronaut")
-HAS_BFLOAT16 = "BF16" in numerics._abilities()
+HAS_BFLOAT16 = "BF16" in precision_module._abilities()
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_a_quantized_part_is_read_back_and_other_photos_make_another(photos: Pat
     compiled(Numerics("int8", photos), watched)
     compiled(Numerics("float32"), watched)
     assert len(asked) == 2
-    assert len(list(engine_cache.folder().iterdir())) == 3
+    assert len(list(cache.folder().iterdir())) == 3
 
 
 def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> None:
@@ -130,7 +132,7 @@ def test_photos_to_calibrate_on_are_spread_over_the_folder(tmp_path: Path) -> No
         for index in range(count):
             (tmp_path / str(count) / f"{index:03}.jpg").touch()
         names = [int(path.stem) for path in Numerics("int8", tmp_path / str(count)).files]
-        assert len(names) == min(count, numerics.PHOTOS)
+        assert len(names) == min(count, precision_module.PHOTOS)
         gaps = np.diff([*names, count])
         assert names[0] == 0
         assert gaps.max() - gaps.min() <= 1

@@ -19,8 +19,9 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from pycocotools import mask as coco_mask
 
+from foursight.drawing import palette
+from foursight.schema import Answer, Prediction
 from foursight.serving import web
-from foursight.wire import Answer, Prediction, palette
 from tests.helpers import coco_rle
 
 PHOTO = (web.FOLDER / "samples" / "tennis.jpg").read_bytes()

@@ -6,8 +6,8 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from skimage.draw import polygon2mask
 
 from foursight.models.results import BoxMask
+from foursight.schema import polygons
 from foursight.serving import masks
-from foursight.wire import polygons
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foursight.models import rcnn_pool
+from foursight.models.networks import roi_align as pooling
 
 EDGES = torch.tensor([
     [0, 0, 64, 48],  # all of the photo
@@ -29,19 +29,19 @@ def boxes(count: int) -> Tensor:
 def test_rows_are_torchvisions(aligned: bool, side: int, sampling_ratio: int, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     level = torch.randn(2, 5, 12, 16).contiguous(memory_format=layout)
-    rois = rcnn_pool.in_batch([torch.cat([EDGES, boxes(20)]), boxes(3)])
-    found = rcnn_pool.sum_rows(level, rois, side, 0.25, sampling_ratio, aligned)
+    rois = pooling.in_batch([torch.cat([EDGES, boxes(20)]), boxes(3)])
+    found = pooling.sum_rows(level, rois, side, 0.25, sampling_ratio, aligned)
     expected = roi_align(level, rois, side, 0.25, sampling_ratio, aligned)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_box_gives_nothing() -> None:
     level = torch.randn(1, 5, 12, 16)
-    assert rcnn_pool.sum_rows(level, torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 5, 7, 7)
+    assert pooling.sum_rows(level, torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 5, 7, 7)
 
 
-@pytest.mark.parametrize("align", [roi_align, rcnn_pool.sum_rows])
-def test_each_box_is_pooled_on_its_level(align: rcnn_pool.Align) -> None:
+@pytest.mark.parametrize("align", [roi_align, pooling.sum_rows])
+def test_each_box_is_pooled_on_its_level(align: pooling.Align) -> None:
     torch.manual_seed(0)
     sizes = [(256, 320), (250, 300)]
     maps = {name: torch.randn(2, 4, 256 // stride, 320 // stride) for name, stride in (("0", 4), ("1", 8), ("2", 16))}
@@ -49,6 +49,6 @@ def test_each_box_is_pooled_on_its_level(align: rcnn_pool.Align) -> None:
     sides = torch.tensor([9.0, 30, 111, 113, 150, 226, 300])
     found = [torch.stack([0 * sides, 3 + 0 * sides, sides, 2 + 0.7 * sides], 1), torch.zeros(0, 4)]
     expected = pool(maps, found, sizes)
-    mine = rcnn_pool.of_torchvision(pool)
+    mine = pooling.of_torchvision(pool)
     mine.align = align
     torch.testing.assert_close(mine(maps, found, sizes), expected, atol=1e-5, rtol=1e-5)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from foursight.wire import Problem
+from foursight.schema import Problem
 from tests.photos import encoded, photo
 from tests.test_analyze import PLACES, full
 

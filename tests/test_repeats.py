@@ -17,9 +17,9 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from foursight.models import catalogue
+from foursight.serving.answer_cache import Repeats
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.metrics import WorkerMetrics
-from foursight.serving.repeats import Repeats
 from foursight.serving.settings import Settings
 from tests.photos import encoded, photo
 from tests.shapes import write_model

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from foursight.wire import Rle, rle
+from foursight.schema import Rle, rle
 from tests.helpers import coco_rle
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (13, 17), (64, 48), (31, 100)]

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pycocotools import mask as coco_mask
 
 from foursight.models import TASKS
-from foursight.wire import Answer, ModelCards
+from foursight.schema import Answer, ModelCards
 from loadtests.memory import server_process
 from tests.photos import encoded, photo
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from foursight.models.training import card, data, measure
+from foursight.models.evaluation import measure
+from foursight.models.training import card, data
 
 PERSON, DOG = 1, 18
 INDICES = {PERSON: 1, DOG: 17}

@@ -15,8 +15,11 @@ from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models._api import Weights
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 
-from foursight.models import TASKS, backbone, classification, detection, engine, load, run, segmentation, weights
+from foursight.models import TASKS, load, run
+from foursight.models.engines import engine
 from foursight.models.errors import WeightsError
+from foursight.models.networks import backbone, weights
+from foursight.models.tasks import classify, detect, segment
 from tests.helpers import settle
 from tests.photos import photo
 from tests.stubs import Stub
@@ -132,7 +135,7 @@ def network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
 
 
 def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.Module) -> None:
-    task = classification.load("standard", "cpu")
+    task = classify.load("standard", "cpu")
     assert (task.card.name, task.card.parameters) == ("resnet50", sum(p.numel() for p in network.parameters()))
     preset = ResNet50_Weights.IMAGENET1K_V2.transforms()
     # 640 x 427 leaves an odd margin around the crop.
@@ -151,7 +154,7 @@ def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.M
 
 @pytest.mark.parametrize(
     ("name", "module", "build"),
-    [("detect", detection, fasterrcnn_resnet50_fpn_v2), ("segment", segmentation, maskrcnn_resnet50_fpn_v2)],
+    [("detect", detect, fasterrcnn_resnet50_fpn_v2), ("segment", segment, maskrcnn_resnet50_fpn_v2)],
 )
 def test_the_standard_detectors_load_a_file_of_the_right_shape(
     cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: ModuleType, build: Callable

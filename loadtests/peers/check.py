@@ -4,8 +4,8 @@ from typing import Any
 
 from foursight import models
 from foursight.models import catalogue
-from foursight.serving.answers import to_answer
-from foursight.wire import Rle, rle
+from foursight.schema import Rle, rle
+from foursight.serving.responses import to_answer
 
 SCORE, PIXELS, OVERLAP = 1e-3, 1.0, 0.98
 # An object whose score is so near the threshold may be on its other side.

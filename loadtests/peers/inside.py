@@ -16,9 +16,11 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from foursight import models
-from foursight.models import engine, labels, lite0, rcnn_tiny
+from foursight.models import labels
+from foursight.models.engines import engine
 from foursight.models.image import decode_for
-from foursight.serving.answers import to_answer
+from foursight.models.networks import lite0, rcnn_tiny
+from foursight.serving.responses import to_answer
 
 TOP = 5
 SCORE = 0.5

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from foursight import models
-from foursight.benchmark import WARM_UP, quantile
-from foursight.models import engine, runtime
+from foursight.clients.benchmark import WARM_UP, quantile
 from foursight.models.catalogue import Task
+from foursight.models.engines import engine, environment
 from foursight.models.image import decode_for
 from loadtests.peers import results
 
@@ -58,7 +58,7 @@ class Limit:
     def _pipeline(self, connections: int, stop: float, found: list[tuple[float, float]]) -> None:
         turns = count()
         under_way: dict[Future[Any], float] = {}
-        with ThreadPoolExecutor(runtime.cores()) as pool:
+        with ThreadPoolExecutor(environment.cores()) as pool:
             for _ in range(connections):
                 under_way[pool.submit(self.prepare, next(turns))] = perf_counter()
             while under_way:

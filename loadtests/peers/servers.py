@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 
 import psutil
 
-from foursight import benchmark
-from foursight.models import runtime
+from foursight.clients import benchmark
+from foursight.models.engines import environment
 from loadtests.peers import results
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,19 +120,19 @@ class Server:
         words = [f"loadtests.peers.{peer}", "--task", load.task, "--port", str(port)]
         words += ["--engine"] if engine else []
         # What Foursight sets for its workers belongs to the engine, and goes with it.
-        environment = dict(runtime.ENVIRONMENT) if engine else {}
+        variables = dict(environment.ENVIRONMENT) if engine else {}
         path = "/predict"
         if peer == "foursight":
             words = ["foursight", "serve", "--tasks", load.task, "--port", str(port)]
             path = f"/v1/{load.task}"
         elif peer == "bentoml":
             words = ["bentoml", "serve", "loadtests.peers.bentoml:Peer", "--host", "127.0.0.1", "--port", str(port)]
-            environment |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")}
-            environment |= {"PEER_TASK": load.task, "PEER_ENGINE": str(int(bool(engine)))}
+            variables |= {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder / "bentoml")}
+            variables |= {"PEER_TASK": load.task, "PEER_ENGINE": str(int(bool(engine)))}
         bodies = [form(photo.read_bytes()) for photo in load.photos]
         media_type = f"multipart/form-data; boundary={BOUNDARY}"
         self.target = benchmark.Target(f"http://127.0.0.1:{port}{path}", bodies, media_type, is_answer)
-        self.processes = Processes(words, folder / f"{name}.log", environment)
+        self.processes = Processes(words, folder / f"{name}.log", variables)
 
     def wait(self) -> None:
         """Return once it has answered. Raises TimeoutError, and RuntimeError where it has ended."""
@@ -175,7 +175,7 @@ class Limit:
         words = ["loadtests.peers.limit", load.task, *map(str, load.photos)]
         pipe = subprocess.PIPE
         self._is_loaded = False
-        self.processes = Processes(words, folder / "limit.log", runtime.ENVIRONMENT, stdin=pipe, stdout=pipe)
+        self.processes = Processes(words, folder / "limit.log", environment.ENVIRONMENT, stdin=pipe, stdout=pipe)
 
     def wait(self) -> None:
         """Return once its model is loaded."""

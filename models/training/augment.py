@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageEnhance, ImageOps
 
-from foursight.models.backbone import Backbone
+from foursight.models.networks.backbone import Backbone
 from foursight.models.training.dataset import Sample
 from foursight.models.training.features import View
 

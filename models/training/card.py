@@ -12,10 +12,11 @@ from typing import Any
 
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from foursight.models import rcnn_tiny, rcnn_tuned, store
+from foursight.models.evaluation.measure import Figures
+from foursight.models.finetuned import detector, store
+from foursight.models.networks import rcnn_tiny
 from foursight.models.training import data, evaluate
 from foursight.models.training.data import Photo
-from foursight.models.training.measure import Figures
 
 # A category is served where it works on the validation photos and there is enough there to say so; a person always is.
 SERVED_AP50 = 0.25
@@ -85,8 +86,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
     arguments = parser.parse_args()
     folder: Path = arguments.model
-    trunk = rcnn_tuned.trunk_of(rcnn_tiny.build(masks=False))
-    found = rcnn_tuned.load(folder.name, folder, "segment", trunk)
+    trunk = detector.trunk_of(rcnn_tiny.build(masks=False))
+    found = detector.load(folder.name, folder, "segment", trunk)
     if found.network is None or found.spec.labels != tuple(name for _, name in rcnn_tiny.CATEGORIES):
         parser.error(f"{folder} is not a segmenter with heads of its own for COCO's {rcnn_tiny.NAMES} categories")
     own = json.loads((folder / "card.json").read_text())

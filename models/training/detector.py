@@ -1,4 +1,4 @@
-"""Transfer learning for detection and segmentation, on COCO's format.
+"""Transfer learning for detection and segment, on COCO's format.
 
     photos -> shipped network, frozen (once, kept on disk) -> proposals -> names' head -> labels of one's own
     photos -> frozen backbone -> pyramid, proposals, box, name and mask heads, all of them trained
@@ -20,16 +20,20 @@ from pycocotools import mask as coco_mask
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from foursight.models import catalogue, detection, rcnn, rcnn_tiny, rcnn_tuned, segmentation
-from foursight.models.options import DetectOptions, SegmentOptions
-from foursight.models.rcnn import Detector, Rcnn
-from foursight.models.rcnn_tuned import NamesHead, Own, Trunk
-from foursight.models.training import dataset, heads, loop, measure, names_head, proposals
+from foursight.models import catalogue
+from foursight.models.evaluation import measure
+from foursight.models.evaluation.measure import Measured
+from foursight.models.finetuned import detector
+from foursight.models.finetuned.detector import NamesHead, Own, Trunk
+from foursight.models.networks import rcnn_tiny
+from foursight.models.tasks import detect, instances, segment
+from foursight.models.tasks.instances import Detector, Rcnn
+from foursight.models.training import dataset, heads, loop, names_head, proposals
 from foursight.models.training.data import Photo
 from foursight.models.training.loop import Progress, Report
-from foursight.models.training.measure import Measured
 from foursight.models.training.names_head import Results
 from foursight.models.training.objects import ObjectSet, Split
+from foursight.schema.options import DetectOptions, SegmentOptions
 
 Task = Literal["detect", "segment"]
 # Below this nothing leaves the network; AP is the area under all thresholds.
@@ -134,7 +138,7 @@ def finetune(
     starts = names_head.initialise(head, data.labels, rcnn_tiny.load(masks=False))
     head.to(device)
     # What is learnt from is what is served, on its engines.
-    served = (segmentation if task == "segment" else detection).load("tiny", str(device))
+    served = (segment if task == "segment" else detect).load("tiny", str(device))
     network, trunk = served.network, cast(Trunk, served.trunk)
     begun = time.perf_counter()
     folder = proposals.cache_folder(network, trunk) if options.cache else None
@@ -164,8 +168,8 @@ def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Repor
         )
         raise dataset.bad_data((line,))
     masks, begun = task == "segment", time.perf_counter()
-    network = rcnn_tuned.build(masks, len(data.labels), other=not options.fresh)
-    trunk = cast(Trunk, rcnn_tuned.trunk_of(network))
+    network = detector.build(masks, len(data.labels), other=not options.fresh)
+    trunk = cast(Trunk, detector.trunk_of(network))
     identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), trunk.backbone)
     course, starts = heads.fit(data, options, report, work, identity, masks=masks)
     tensors = heads.finish(course, data, options, masks=masks)
@@ -178,7 +182,7 @@ def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Repor
         *((number, label, True) for number, label in zip(data.category_ids, data.labels, strict=True)),
     ]
     kind = SegmentOptions if masks else DetectOptions
-    served = rcnn.load(network.eval(), "fine-tuned", "tiny", "cpu", kind, categories)
+    served = instances.load(network.eval(), "fine-tuned", "tiny", "cpu", kind, categories)
     return Outcome(
         task, "heads", not options.fresh, trunk, tensors, data.labels, course.epochs, course.best,
         _measure(data, task, answers(served, data.validation)), starts, course.interrupted, False,
@@ -204,7 +208,7 @@ def answers(task: Rcnn, photos: Sequence[Photo]) -> Results:
             result = {"image_id": photo.image_id, "category_id": int(class_id), "bbox": box, "score": float(score)}
             if found.masks is not None:
                 bitmap = np.asfortranarray(found.masks[row].full(*photo.size).astype(np.uint8))
-                result["segmentation"] = coco_mask.encode(bitmap)
+                result["segment"] = coco_mask.encode(bitmap)
             results.append(result)
     return results
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from foursight.models import rcnn_tuned
+from foursight.models.evaluation.measure import Measured
+from foursight.models.finetuned import detector
 from foursight.models.training import report
 from foursight.models.training.detector import Options, Outcome
-from foursight.models.training.measure import Measured
 from foursight.models.training.objects import ObjectSet
 from foursight.models.training.report import CURVES
 
@@ -22,7 +22,7 @@ NAMED_LINES = 10
 
 def write(folder: Path, data: ObjectSet, options: Options, outcome: Outcome, extra: dict[str, Any]) -> None:
     """Write the model's folder, whole or not at all. `extra` goes into the card: the command, the peak memory."""
-    spec = rcnn_tuned.spec_of(outcome.task, outcome.own, outcome.other, outcome.trunk, outcome.labels)
+    spec = detector.spec_of(outcome.task, outcome.own, outcome.other, outcome.trunk, outcome.labels)
     card = describe(data, options, outcome) | extra
     pictures = {
         CURVES: report.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"})
@@ -38,7 +38,7 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
     classes = zip(data.labels, data.count(data.training), data.count(data.validation), data.category_ids, strict=True)
     return {
         "task": outcome.task,
-        "backbone": rcnn_tuned.BACKBONE,
+        "backbone": detector.BACKBONE,
         "own": outcome.own,
         "made": report.now(),
         "data": report.of_data(data, *outcome.starts),

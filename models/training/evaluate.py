@@ -12,10 +12,10 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import rcnn_tiny
+from foursight.models.evaluation.measure import Figures, Kind, measure
+from foursight.models.networks import rcnn_tiny
 from foursight.models.training import data
 from foursight.models.training.data import Photo
-from foursight.models.training.measure import Figures, Kind, measure
 
 
 @torch.inference_mode()

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foursight.models.backbone import Backbone
 from foursight.models.errors import ImageError
+from foursight.models.networks.backbone import Backbone
 from foursight.models.training import dataset
 from foursight.models.training.dataset import Sample
 

@@ -20,13 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foursight.models import devices, stages, tuned
-from foursight.models.backbone import Backbone
-from foursight.models.head import POOLS, ClassifierHead, HeadSpec, pool
+from foursight.models.engines import devices
+from foursight.models.finetuned import classifier
+from foursight.models.finetuned.classifier import TunedClassifier
+from foursight.models.networks import stages
+from foursight.models.networks.backbone import Backbone
+from foursight.models.networks.head import POOLS, ClassifierHead, HeadSpec, pool
 from foursight.models.training import augment, dataset, features, loop
 from foursight.models.training.dataset import Dataset
 from foursight.models.training.loop import Progress, Report
-from foursight.models.tuned import TunedClassifier
 
 # A map with more values than this costs more to read than the stages before it to compute.
 KEPT_VALUES = 100_000
@@ -118,7 +120,7 @@ def finetune(
     fingerprint = stages.fingerprint(published)
     devices.place(base.network, device)
     torch.manual_seed(options.seed)
-    head = ClassifierHead(options.head, tuned.channels(published), len(data.labels))
+    head = ClassifierHead(options.head, classifier.channels(published), len(data.labels))
     model = TunedClassifier(published, frozen, head)
     devices.place(model, device)
     start = time.perf_counter()

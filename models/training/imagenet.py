@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from foursight.models import labels as names
-from foursight.models import rcnn_tiny
-from foursight.models.lite0 import EfficientNetLite0
+from foursight.models.networks import rcnn_tiny
+from foursight.models.networks.lite0 import EfficientNetLite0
 
 # fmt: off
 # ImageNet's class indices of COCO's categories, where there are some.

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from foursight.models import backbone, devices
+from foursight.models.engines import devices
 from foursight.models.errors import OptionError
-from foursight.models.head import HeadSpec
+from foursight.models.networks import backbone
+from foursight.models.networks.head import HeadSpec
 from foursight.models.results import Profile
 from foursight.models.training import (
     dataset,

@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from foursight.models import devices, localizer, localizer_tuned
+from foursight.models.engines import devices
 from foursight.models.errors import ImageError
-from foursight.models.localizer import iou, pool
-from foursight.models.localizer_tuned import Own, TunedLocalizer
+from foursight.models.finetuned import localizer as finetuned_localizer
+from foursight.models.finetuned.localizer import Own, TunedLocalizer
+from foursight.models.networks import localizer
+from foursight.models.networks.localizer import iou, pool
 from foursight.models.training import dataset, imagenet, loop
 from foursight.models.training import localizer as shipped
 from foursight.models.training.data import Photo
@@ -102,7 +104,7 @@ def finetune(
     Checkpoints, interruptions and errors are those of `finetune.finetune`.
     """
     network = localizer.load()
-    trunk = localizer_tuned.fingerprint(network.head, network.backbone)
+    trunk = finetuned_localizer.fingerprint(network.head, network.backbone)
     devices.place(network, device)
     torch.manual_seed(options.seed)
     own: Own = "votes" if options.freeze == "backbone" else "labels"
@@ -122,8 +124,8 @@ def finetune(
     found, k = learner.answers()[0].argmax(1).cpu(), len(data.labels)
     confusion = torch.bincount(validation.labels.cpu() * k + found, minlength=k * k).reshape(k, k)
     return Outcome(
-        own, trunk, localizer_tuned.own_tensors(model, own), data.labels, course.epochs, course.best, confusion, starts,
-        course.interrupted, {"features": between - begun, "training": end - between},
+        own, trunk, finetuned_localizer.own_tensors(model, own), data.labels, course.epochs, course.best, confusion,
+        starts, course.interrupted, {"features": between - begun, "training": end - between},
     )  # fmt: skip
 
 

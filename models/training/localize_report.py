@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from foursight.models import localizer_tuned
+from foursight.models.finetuned import localizer
 from foursight.models.training import report
 from foursight.models.training.localize import Options, Outcome
 from foursight.models.training.objects import ObjectSet
@@ -20,7 +20,7 @@ def write(folder: Path, data: ObjectSet, options: Options, outcome: Outcome, ext
         ),
         CONFUSION: report.confusion(outcome.confusion, outcome.labels),
     }
-    spec = localizer_tuned.spec_of(outcome.own, outcome.trunk, outcome.labels)
+    spec = localizer.spec_of(outcome.own, outcome.trunk, outcome.labels)
     report.fill(folder, outcome.tensors, spec, card, page(folder.name, card), pictures)
 
 
@@ -31,7 +31,7 @@ def describe(data: ObjectSet, options: Options, outcome: Outcome) -> dict[str, A
     rows = zip(outcome.labels, data.count(data.training), counts, right, strict=True)
     return {
         "task": "localize",
-        "backbone": localizer_tuned.BACKBONE,
+        "backbone": localizer.BACKBONE,
         "own": outcome.own,
         "made": report.now(),
         "data": report.of_data(data, *outcome.starts),

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import lite0, rcnn_tiny
-from foursight.models.localizer import Localizer, VotingHead, cell_centres, consensus, iou, pool
+from foursight.models.evaluation.measure import MEASURED_SHARE
+from foursight.models.networks import lite0, rcnn_tiny
+from foursight.models.networks.localizer import Localizer, VotingHead, cell_centres, consensus, iou, pool
 from foursight.models.training.data import FOLDERS, Photo, read
 from foursight.models.training.localizer_views import areas, views
-from foursight.models.training.measure import MEASURED_SHARE
 
 SEED = 0
 WINDOWS = 10

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from foursight.models.localizer import INPUT_SIZE
+from foursight.models.networks.localizer import INPUT_SIZE
 from foursight.models.training.data import Photo
 
 

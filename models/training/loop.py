@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from foursight.models import store
 from foursight.models.errors import DataError, StoreError
+from foursight.models.finetuned import store
 
 CHECKPOINT = "checkpoint.pt"
 WARM_UP = 0.1

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import hflip, pil_to_tensor
 
-from foursight.models import rcnn_tiny
+from foursight.models.networks import rcnn_tiny
 from foursight.models.training.data import Photo
 
 EPOCHS = 5

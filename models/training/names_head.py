@@ -14,9 +14,10 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou
 
-from foursight.models import rcnn_tiny
-from foursight.models.rcnn_tuned import NamesHead
-from foursight.models.training import imagenet, loop, measure
+from foursight.models.evaluation import measure
+from foursight.models.finetuned.detector import NamesHead
+from foursight.models.networks import rcnn_tiny
+from foursight.models.training import imagenet, loop
 from foursight.models.training.data import Photo
 from foursight.models.training.objects import ObjectSet
 from foursight.models.training.proposals import Seen

@@ -17,8 +17,9 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models import rcnn_tiny, rcnn_tuned
 from foursight.models.errors import ImageError
+from foursight.models.finetuned import detector
+from foursight.models.networks import rcnn_tiny
 from foursight.models.training import dataset
 from foursight.models.training.data import Photo
 
@@ -29,7 +30,7 @@ class Seen:
 
     `boxes` float32 [R, 4] xyxy in pixels of the resized photo of `shape` int64 [2] (height, width); `deltas` float32
     [R, 4] are how the box head moves them; `hidden` [R, 512], `names` [R, 1280], `texture` [R, 112] and `scene` [1,
-    1280], float16, are what `rcnn_tuned.NamesHead` judges them by. `objects` is their number, int64 [].
+    1280], float16, are what `detector.NamesHead` judges them by. `objects` is their number, int64 [].
     """
 
     boxes: Tensor
@@ -91,7 +92,7 @@ def look_at(network: GeneralizedRCNN, photo: Photo, device: torch.device) -> See
     return look(network, pixels, photo.boxes().to(device))
 
 
-def cache_folder(network: GeneralizedRCNN, trunk: rcnn_tuned.Trunk) -> Path:
+def cache_folder(network: GeneralizedRCNN, trunk: detector.Trunk) -> Path:
     """Where they are kept, in the user's cache folder (XDG); it may be deleted at any time."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "proposals"
     transform = network.transform

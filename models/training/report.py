@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from foursight.models import stages, store, tuned
-from foursight.models.backbone import Backbone
+from foursight.models.finetuned import classifier, store
+from foursight.models.networks import stages
+from foursight.models.networks.backbone import Backbone
 from foursight.models.training.dataset import Dataset
 from foursight.models.training.finetune import Options, Outcome
 from foursight.models.training.objects import ObjectSet
@@ -29,7 +30,7 @@ def write(
 ) -> None:
     """Write the model's folder, whole or not at all. `extra` goes into the card: the command, the peak memory."""
     fingerprint = stages.fingerprint(stages.split(base.network))
-    spec = tuned.spec_of(base, outcome.model, fingerprint, outcome.labels)
+    spec = classifier.spec_of(base, outcome.model, fingerprint, outcome.labels)
     card = describe(data, base, options, outcome) | extra
     pictures = {
         CURVES: curves(outcome.epochs, outcome.best, "cross-entropy", {"accuracy": "accuracy"}),

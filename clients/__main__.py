@@ -1,7 +1,0 @@
-"""`python -m foursight` is `foursight`."""
-
-import sys
-
-from foursight.cli import main
-
-sys.exit(main())

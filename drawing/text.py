@@ -1,0 +1,135 @@
+"""Text and rounded shapes on a picture: the font, widths, shortening, and corners without steps."""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+from foursight.drawing.layout import Rect
+from foursight.drawing.palette import Rgb
+
+# Pillow's own font (Aileron) has no letter beyond ASCII; this one has Latin, Greek and Cyrillic.
+_FONT = "fonts/Inter-SemiBold.otf"
+_CAPITAL = 0.727  # height of a capital letter in em
+_OVERSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """Text of one size: `em` in pixels, and the tag around a line of it."""
+
+    em: int
+
+    @property
+    def pad(self) -> int:
+        """Left and right of the text in a tag."""
+        return max(2, round(0.36 * self.em))
+
+    @property
+    def height(self) -> int:
+        """Of a tag."""
+        return round(1.4 * self.em)
+
+    def width(self, text: str) -> int:
+        """Of a line of text, without a tag's padding."""
+        return round(_font(self.em).getlength(text))
+
+    def tag(self, text: str) -> tuple[int, int]:
+        """Width and height of the tag around a line."""
+        return self.width(text) + 2 * self.pad, self.height
+
+    def write(self, picture: Image.Image, left: int, top: int, text: str, ink: Rgb) -> None:
+        """Write a line whose capitals stand in the middle of a tag with its upper left corner at (`left`, `top`)."""
+        baseline = top + (self.height + round(_CAPITAL * self.em)) // 2
+        ImageDraw.Draw(picture).text((left, baseline), text, fill=ink, font=_font(self.em), anchor="ls")
+
+    def shorten(self, text: str, room: int) -> str:
+        """The text where it is at most `room` pixels wide, else as much of its beginning as fits before an ellipsis."""
+        if self.width(text) <= room:
+            return text
+        fits, too_long = 0, len(text)
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            if self.width(text[:middle] + "…") <= room:
+                fits = middle
+            else:
+                too_long = middle
+        return text[:fits].rstrip() + "…"
+
+
+def one_line(label: str) -> str:
+    """A label as it can be written: in one line, accents as parts of their letters (the font has no loose ones)."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
+
+
+def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
+    """Fill a rectangle with rounded corners; `alpha` 0..1."""
+    width, height = rect[2] - rect[0], rect[3] - rect[1]
+    radius = min(radius, width // 2, height // 2)
+    mask = Image.new("L", (width, height), round(255 * alpha))
+    for tile, left, top in _corners(radius, radius, width, height, alpha):
+        mask.paste(tile, (left, top))
+    picture.paste(colour, rect, mask)
+
+
+def paste_frame(picture: Image.Image, rect: Rect, stroke: int, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
+    """Draw the edge of a rectangle, `stroke` pixels wide and inside `rect`, with rounded corners; `alpha` 0..1.
+
+    Only the edge's own pixels are touched: a mask as large as the box would cost as much as the photo.
+    """
+    x1, y1, x2, y2 = rect
+    width, height = x2 - x1, y2 - y1
+    stroke = min(stroke, (width + 1) // 2, (height + 1) // 2)
+    radius = min(max(radius, stroke), width // 2, height // 2)
+    level = round(255 * alpha)
+    if radius < stroke:
+        picture.paste(colour, rect, Image.new("L", (width, height), level))
+        return
+    across, down = (width - 2 * radius, stroke), (stroke, height - 2 * radius)
+    for left, top, size in (
+        (x1 + radius, y1, across),
+        (x1 + radius, y2 - stroke, across),
+        (x1, y1 + radius, down),
+        (x2 - stroke, y1 + radius, down),
+    ):
+        picture.paste(colour, (left, top, left + size[0], top + size[1]), Image.new("L", size, level))
+    for tile, left, top in _corners(radius, stroke, width, height, alpha):
+        picture.paste(colour, (x1 + left, y1 + top, x1 + left + radius, y1 + top + radius), tile)
+
+
+def _corners(radius: int, stroke: int, width: int, height: int, alpha: float) -> list[tuple[Image.Image, int, int]]:
+    """The four corners (mask, left, top) of a rectangle of `width` x `height`."""
+    if radius < 1:
+        return []
+    tile = _corner(radius, stroke, round(255 * alpha))
+    mirrored = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    right, bottom = width - radius, height - radius
+    return [
+        (tile, 0, 0),
+        (mirrored, right, 0),
+        (tile.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 0, bottom),
+        (mirrored.transpose(Image.Transpose.FLIP_TOP_BOTTOM), right, bottom),
+    ]
+
+
+@lru_cache(maxsize=64)
+def _corner(radius: int, stroke: int, level: int) -> Image.Image:
+    """The upper left quarter of a ring as a mask; of a disc where `stroke` is `radius`."""
+    large = Image.new("L", (_OVERSAMPLE * radius,) * 2)
+    end = 2 * _OVERSAMPLE * radius - 1
+    edge = _OVERSAMPLE * stroke
+    pen = ImageDraw.Draw(large)
+    pen.ellipse((0, 0, end, end), fill=level)
+    if stroke < radius:
+        pen.ellipse((edge, edge, end - edge, end - edge), fill=0)
+    return large.reduce(_OVERSAMPLE)
+
+
+@lru_cache(maxsize=64)
+def _font(em: int) -> ImageFont.FreeTypeFont:
+    # The basic layout is the same in every build of Pillow; Raqm is missing from some.
+    data = BytesIO(files("foursight.drawing").joinpath(_FONT).read_bytes())
+    return ImageFont.truetype(data, em, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,104 @@
+"""A fine-tuned classifier: what is its own (a head, and the stages that were trained), and what it shares."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from foursight.models.finetuned import store
+from foursight.models.finetuned.store import ModelSpec
+from foursight.models.networks import stages
+from foursight.models.networks.backbone import Backbone
+from foursight.models.networks.head import ClassifierHead, HeadSpec, pool
+
+
+class TunedClassifier(nn.Module):
+    """The head, and the stages after the first `frozen` ones as copies of its own.
+
+    The frozen stages belong to the backbone and are no part of this module: a hundred heads share them.
+    """
+
+    def __init__(self, published: nn.ModuleList, frozen: int, head: ClassifierHead) -> None:
+        """`published` are the backbone's stages."""
+        super().__init__()
+        self.frozen = frozen
+        self.stages = nn.ModuleDict(
+            {f"stage{index + 1}": copy.deepcopy(published[index]) for index in range(frozen, len(published))}
+        )
+        self.head = head
+
+    def trunk(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
+        """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then its own."""
+        return self.tail(stages.run(published[: self.frozen], pixels))
+
+    def tail(self, x: Tensor) -> Tensor:
+        """Put the map after the frozen stages through its own."""
+        return stages.run(list(self.stages.values()), x)
+
+
+class TunedNetwork(nn.Module):
+    """The whole of it, to be looked at: the stages, shared and its own, by the names of `--freeze`, and the head."""
+
+    def __init__(self, published: nn.ModuleList, model: TunedClassifier) -> None:
+        """`published` are the backbone's stages."""
+        super().__init__()
+        self.frozen = model.frozen
+        shared = {f"stage{index + 1}": published[index] for index in range(model.frozen)}
+        self.stages = nn.ModuleDict(shared | dict(model.stages.items()))
+        self.head = model.head
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """Map normalised float [N, 3, H, W] to what the head pools, float [N, D, h, w]."""
+        return self.head.respond(stages.run(list(self.stages.values()), pixels))
+
+    def logits(self, maps: Tensor) -> Tensor:
+        """Map float [N, D, h, w] to logits [N, K]."""
+        return self.head.classify(pool(maps, self.head.spec.pool))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map normalised float [N, 3, H, W] to logits [N, K]."""
+        return torch.as_tensor(self.head(stages.run(list(self.stages.values()), pixels)))
+
+
+def spec_of(base: Backbone, model: TunedClassifier, fingerprint: str, labels: tuple[str, ...]) -> dict[str, object]:
+    """model.json of a classifier, without the SHA-256 of its tensors."""
+    return {
+        "task": "classify",
+        "backbone": {"name": base.name, "sha256": fingerprint, "frozen": model.frozen},
+        "head": model.head.spec.model_dump(),
+        "labels": labels,
+    }
+
+
+def load(
+    name: str, folder: Path, base: Backbone, published: nn.ModuleList, fingerprint: str
+) -> tuple[TunedClassifier, ModelSpec]:
+    """Read a classifier from its folder, in eval mode, on the CPU; every tensor must be there and fit.
+
+    Raises StoreError (unknown_model, model_corrupt, model_mismatch).
+    """
+    spec = store.read_spec(name, folder)
+    if spec.task != "classify":
+        raise store.foreign(name, f"it is for the task {spec.task}, not for classify")
+    if spec.backbone.sha256 != fingerprint or spec.backbone.frozen > len(published):
+        raise store.foreign(
+            name, f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and here is "
+            f"{base.name} ({fingerprint[:12]})"
+        )  # fmt: skip
+    tensors = store.read_tensors(name, folder, spec)
+    try:
+        # Made without memory of its own: the tensors that were read become its parameters.
+        with torch.device("meta"):
+            head = ClassifierHead(HeadSpec.model_validate(spec.head), channels(published), len(spec.labels))
+        model = TunedClassifier(published, spec.backbone.frozen, head)
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+    return model.float().eval(), spec
+
+
+def channels(published: nn.ModuleList) -> int:
+    """The number of channels of the last map of a backbone's stages: that of its last batch normalisation."""
+    return [module for module in published.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features

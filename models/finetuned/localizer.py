@@ -1,0 +1,81 @@
+"""A fine-tuned localizer: labels of its own, and maybe votes of its own, on the maps of the shared backbone."""
+
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+
+from foursight.models.finetuned import store
+from foursight.models.finetuned.store import ModelSpec
+from foursight.models.networks import lite0, stages
+from foursight.models.networks.localizer import VotingHead, consensus, pool
+
+Own = Literal["labels", "votes"]
+BACKBONE, STAGES = "efficientnet-lite0", 9
+
+
+class TunedLocalizer(nn.Module):
+    """Logits of K labels for the box that the votes agree on; the votes are the shipped head's, or a copy's."""
+
+    def __init__(self, votes: VotingHead, labels: int) -> None:
+        super().__init__()
+        self.votes = votes
+        self.labels = nn.Linear(lite0.NUM_FEATURES, labels)
+
+    def forward(self, middle: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
+        """Map float [N, 112, h, w] and [N, 1280, h / 2, w / 2] to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
+        boxes = consensus(*self.votes(middle, semantic))
+        return self.labels(pool(semantic, boxes)), boxes
+
+
+def own_tensors(model: TunedLocalizer, own: Own) -> dict[str, Tensor]:
+    """The tensors of a model's file."""
+    return {key: value for key, value in model.state_dict().items() if own == "votes" or key.startswith("labels.")}
+
+
+def fingerprint(votes: VotingHead, backbone: lite0.EfficientNetLite0) -> tuple[str, str]:
+    """SHA-256 of the backbone and of the shipped votes, what fine-tuned models stand on."""
+    return stages.fingerprint(stages.split(backbone)), stages.digest(votes.state_dict())
+
+
+def spec_of(own: Own, trunk: tuple[str, str], labels: tuple[str, ...]) -> dict[str, object]:
+    """model.json, without the SHA-256 of the tensors."""
+    backbone, votes = trunk
+    return {
+        "task": "localize",
+        "backbone": {"name": BACKBONE, "sha256": backbone, "frozen": STAGES},
+        "head": {"own": own} | ({"votes": votes} if own == "labels" else {}),
+        "labels": labels,
+    }
+
+
+def load(
+    name: str, folder: Path, votes: VotingHead | None, trunk: tuple[str, str] | None
+) -> tuple[TunedLocalizer, dict[str, Tensor], ModelSpec]:
+    """Read a localizer from its folder, in eval mode: the model, which may share `votes`, its own tensors, its spec.
+
+    Raises StoreError (unknown_model, model_corrupt, model_mismatch).
+    """
+    spec = store.read_spec(name, folder)
+    if spec.task != "localize":
+        raise store.foreign(name, f"it is for the task {spec.task}, not for localize")
+    if trunk is None or votes is None or spec.backbone.sha256 != trunk[0]:
+        raise store.foreign(
+            name,
+            f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), another than here",
+        )
+    own = spec.head.get("own")
+    if own == "labels" and spec.head.get("votes") != trunk[1]:
+        raise store.foreign(name, "it was trained with another localizer's votes")
+    tensors = {key: value.float() for key, value in store.read_tensors(name, folder, spec).items()}
+    try:
+        if own not in ("labels", "votes"):
+            raise ValueError(f"head {spec.head}")
+        model = TunedLocalizer(votes if own == "labels" else VotingHead(), len(spec.labels))
+        if tensors.keys() != own_tensors(model, "labels" if own == "labels" else "votes").keys():
+            raise ValueError(", ".join(sorted(tensors)))
+        model.load_state_dict(tensors, strict=False)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+    return model.requires_grad_(False).eval(), tensors, spec

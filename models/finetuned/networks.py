@@ -1,0 +1,65 @@
+"""A fine-tuned model as one network, what it shares with others and what is its own: to be described."""
+
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+
+from foursight.models.finetuned import classifier, detector, store
+from foursight.models.finetuned import localizer as finetuned_localizer
+from foursight.models.finetuned.localizer import TunedLocalizer
+from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny, stages
+from foursight.models.results import Profile
+
+# Whose backbone a model may stand on.
+PROFILES: dict[str, Profile] = {"efficientnet-lite0": "tiny", "resnet50": "standard"}
+
+
+def load(name: str, folder: Path) -> nn.Module:
+    """The network of a fine-tuned model from its folder, in eval mode, on the CPU, and on no engine.
+
+    A classifier.TunedNetwork, a Labelled, or torchvision's GeneralizedRCNN. Raises StoreError (unknown_model,
+    model_corrupt, model_mismatch), and WeightsError where the weights of its backbone are not to be had.
+    """
+    spec = store.read_spec(name, folder)
+    if spec.backbone.name not in PROFILES:
+        raise store.foreign(name, f"its backbone {spec.backbone.name} is none of {', '.join(PROFILES)}")
+    if spec.task == "classify":
+        base = backbone.load(PROFILES[spec.backbone.name])
+        published = stages.split(base.network)
+        model, _ = classifier.load(name, folder, base, published, stages.fingerprint(published))
+        return classifier.TunedNetwork(published, model).eval()
+    if spec.task == "localize":
+        shipped = localizer.load()
+        trunk = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
+        own, _, _ = finetuned_localizer.load(name, folder, shipped.head, trunk)
+        return Labelled(shipped.backbone, own).eval()
+    network = rcnn_tiny.load(spec.task == "segment")
+    found = detector.load(name, folder, spec.task, detector.trunk_of(network))
+    if found.names is None:
+        # One of the two is there.
+        return cast(nn.Module, found.network)
+    # The network that answers as the head of names does over the shipped one; "other" is one of its names.
+    whole = detector.build(spec.task == "segment", len(spec.labels), other=True)
+    whole.load_state_dict(detector.transplanted(network, found.names))
+    answering: nn.Module = whole.eval()
+    return answering
+
+
+class Labelled(nn.Module):
+    """The shared backbone, and a localizer with labels of its own."""
+
+    def __init__(self, shared: lite0.EfficientNetLite0, model: TunedLocalizer) -> None:
+        super().__init__()
+        self.backbone = shared
+        self.model = model
+
+    def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map photos stretched to float [N, 3, 320, 320], normalised, to [N, 112, 20, 20] and [N, 1280, 10, 10]."""
+        _, _, middle, last = self.backbone.pyramid(pixels)
+        return middle, self.backbone.semantic(last)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map photos as in `maps` to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
+        logits, boxes = self.model(*self.maps(pixels))
+        return logits, boxes

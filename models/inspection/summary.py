@@ -1,0 +1,185 @@
+"""The layers of a task's network, table and totals: which parts of it run, in what order, and how often."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from foursight.models.finetuned.classifier import TunedNetwork
+from foursight.models.finetuned.networks import Labelled
+from foursight.models.inspection.layers import Layer, Pair, Watched, record
+from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny
+from foursight.models.networks.cam import ActivationMaps
+from foursight.models.results import Profile
+
+# The classifiers' centre crop, in both profiles.
+CROP = 224
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that belong together."""
+
+    name: str
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All layers of a network for an input of `size` (height, width), in the order in which they run.
+
+    `parameters` are those of the whole network, `unused_parameters` those that no layer of this task reads.
+    `multiply_adds` add up those of all layers, `region_multiply_adds` of which for regions: as many as the network
+    takes at most.
+    """
+
+    size: Pair
+    stages: tuple[Stage, ...]
+    parameters: int
+    unused_parameters: int
+    multiply_adds: int
+    region_multiply_adds: int
+
+
+def build(name: str, profile: Profile) -> nn.Module:
+    """A task's network; the standard profile's with random weights, since layers do not depend on them."""
+    if profile == "tiny":
+        builders = {
+            "classify": lite0.load,
+            "localize": localizer.load,
+            "detect": lambda: rcnn_tiny.load(masks=False),
+            "segment": lambda: rcnn_tiny.load(masks=True),
+        }
+    else:
+        builders = {
+            "classify": lambda: backbone.ResNet50(resnet50()),
+            "localize": lambda: ActivationMaps(backbone.ResNet50(resnet50())),
+            "detect": lambda: fasterrcnn_resnet50_fpn_v2(weights_backbone=None),
+            "segment": lambda: maskrcnn_resnet50_fpn_v2(weights_backbone=None),
+        }
+    network: nn.Module = builders[name]()  # type: ignore[no-untyped-call]
+    return network.eval()
+
+
+def default_size(network: nn.Module) -> Pair:
+    """The input (height, width) that a task gives its network; of detection's, which vary, that of a photo 4:3."""
+    if isinstance(network, GeneralizedRCNN):
+        height, longest = network.transform.min_size[-1], network.transform.max_size
+        return _padded(network, (height, min(round(height * 4 / 3), longest)))
+    if isinstance(network, localizer.Localizer | ActivationMaps | Labelled):
+        return (localizer.INPUT_SIZE,) * 2
+    return (CROP,) * 2
+
+
+def dissect(network: nn.Module, size: Pair | None = None) -> Anatomy:
+    """The layers of a network of any task for an input of `size` (height, width), or of its own default size.
+
+    Detection's networks round a size up to multiples of 32, as they do with photos.
+    """
+    if size is None:
+        size = default_size(network)
+    if isinstance(network, GeneralizedRCNN):
+        size = _padded(network, size)
+    layers = record(network, size, parts)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    staged = groupby(_staged(network, layers), itemgetter(0))
+    return Anatomy(
+        size=size,
+        stages=tuple(Stage(title, tuple(layer for _, layer in members)) for title, members in staged),
+        parameters=parameters,
+        unused_parameters=parameters - sum(layer.parameters for layer in layers),
+        multiply_adds=sum(layer.multiply_adds * layer.times for layer in layers),
+        region_multiply_adds=sum(layer.multiply_adds * layer.times for layer in layers if layer.times > 1),
+    )
+
+
+def _padded(network: GeneralizedRCNN, size: Pair) -> Pair:
+    divisor = network.transform.size_divisible
+    height, width = (-(-side // divisor) * divisor for side in size)
+    return height, width
+
+
+def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+    """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
+    if isinstance(network, GeneralizedRCNN):
+        yield from _detector_parts(network, pixels)
+    elif isinstance(network, localizer.Localizer | ActivationMaps | Labelled | TunedNetwork):
+        yield Watched(lambda: network(pixels))
+    else:
+        yield Watched(lambda: network.classify(network.features(pixels).mean((2, 3))))
+
+
+def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+    """R-CNN without what it decides: the heads see one region, the whole photo, as if it were proposed and found."""
+    rpn, heads = network.rpn, network.roi_heads
+    size = (pixels.shape[2], pixels.shape[3])
+    region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
+    features: dict[str, Tensor] = {}
+    yield Watched(lambda: features.update(network.backbone(pixels)))
+    refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
+    proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
+    # A proposal that is refined goes through the box head twice.
+    times = rpn.post_nms_top_n() * (2 if refines else 1)
+    yield Watched(lambda: rpn.head([features[level] for level in proposing]))
+    yield Watched(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
+    if heads.has_mask():
+        yield Watched(
+            lambda: heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, region, [size]))),
+            heads.detections_per_img,
+        )
+
+
+def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
+    """Each layer with the title of its stage; what belongs to no module of a stage stays with what was before it."""
+    titles = _VOTING_TITLES if isinstance(network, localizer.Localizer | Labelled) else _TITLES
+    title = "stem"
+    for layer in layers:
+        title = _stage(layer.name, titles) or title
+        if isinstance(network, TunedNetwork):
+            title = _own_stage(network, layer.name)
+        yield title, layer
+
+
+def _own_stage(network: TunedNetwork, name: str) -> str:
+    """The title of a layer's stage by the numbers of `--freeze`, and whether it is the shared backbone's."""
+    stage = re.match(r"stages\.stage(\d+)", name)
+    if stage is None:
+        return "head"
+    return f"stage {stage[1]}, {'frozen' if int(stage[1]) <= network.frozen else 'trained'}"
+
+
+def _stage(name: str, titles: tuple[tuple[str, str], ...]) -> str | None:
+    block = re.search(r"(?:^|\.)_blocks\.(\d+)", name)
+    if block:
+        return f"stage {_LITE0_STAGES[int(block[1])]}"
+    residual = re.search(r"(?:^|\.)body\.layer(\d)", name)
+    if residual:
+        return f"stage {residual[1]}"
+    return next((title for pattern, title in titles if re.search(pattern, name)), None)
+
+
+# Blocks of EfficientNet-Lite0 by index to their stage, from 1.
+_LITE0_STAGES = [stage for stage, row in enumerate(lite0.STAGES, 1) for _ in range(row.repeats)]
+_TITLES = (
+    (r"_conv_stem|body\.(conv1|bn1|relu|maxpool)$", "stem"),
+    (r"(_conv_head|network\._bn1|^_bn1|_fc|^head|network\.head)$", "head"),
+    (r"^backbone\.fpn", "feature pyramid"),
+    (r"^backbone\.(names|texture|scene)", "names"),
+    (r"^rpn\.", "region proposals"),
+    (r"^roi_heads\.box", "box head"),
+    (r"^roi_heads\.mask", "mask head"),
+)
+_VOTING_TITLES = (
+    (r"_conv_stem$", "stem"),
+    (r"^backbone\.(_conv_head|_bn1|_fc)$", "head"),
+    (r"^head|^model\.votes", "voting head"),
+    (r"^model\.labels$", "labels"),
+)

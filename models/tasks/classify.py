@@ -1,0 +1,224 @@
+"""Classification: what is in the photo, by ImageNet-1k labels or by those of a fine-tuned model.
+
+All models stand on one backbone. A batch may mix them: the frozen backbone sees all its photos in one pass, and each
+head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from foursight.models import labels
+from foursight.models.engines import devices, engine
+from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.finetuned import classifier
+from foursight.models.finetuned.classifier import TunedClassifier, TunedNetwork
+from foursight.models.networks import backbone, stages
+from foursight.models.results import Card, Predictions, Profile
+from foursight.models.tasks.variants import Variants
+from foursight.schema.options import ClassifyOptions
+
+PUBLISHED = backbone.PUBLISHED
+
+
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classification":
+    """Load the classifier of a profile. Raises WeightsError."""
+    place = devices.resolve(device)
+    base = backbone.load(profile)
+    devices.place(base.network, place)
+    features = engine.compile(
+        Dense(base).eval(),
+        *backbone.examples(base.crop, place),
+        place,
+        numerics,
+        lambda: [(torch.tensor(base.crop_photo(image))[None],) for image in numerics.photos()],
+    )
+    card = Card(
+        name=base.name,
+        profile=profile,
+        labels=tuple(label for _, label in labels.imagenet()),
+        input_size=f"{base.crop}x{base.crop}",
+        device=str(place),
+        dtype=features.dtype,
+        **devices.weigh(base.network),
+    )
+    return Classification(card, base, place, features)
+
+
+class Dense(nn.Module):
+    """The backbone, which all heads share, and the normalisation of crops: they cross to an engine as uint8."""
+
+    def __init__(self, base: backbone.Backbone) -> None:
+        super().__init__()
+        self.network = base.network
+        self.normalize = backbone.Normalize(base.mean, base.std)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Map uint8 [N, crop, crop, 3] to the last map, float32 [N, C, h, w]."""
+        network: Any = self.network
+        maps: Tensor = network.features(self.normalize(crops))
+        return maps
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One model: `logits` maps the backbone's maps of N photos to float [N, K].
+
+    `own` is what a fine-tuned model has for itself; None is the task's own model, whose labels have `wnids`.
+    """
+
+    card: Card
+    logits: Callable[[Tensor], Tensor]
+    own: TunedClassifier | None = None
+    wnids: tuple[str, ...] | None = None
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether it sees photos with other eyes than the rest."""
+        return self.own is not None and len(self.own.stages) > 0
+
+    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
+        return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Class probabilities of one photo, float32 [K], and the model that they are of."""
+
+    probabilities: NDArray[np.float32]
+    variant: Classifier
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Softmax over the classes of the centre crop."""
+
+    card: Card
+    base: backbone.Backbone
+    device: torch.device
+    features: engine.Engine
+    options: type[ClassifyOptions] = ClassifyOptions
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        model, spec = classifier.load(name, folder, self.base, self._stages, self._fingerprint)
+        devices.place(model, self.device)
+        card = Card(
+            name=name,
+            profile=self.card.profile,
+            labels=spec.labels,
+            input_size=self.card.input_size,
+            device=self.card.device,
+            # Stages of its own stay in PyTorch, with what is before them.
+            dtype="float32" if model.stages else self.card.dtype,
+            **devices.weigh(model),
+        )
+        self._variants.add(Classifier(card, model.head, model))
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._variants.remove(name)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return self._variants.cards()
+
+    def check(self, options: ClassifyOptions) -> None:
+        """Raise OptionError (unknown_model, unknown_class) for what is not here.
+
+        From here on the options hold on to their model, whatever is installed or removed meanwhile.
+        """
+        self._variants.pin(options).chosen(options.classes)
+
+    def find(self, model: str | None) -> Classifier:
+        """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
+        return self._variants.of(self.options.model_validate({"model": model}))
+
+    def network(self, model: str | None) -> nn.Module:
+        """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""
+        own = self.find(model).own
+        return self.base.network if own is None else TunedNetwork(self._stages, own)
+
+    @property
+    def short_side(self) -> int:
+        """As `catalogue.Task` has it: what is left to resize is a half or less, so that nothing can be seen of it."""
+        return 2 * self.base.resize
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """The centre crop as uint8 [crop, crop, 3]."""
+        return self.base.crop_photo(image)
+
+    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
+        """Class probabilities for each crop, by the model that its options name."""
+        variants = [self._variants.of(options) for _, options in batch]
+        rows_of: dict[int, list[int]] = {}
+        for row, variant in enumerate(variants):
+            # Those without stages of their own share the pass, whatever their heads.
+            rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
+        found: dict[int, NDArray[np.float32]] = {}
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device)
+            for rows in rows_of.values():
+                own = variants[rows[0]].own
+                mine = pixels if len(rows) == len(batch) else pixels[rows]
+                if own and own.stages:
+                    maps = own.trunk(self._stages, self.base.normalize(mine))
+                else:
+                    (maps,) = self.features(mine)
+                found |= _heads(maps, rows, variants)
+        return [Classified(found[row], variant) for row, variant in enumerate(variants)]
+
+    def finish(self, output: Classified, options: ClassifyOptions) -> Predictions:
+        """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
+        variant, scores = output.variant, output.probabilities
+        order = np.argsort(-scores, kind="stable")
+        chosen = variant.chosen(options.classes)
+        if chosen is not None:
+            order = order[np.isin(order, list(chosen))]
+        order = order[scores[order] >= options.score_threshold][: options.top_k]
+        return Predictions(
+            class_ids=order.astype(np.int64),
+            labels=tuple(variant.card.labels[index] for index in order),
+            scores=scores[order],
+            wnids=tuple(variant.wnids[index] for index in order) if variant.wnids else None,
+        )
+
+    @cached_property
+    def _variants(self) -> Variants[Classifier]:
+        network: Any = self.base.network
+        wnids = tuple(wnid for wnid, _ in labels.imagenet())
+        return Variants(Classifier(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
+
+    @cached_property
+    def _stages(self) -> nn.ModuleList:
+        return stages.split(self.base.network)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return stages.fingerprint(self._stages)
+
+
+def _heads(maps: Tensor, rows: list[int], variants: list[Classifier]) -> dict[int, NDArray[np.float32]]:
+    """Each head on its rows of the maps [len(rows), C, h, w]; probabilities by row of the batch."""
+    places_of: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places_of.setdefault(id(variants[row]), []).append(place)
+    found = {}
+    for places in places_of.values():
+        variant = variants[rows[places[0]]]
+        mine = maps if len(places) == len(rows) else maps[places]
+        for place, values in zip(places, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
+            found[rows[place]] = values
+    return found

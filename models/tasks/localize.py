@@ -1,0 +1,194 @@
+"""Localization: the one main object, label and box, by ImageNet's labels or by those of a fine-tuned model.
+
+All models stand on one backbone. A batch may mix them: the backbone sees all its photos in one pass, and each head its
+rows of the maps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from foursight.models import labels
+from foursight.models.engines import devices, engine
+from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.finetuned import localizer as finetuned_localizer
+from foursight.models.finetuned.localizer import TunedLocalizer
+from foursight.models.networks import backbone, cam, localizer
+from foursight.models.networks.localizer import Localizer, VotingHead
+from foursight.models.results import Card, Predictions, Profile
+from foursight.models.tasks.variants import Variants
+from foursight.schema.options import LocalizeOptions
+
+PUBLISHED = backbone.PUBLISHED
+
+
+def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Localization":
+    """Load the localizer of a profile. Raises WeightsError."""
+    place = devices.resolve(device)
+    base = backbone.load(profile)
+    network: Any = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
+    own = isinstance(network, Localizer)
+    trunk = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
+    devices.place(network, place)
+    run = engine.compile(
+        Dense(base, network).eval(),
+        *backbone.examples(localizer.INPUT_SIZE, place),
+        place,
+        # With the backbone in int8, head and labels in float32, boxes overlapped those of float32 by .75 on the mean.
+        FLOAT32 if numerics.precision == "int8" else numerics,
+    )
+    card = Card(
+        name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
+        profile=profile,
+        labels=tuple(label for _, label in labels.imagenet()),
+        input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
+        device=str(place),
+        dtype=run.dtype,
+        **devices.weigh(network),
+    )
+    published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
+    find = (lambda _, boxes: boxes) if own else cam.boxes
+    return Localization(published, run, find, place, network.head if own else None, trunk)
+
+
+class Dense(nn.Module):
+    """All that is computed of photos but the search in an activation map, which has no fixed number of steps."""
+
+    def __init__(self, base: backbone.Backbone, network: nn.Module) -> None:
+        super().__init__()
+        self.normalize = backbone.Normalize(base.mean, base.std)
+        self.network = network
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """Map uint8 [N, S, S, 3] to class probabilities [N, 1000], and to the boxes or maps that the network gives.
+
+        Of the tiny profile's network also the two maps that heads read.
+        """
+        pixels = self.normalize(photos)
+        if isinstance(self.network, Localizer):
+            middle, semantic = self.network.features(pixels)
+            logits, found = self.network.locate(middle, semantic)
+            return logits.softmax(1), found, middle, semantic
+        logits, found = self.network(pixels)
+        return logits.softmax(1), found
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A photo on its way in: `pixels` uint8 [S, S, 3], stretched to the square; original `size` (width, height)."""
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model; `own` is what a fine-tuned one has instead of the network's labels, which have `wnids`."""
+
+    card: Card
+    own: TunedLocalizer | None = None
+    wnids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Located:
+    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original, and whose
+    they are."""
+
+    probabilities: NDArray[np.float32]
+    box: NDArray[np.float32]
+    model: Model
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Probabilities and one box for a photo stretched to a square.
+
+    `run` is `Dense` on its engine; `boxes` maps its first two tensors to boxes [N, 4], xyxy in 0..1. `votes` and
+    `trunk` are what fine-tuned models stand on, of the tiny profile.
+    """
+
+    published: Model
+    run: engine.Engine
+    boxes: Callable[[Tensor, Tensor], Tensor]
+    device: torch.device
+    votes: VotingHead | None
+    trunk: tuple[str, str] | None
+    options: type[LocalizeOptions] = LocalizeOptions
+    short_side: int = 2 * localizer.INPUT_SIZE
+
+    @property
+    def card(self) -> Card:
+        """That of the task's own model."""
+        return self.published.card
+
+    def install(self, name: str, folder: Path) -> None:
+        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        """
+        model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.trunk)
+        devices.place(model, self.device)
+        weight = devices.Weight(
+            parameters=sum(value.numel() for value in tensors.values()),
+            bytes=sum(value.numel() * value.element_size() for value in tensors.values()),
+        )
+        self._variants.add(Model(replace(self.card, name=name, labels=spec.labels, **weight), model))
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; requests that were checked before are still answered by it."""
+        self._variants.remove(name)
+
+    def installed(self) -> list[Card]:
+        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        return self._variants.cards()
+
+    def check(self, options: LocalizeOptions) -> None:
+        """Raise OptionError (unknown_model). From here on the options hold on to their model."""
+        self._variants.pin(options)
+
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
+        """Stretch the photo to the square: nothing of it is cut off."""
+        side = localizer.INPUT_SIZE
+        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
+
+    def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
+        """Probabilities and box for each photo."""
+        with torch.inference_mode():
+            pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
+            probabilities, found, *maps = self.run(pixels)
+            boxes = self.boxes(probabilities, found)
+            models = [self._variants.of(options) for _, options in batch]
+            scores = list(probabilities.cpu().numpy())
+            for own in {id(model): model.own for model in models if model.own}.values():
+                rows = [row for row, model in enumerate(models) if model.own is own]
+                logits, boxes[rows] = own(*(level[rows] for level in maps))
+                for row, values in zip(rows, logits.softmax(1).cpu().numpy(), strict=True):
+                    scores[row] = values
+            sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
+            scaled = (boxes * sizes).cpu().numpy()
+            return [Located(*found) for found in zip(scores, scaled, models, strict=True)]
+
+    def finish(self, output: Located, options: LocalizeOptions) -> Predictions:
+        """The one box, with its best `top_k` labels."""
+        order = np.argsort(-output.probabilities, kind="stable")[: options.top_k]
+        model = output.model
+        return Predictions(
+            class_ids=order.astype(np.int64),
+            labels=tuple(model.card.labels[index] for index in order),
+            scores=output.probabilities[order],
+            boxes=np.repeat(output.box[None], len(order), axis=0),
+            wnids=tuple(model.wnids[index] for index in order) if model.wnids else None,
+        )
+
+    @cached_property
+    def _variants(self) -> Variants[Model]:
+        return Variants(self.published)

@@ -1,0 +1,29 @@
+"""Foursight: a vision inference server and its Python client.
+
+    from foursight import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.detect("photo.jpg").predictions)
+
+The names of `foursight.clients.sdk` are available here. They are imported on first use: the server's own processes
+import this package on the way to its other parts, and need no HTTP client.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foursight.clients.sdk import *  # noqa: F403
+
+__version__ = _version("foursight-vision")
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("_") or name not in __dir__():
+        raise AttributeError(f"module 'foursight' has no attribute {name!r}")
+    return getattr(import_module("foursight.clients.sdk"), name)
+
+
+def __dir__() -> list[str]:
+    return [*import_module("foursight.clients.sdk").__all__, "__version__"]
