@@ -16,7 +16,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from foursight.clients import benchmark
-from foursight.models.catalogue import TASKS
+from foursight.schema.tasks import TASKS
 from loadtests.peers import servers
 from loadtests.peers.servers import Processes
 

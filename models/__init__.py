@@ -9,8 +9,9 @@
 Nothing heavy is imported until a task is loaded.
 """
 
-from foursight.models.catalogue import TASKS, load, run
+from foursight.models.catalogue import load, run
 from foursight.models.errors import ImageError, ModelError, OptionError, WeightsError
 from foursight.models.image import decode
+from foursight.schema.tasks import TASKS
 
 __all__ = ["TASKS", "ImageError", "ModelError", "OptionError", "WeightsError", "decode", "load", "run"]

@@ -1,4 +1,7 @@
-"""The catalogue of tasks: a further task is a module of its own and one line here."""
+"""Tasks as loaded models: what a task's module implements, and how one is loaded and run.
+
+The list of tasks is in schema/tasks.py.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,23 +11,8 @@ from PIL import Image
 
 from foursight.models.engines.precision import FLOAT32, Numerics
 from foursight.models.results import Card, Predictions, Profile
-from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
-
-# Task name, which is also its path under /v1/, to the module that implements it.
-TASKS = {
-    "classify": "foursight.models.tasks.classify",
-    "localize": "foursight.models.tasks.localize",
-    "detect": "foursight.models.tasks.detect",
-    "segment": "foursight.models.tasks.segment",
-}
-
-# What a request may ask of each task, known without loading any.
-OPTIONS: dict[str, type[Options]] = {
-    "classify": ClassifyOptions,
-    "localize": LocalizeOptions,
-    "detect": DetectOptions,
-    "segment": SegmentOptions,
-}
+from foursight.schema.options import Options
+from foursight.schema.tasks import TASKS
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -78,14 +66,14 @@ def load(name: str, profile: Profile = "tiny", device: Device = "auto", numerics
     Raises KeyError for a name that the catalogue lacks, WeightsError where the profile's weights cannot be had and
     PrecisionError where the photos to calibrate on cannot.
     """
-    task: Task = import_module(TASKS[name]).load(profile, device, numerics)
+    task: Task = import_module(TASKS[name].module).load(profile, device, numerics)
     return task
 
 
 def fetch(name: str) -> None:
     """Download and check the standard profile's weights of a task, where the cache lacks them. Raises WeightsError."""
     weights = import_module("foursight.models.networks.weights")
-    weights.fetch(import_module(TASKS[name]).PUBLISHED)
+    weights.fetch(import_module(TASKS[name].module).PUBLISHED)
 
 
 def run(task: Task, image: Image.Image, **options: object) -> Predictions:

@@ -28,11 +28,11 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from foursight.models import catalogue
 from foursight.models import image as images
 from foursight.models.errors import OptionError
 from foursight.schema import Analysis, Answer, Box, ImageSize
 from foursight.schema.options import ClassifyOptions, Options
+from foursight.schema.tasks import TASKS
 from foursight.serving import registry, responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
@@ -45,7 +45,7 @@ Value = TypeVar("Value")
 # So many objects of a task are classified, best first, and this share of a box is added on each side of it.
 MAX_OBJECTS = 16
 MARGIN = 0.1
-FINDING = ("localize", "detect", "segment")
+FINDING = tuple(name for name, task in TASKS.items() if task.has_boxes)
 # A worker says at once whether it takes a photo; one that is silent so long is dead or restarting.
 ADMIT_TIMEOUT_S = 5.0
 # Below HAProxy's own, which would lose what the other tasks have found.
@@ -57,7 +57,7 @@ def _names(value: object) -> object:
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in catalogue.TASKS]
+    unknown = [name for name in names if name not in TASKS]
     if unknown:
         raise ValueError(f"there is no task {', '.join(map(repr, unknown))}")
     return tuple(dict.fromkeys(names))
@@ -70,7 +70,7 @@ class AnalyzeOptions(Options):
         tuple[str, ...] | None,
         BeforeValidator(_names),
         AfterValidator(lambda names: None if names is None else _known(names)),
-        Field(description=f"Comma-separated tasks of {', '.join(catalogue.TASKS)}; all that are served if left out."),
+        Field(description=f"Comma-separated tasks of {', '.join(TASKS)}; all that are served if left out."),
     ] = None
     then: Literal["classify"] | None = Field(
         None,
@@ -108,7 +108,7 @@ def read_query(query: str, served: tuple[str, ...], task_of: Callable[[str], str
             f"then={own.then} needs a task that finds objects, and tasks={','.join(tasks)} has none.",
             f"Add one of {', '.join(FINDING)}.",
         )
-    kinds = {task: catalogue.OPTIONS[task] for task in tasks}
+    kinds = {task: TASKS[task].options for task in tasks}
     # Of classification only top_k is for the objects: classes and thresholds are those of the task that finds them.
     of_objects = ("top_k",) if own.then else ()
     known = dict.fromkeys(

@@ -6,11 +6,12 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from foursight.models.catalogue import TASKS, Device
+from foursight.models.catalogue import Device
 from foursight.models.engines.precision import Numerics, Precision
 from foursight.models.finetuned import store
 from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
+from foursight.schema.tasks import TASKS
 
 
 class Settings(BaseSettings):

@@ -14,8 +14,8 @@ import pytest
 from openapi_spec_validator import validate
 from PIL import Image
 
-from foursight.models.catalogue import OPTIONS, TASKS
 from foursight.schema import Analysis, Answer, Failure, Problem
+from foursight.schema.tasks import TASKS
 from tests.conftest import MAX_QUEUE, kill_worker
 from tests.photos import encoded, photo
 from tests.test_server import counted
@@ -336,6 +336,6 @@ def test_the_document_describes_it_with_the_options_of_all_tasks(client: httpx.C
     assert names[:2] == ["tasks", "then"]
     assert set(names[2:]) == {"model", "top_k", "score_threshold", "classes", "max_detections", "mask_format"}
     # What is known of the tasks without loading them is what they say themselves.
-    for task, options in OPTIONS.items():
+    for task, options in ((name, spec.options) for name, spec in TASKS.items()):
         told = [parameter["name"] for parameter in document["paths"][f"/v1/{task}"]["post"]["parameters"]]
         assert told == list(options.model_fields)

@@ -22,8 +22,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from foursight.clients import async_client, client
 from foursight.clients.cli.app import main
+from foursight.clients.sdk import async_client, client
 from tests.photos import encoded, photo
 
 ROOT = Path(__file__).parent.parent

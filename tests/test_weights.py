@@ -113,7 +113,7 @@ def test_a_file_that_the_publisher_lacks_is_unavailable(cache: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_file_of_each_task_has_a_hash_in_its_name_that_is_checked(cache: Path, task: str) -> None:
-    name = weights.cached_path(import_module(TASKS[task]).PUBLISHED).name
+    name = weights.cached_path(import_module(TASKS[task].module).PUBLISHED).name
     with Stub(b"not what was published") as publisher, pytest.raises(WeightsError, match="wrong SHA-256"):
         weights.fetch(published(f"{publisher.url}/{name}"))
 

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from foursight.clients.cli.extras import server_packages
 from foursight.schema import Layer, LayerTable, Stage
+from foursight.schema.tasks import TASKS
 
 if TYPE_CHECKING:
     from foursight.models.inspection import geometry
 
 WIDTH = 100
-TASKS = ("classify", "localize", "detect", "segment")
 PROFILES = ("tiny", "standard")
 
 

@@ -57,7 +57,7 @@ def _load(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Im
     unknown = [name for name in names if name not in models.TASKS]
     if unknown:
         raise typer.BadParameter(f"--tasks: there is no {', '.join(unknown)}; there are {', '.join(models.TASKS)}")
-    knows = {name: models.catalogue.OPTIONS[name].model_fields for name in names}
+    knows = {name: models.TASKS[name].options.model_fields for name in names}
     strange = [option for option in options if option != "tasks" and not any(option in knows[name] for name in names)]
     if strange:
         raise typer.BadParameter(f"--{strange[0].replace('_', '-')}: no option of {', '.join(names)}")

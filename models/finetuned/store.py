@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from foursight.models.catalogue import TASKS
 from foursight.models.errors import StoreError
+from foursight.schema.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,54 @@
+"""The tasks, declared once: paths, OpenAPI, command line, SDK and page derive from this table.
+
+A further task is one module and one line here. Reading the table imports neither torch nor ray.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Literal
+
+from foursight.schema.options import Options
+
+# What a task returns for an image: labels of the whole, the main object, all objects with boxes, or with masks as well.
+Finds = Literal["labels", "object", "objects", "masks"]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task.
+
+    `name` is its path under /v1/ and its command; `module` has `load(profile, device, ...)`, which only a worker calls;
+    `options_class` is "module:Class" of its options, in a module that needs neither torch nor ray.
+    """
+
+    name: str
+    summary: str
+    finds: Finds
+    module: str
+    options_class: str
+
+    @cached_property
+    def options(self) -> type[Options]:
+        """The class of the options of a request."""
+        module, _, name = self.options_class.partition(":")
+        options: type[Options] = getattr(import_module(module), name)
+        return options
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether its predictions have boxes."""
+        return self.finds != "labels"
+
+
+_MODELS, _OPTIONS = "foursight.models.tasks", "foursight.schema.options"
+
+TASKS = {
+    task.name: task
+    for task in (
+        TaskSpec("classify", "Label the image.", "labels", f"{_MODELS}.classify", f"{_OPTIONS}:ClassifyOptions"),
+        TaskSpec("localize", "Find the main object.", "object", f"{_MODELS}.localize", f"{_OPTIONS}:LocalizeOptions"),
+        TaskSpec("detect", "Find every object.", "objects", f"{_MODELS}.detect", f"{_OPTIONS}:DetectOptions"),
+        TaskSpec("segment", "Outline every object.", "masks", f"{_MODELS}.segment", f"{_OPTIONS}:SegmentOptions"),
+    )
+}
