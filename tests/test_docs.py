@@ -27,7 +27,7 @@ from foursight.clients.sdk import async_client, client
 from tests.photos import encoded, photo
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
 LEFT_OUT = (
     # They start the server; one answers here already.
