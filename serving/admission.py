@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
 from foursight.serving.metrics import RequestMetrics
 
 
@@ -19,9 +19,9 @@ class Places:
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
-        """Take so many places for as long as the context lasts. Raises Refusal (overloaded)."""
+        """Take so many places for as long as the context lasts. Raises ApiError (overloaded)."""
         if count and self._taken + count > self._total:
-            raise Refusal(
+            raise ApiError(
                 "overloaded",
                 f"{self._taken} photos wait for {self._name!r} already; there is room for {self._total}.",
                 "Try again after the time that Retry-After says.",

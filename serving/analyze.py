@@ -36,7 +36,7 @@ from foursight.schema.tasks import TASKS
 from foursight.serving import registry, responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
-from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
+from foursight.serving.errors import STATUS, ApiError, as_api_error, logger
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
 
@@ -179,9 +179,9 @@ async def _within(seconds: float, call: DeploymentResponse[Value]) -> Value:
         raise
 
 
-def _unavailable(task: str, error: object) -> Refusal:
+def _unavailable(task: str, error: object) -> ApiError:
     logger.warning("no answer from the task %s: %s", task, type(error).__name__)
-    return Refusal(
+    return ApiError(
         "unavailable",
         f"The worker of the task {task!r} does not answer.",
         "It is being restarted: try again in 2 seconds.",
@@ -189,15 +189,15 @@ def _unavailable(task: str, error: object) -> Refusal:
     )
 
 
-def _worst(found: Mapping[str, Answer | Refusal]) -> Refusal:
+def _worst(found: Mapping[str, Answer | ApiError]) -> ApiError:
     """Of several refusals the one with the highest status: what passes by itself is to be tried again."""
-    return max((one for one in found.values() if isinstance(one, Refusal)), key=lambda one: STATUS[one.code])
+    return max((one for one in found.values() if isinstance(one, ApiError)), key=lambda one: STATUS[one.code])
 
 
-def _to_json(size: tuple[int, int], parts: dict[str, Answer | Refusal], then: Refusal | None) -> str:
+def _to_json(size: tuple[int, int], parts: dict[str, Answer | ApiError], then: ApiError | None) -> str:
     analysis = Analysis.model_construct(
         image=ImageSize(width=size[0], height=size[1]),
-        tasks={task: responses.failure(part) if isinstance(part, Refusal) else part for task, part in parts.items()},
+        tasks={task: responses.failure(part) if isinstance(part, ApiError) else part for task, part in parts.items()},
         then=responses.failure(then) if then else None,
     )
     return analysis.model_dump_json(exclude_none=True)
@@ -221,7 +221,7 @@ class Analyzer:
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            response = responses.refusal_response(refusal_of(error))
+            response = responses.error_response(as_api_error(error))
         self._metrics.answered(response.status_code, perf_counter() - start)
         return response
 
@@ -230,20 +230,20 @@ class Analyzer:
         responses.negotiate(request.headers.get("accept", ""), ("application/json",))
         with self._places.take(1):
             # Asked before the body is read: what nobody takes is refused before it costs memory.
-            found: dict[str, Answer | Refusal] = {
+            found: dict[str, Answer | ApiError] = {
                 task: refusal for task, refusal in (await self._admit(asked)).items() if refusal
             }
             if len(found) == len(asked.tasks):
                 raise _worst(found)
             bodies = await upload.read_images(request, self._settings.max_bytes)
             if len(bodies) > 1:
-                raise Refusal("too_many_images", f"The upload has {len(bodies)} images.", "An analysis takes one.")
+                raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "An analysis takes one.")
             timing = _Timing()
             with timing.of("decode"):
                 photo, size = await self._in_pool(partial(self._decode, bodies.pop()))
             admitted = [task for task in asked.tasks if task not in found]
             found |= await _together({t: self._ask(t, photo, asked.tasks[t], timing) for t in admitted})
-            if all(isinstance(result, Refusal) for result in found.values()):
+            if all(isinstance(result, ApiError) for result in found.values()):
                 raise _worst(found)
             failed = await self._classify_objects(photo, found, asked.then, size, timing) if asked.then else None
             parts = {task: found[task] for task in asked.tasks}
@@ -251,8 +251,8 @@ class Analyzer:
         headers = {"Server-Timing": timing.header(perf_counter() - start)}
         return Response(body, media_type="application/json", headers=headers)
 
-    async def _admit(self, asked: Asked) -> dict[str, Refusal | None]:
-        async def admit(task: str, options: Options) -> Refusal | None:
+    async def _admit(self, asked: Asked) -> dict[str, ApiError | None]:
+        async def admit(task: str, options: Options) -> ApiError | None:
             try:
                 # Of all replicas, and not routed to one: who routes waits for a worker that is not there.
                 call = (await self._handle(task)).broadcast("admit", options)
@@ -261,24 +261,24 @@ class Analyzer:
                 return _unavailable(task, error)
             if None in said:
                 return None
-            refusals = [one for one in said if isinstance(one, Refusal)]
+            refusals = [one for one in said if isinstance(one, ApiError)]
             return refusals[0] if refusals else _unavailable(task, said[0])
 
         return await _together({task: admit(task, options) for task, options in asked.tasks.items()})
 
-    async def _ask(self, task: str, photo: ObjectRef, options: Options, timing: "_Timing") -> Answer | Refusal:
+    async def _ask(self, task: str, photo: ObjectRef, options: Options, timing: "_Timing") -> Answer | ApiError:
         with timing.of(task):
             results = await self._call(task, photo, options)
-        return results if isinstance(results, Refusal) else results[0].answer
+        return results if isinstance(results, ApiError) else results[0].answer
 
     async def _classify_objects(
         self,
         photo: ObjectRef,
-        found: dict[str, Answer | Refusal],
+        found: dict[str, Answer | ApiError],
         options: ClassifyOptions,
         size: tuple[int, int],
         timing: "_Timing",
-    ) -> Refusal | None:
+    ) -> ApiError | None:
         """Put into `found` what classification says of each object; the result is why it could not."""
         objects = {
             task: [(one, region_of(one.box, *size)) for one in answer.predictions[:MAX_OBJECTS] if one.box]
@@ -291,7 +291,7 @@ class Analyzer:
             return None
         with timing.of("then"):
             results = await self._call("classify", photo, options, regions)
-        if isinstance(results, Refusal):
+        if isinstance(results, ApiError):
             return results
         labels = dict(zip(regions, (result.answer.predictions for result in results), strict=True))
         for task, some in objects.items():
@@ -303,13 +303,13 @@ class Analyzer:
 
     async def _call(
         self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
+    ) -> list[Answered[Answer]] | ApiError:
         try:
             # By reference, as else each message would have the pixels; and in a list, as else Ray would fetch them
             # before the worker has a place for them.
             handle = (await self._handle(task)).options(_by_reference=True)
             call = handle.answer.remote([photo], options, regions)
-            results: list[Answered[Answer]] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
+            results: list[Answered[Answer]] | ApiError = await _within(ANSWER_TIMEOUT_S, call)
         except Exception as error:
             return _unavailable(task, error)
         return results

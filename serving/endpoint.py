@@ -34,7 +34,7 @@ from foursight.serving import responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.answer_cache import Repeats, Way
 from foursight.serving.batching import Batcher, Timing
-from foursight.serving.errors import STATUS, Refusal, refusal_of
+from foursight.serving.errors import STATUS, ApiError, as_api_error
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.responses import Format
 from foursight.serving.settings import Settings
@@ -97,18 +97,18 @@ class Endpoint:
         self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def admit(self, options: Options) -> Refusal | None:
+    def admit(self, options: Options) -> ApiError | None:
         """Why a photo with these options would not be answered now; None where it would."""
         try:
             self._task.check(options)
             with self._places.take(1):
                 return None
         except Exception as error:
-            return refusal_of(error)
+            return as_api_error(error)
 
     async def answer(
         self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
+    ) -> list[Answered[Answer]] | ApiError:
         """Answer for a decoded photo, uint8 [H, W, 3], or for regions of it, (left, top, right, bottom) in its pixels.
 
         `fetch` gives the photo once there is a place for it.
@@ -125,7 +125,7 @@ class Endpoint:
                 parts.clear()
                 return await asyncio.gather(*photos)
         except Exception as error:
-            refusal = refusal_of(error)
+            refusal = as_api_error(error)
             status = STATUS[refusal.code]
             return refusal
         finally:
@@ -138,7 +138,7 @@ class Endpoint:
             with self._places.take(1):
                 bodies = await upload.read_images(request, self._settings.max_bytes)
                 if len(bodies) > 1 and form != "application/json":
-                    raise Refusal(
+                    raise ApiError(
                         "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
                     )
                 with self._places.take(len(bodies) - 1):
@@ -146,15 +146,15 @@ class Endpoint:
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            return responses.refusal_response(refusal_of(error))
+            return responses.error_response(as_api_error(error))
 
     def _read_head(self, request: Request) -> tuple[Options, Format]:
         """What is asked for, before the body is looked at."""
         if request.url.path.removeprefix(request.scope["root_path"]) not in ("", "/"):
-            raise Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
+            raise ApiError("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
         if request.method != "POST":
             detail = f"{request.method} is not possible here."
-            raise Refusal("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
+            raise ApiError("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
         options = upload.parse_options(request.url.query, self._task.options)
         self._task.check(options)
         return options, responses.negotiate(request.headers.get("accept", ""))
@@ -242,7 +242,7 @@ def _content(reply: Reply | BaseException) -> bytes:
     if isinstance(reply, Reply):
         return reply.answered.answer
     if isinstance(reply, Exception):
-        return responses.to_json(responses.failure(refusal_of(reply)))
+        return responses.to_json(responses.failure(as_api_error(reply)))
     raise reply
 
 

@@ -65,7 +65,7 @@ STATUS = {
 MEDIA_TYPE = "application/problem+json"
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A request that is answered with an error. `code` is one of STATUS."""
 
     def __init__(self, code: str, detail: str, hint: str, headers: Mapping[str, str] | None = None) -> None:
@@ -83,11 +83,13 @@ def problem(code: str, detail: str, hint: str) -> Problem:
     return Problem(type=f"/docs#{code}", title=title, status=status, code=code, detail=detail, hint=hint)
 
 
-def refusal_of(error: Exception) -> Refusal:
+def as_api_error(error: Exception) -> ApiError:
     """The refusal that answers an exception; what nobody foresaw goes to the log and not to the client."""
-    if isinstance(error, Refusal):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, ModelError):
-        return Refusal(error.code, error.detail, error.hint)
+        return ApiError(error.code, error.detail, error.hint)
     logger.error("unforeseen error while answering a request", exc_info=error)
-    return Refusal("internal_error", "The server failed on this request.", "It is logged; try again, or report the id.")
+    return ApiError(
+        "internal_error", "The server failed on this request.", "It is logged; try again, or report the id."
+    )

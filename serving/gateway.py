@@ -16,7 +16,7 @@ from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.options import LayersOptions
 from foursight.serving import loopback, metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
-from foursight.serving.errors import Refusal, refusal_of
+from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
 from foursight.serving.shelf import Shelf, ask_workers, unknown_model
@@ -56,7 +56,7 @@ class Front:
             ],
             exception_handlers={
                 HTTPException: _refuse_path,
-                Refusal: _refuse,
+                ApiError: _refuse,
                 ModelError: _refuse,
                 Exception: _refuse,
             },
@@ -111,13 +111,13 @@ class Front:
         task, model = await self._network_of(request.path_params["name"])
         response = serve.get_app_handle(task).layers.remote(options.size, model)
         try:
-            table: LayerTable | Refusal = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
+            table: LayerTable | ApiError = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
         except TimeoutError:
             response.cancel()
-            raise Refusal(
+            raise ApiError(
                 "unavailable", f"The worker of {task!r} did not answer in time.", "Try again when it is less busy."
             ) from None
-        if isinstance(table, Refusal):
+        if isinstance(table, ApiError):
             raise table
         return Response(table.model_dump_json(), media_type="application/json")
 
@@ -130,7 +130,7 @@ class Front:
         return HTMLResponse(openapi.page(await self._document(), str(request.base_url).rstrip("/")))
 
     async def _network_of(self, name: str) -> tuple[str, str | None]:
-        """The task that a model serves, and its name where it is a fine-tuned one. Raises Refusal (unknown_model)."""
+        """The task that a model serves, and its name where it is a fine-tuned one. Raises ApiError (unknown_model)."""
         if name in self._tasks:
             return name, None
         cards = await self._cards()
@@ -154,10 +154,10 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     if status == 405:
         detail = f"{request.method} is not possible on {request.url.path}."
         allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
-        return responses.refusal_response(Refusal("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
-    refusal = Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
-    return responses.refusal_response(refusal)
+        return responses.error_response(ApiError("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
+    missing = ApiError("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
+    return responses.error_response(missing)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return responses.refusal_response(refusal_of(error))
+    return responses.error_response(as_api_error(error))

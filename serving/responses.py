@@ -11,7 +11,7 @@ from foursight.drawing.draw import draw
 from foursight.models.results import Predictions
 from foursight.schema import Answer, Failure, ImageSize, Polygons, Prediction, Rle
 from foursight.serving import masks
-from foursight.serving.errors import MEDIA_TYPE, STATUS, Refusal, problem
+from foursight.serving.errors import MEDIA_TYPE, STATUS, ApiError, problem
 
 Format = Literal["application/json", "image/jpeg", "image/png"]
 FORMATS: tuple[Format, ...] = ("application/json", "image/jpeg", "image/png")
@@ -20,7 +20,7 @@ FORMATS: tuple[Format, ...] = ("application/json", "image/jpeg", "image/png")
 def negotiate(accept: str, offered: Sequence[Format] = FORMATS) -> Format:
     """The format of those offered that an Accept header prefers (RFC 9110, section 12.5.1); the first if it is all one.
 
-    Raises Refusal (not_acceptable).
+    Raises ApiError (not_acceptable).
     """
     best: tuple[float, Format] | None = None
     ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
@@ -34,7 +34,7 @@ def negotiate(accept: str, offered: Sequence[Format] = FORMATS) -> Format:
         if quality > 0 and (best is None or quality > best[0]):
             best = (quality, candidate)
     if best is None:
-        raise Refusal("not_acceptable", f"Accept: {accept} leaves no format.", f"There is {', '.join(offered)}.")
+        raise ApiError("not_acceptable", f"Accept: {accept} leaves no format.", f"There is {', '.join(offered)}.")
     return best[1]
 
 
@@ -87,15 +87,15 @@ def json_response(results: Sequence[bytes]) -> Response:
     return Response(body, media_type="application/json")
 
 
-def refusal_response(refusal: Refusal) -> Response:
-    """The problem details of a refusal."""
-    body = problem(refusal.code, refusal.detail, refusal.hint)
-    return Response(body.model_dump_json(), STATUS[refusal.code], refusal.headers, MEDIA_TYPE)
+def error_response(error: ApiError) -> Response:
+    """The problem details of a error."""
+    body = problem(error.code, error.detail, error.hint)
+    return Response(body.model_dump_json(), STATUS[error.code], error.headers, MEDIA_TYPE)
 
 
-def failure(refusal: Refusal) -> Failure:
-    """A refusal in the place of one photo's answer."""
-    return Failure(error=problem(refusal.code, refusal.detail, refusal.hint))
+def failure(error: ApiError) -> Failure:
+    """A error in the place of one photo's answer."""
+    return Failure(error=problem(error.code, error.detail, error.hint))
 
 
 def _media_range(part: str) -> tuple[str, float]:

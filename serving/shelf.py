@@ -12,7 +12,7 @@ from ray import serve
 
 from foursight.schema import ModelCard
 from foursight.serving import registry
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
 from foursight.serving.settings import Settings
 
 TIMEOUT_S = 5.0
@@ -30,15 +30,15 @@ class Shelf:
     async def put(self, name: str, builtin: Sequence[str]) -> None:
         """Serve a model, read anew from its folder; where it is refused, all stays as it was.
 
-        Raises StoreError (invalid_model_name, unknown_model, model_corrupt) and Refusal (builtin_model, model_mismatch,
-        model_corrupt, unavailable).
+        Raises StoreError (invalid_model_name, unknown_model, model_corrupt) and ApiError (builtin_model,
+        model_mismatch, model_corrupt, unavailable).
         """
         _require_tuned(name, builtin)
         async with self._lock:
             entry = await asyncio.to_thread(registry.inspect, self._settings, name)
             if entry.task not in self._settings.tasks:
                 served = ", ".join(self._settings.tasks)
-                raise Refusal(
+                raise ApiError(
                     "model_mismatch", f"The model {name!r} is for the task {entry.task}.", f"Served here: {served}."
                 )
             before = registry.read(self._settings)
@@ -49,12 +49,12 @@ class Shelf:
                 registry.write(self._settings, before)
                 await ask_workers(entry.task, "sync_models", LOAD_TIMEOUT_S)
             if refused:
-                raise Refusal(*refused[0])
+                raise ApiError(*refused[0])
             if not answers:
-                raise Refusal("unavailable", f"No worker of {entry.task} answers.", "Try again in a few seconds.")
+                raise ApiError("unavailable", f"No worker of {entry.task} answers.", "Try again in a few seconds.")
 
     async def drop(self, name: str, cards: Sequence[ModelCard]) -> None:
-        """Serve a model no longer; its folder stays. Raises Refusal (builtin_model, unknown_model)."""
+        """Serve a model no longer; its folder stays. Raises ApiError (builtin_model, unknown_model)."""
         _require_tuned(name, [card.name for card in cards if not card.finetuned])
         async with self._lock:
             before = registry.read(self._settings)
@@ -64,10 +64,10 @@ class Shelf:
             await ask_workers(before[name].task, "sync_models", LOAD_TIMEOUT_S)
 
 
-def unknown_model(name: str, cards: Sequence[ModelCard]) -> Refusal:
+def unknown_model(name: str, cards: Sequence[ModelCard]) -> ApiError:
     """The refusal of a name that nothing has, with those there are."""
     there = ", ".join(dict.fromkeys(card.name for card in cards))
-    return Refusal("unknown_model", f"There is no model {name!r} here.", f"There are: {there}.")
+    return ApiError("unknown_model", f"There is no model {name!r} here.", f"There are: {there}.")
 
 
 async def ask_workers(task: str, method: str, timeout_s: float = TIMEOUT_S) -> list[Any]:
@@ -83,4 +83,4 @@ async def ask_workers(task: str, method: str, timeout_s: float = TIMEOUT_S) -> l
 
 def _require_tuned(name: str, builtin: Sequence[str]) -> None:
     if name in builtin:
-        raise Refusal("builtin_model", f"{name!r} is a task's own model.", "Choose a name that is not taken.")
+        raise ApiError("builtin_model", f"{name!r} is a task's own model.", "Choose a name that is not taken.")

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from foursight.models.errors import OptionError
 from foursight.schema.options import Options
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
 
 Chosen = TypeVar("Chosen", bound=Options)
 
@@ -34,11 +34,11 @@ class _InMemoryParser(MultiPartParser):
 async def read_images(request: Request, max_bytes: int) -> list[bytes]:
     """The photos of a request: its body, or the fields `image` of its multipart body, at most MAX_IMAGES.
 
-    Raises Refusal: body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, too_many_images.
+    Raises ApiError: body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, too_many_images.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type.startswith(_NEVER_AN_IMAGE):
-        raise Refusal(
+        raise ApiError(
             "unsupported_media_type",
             f"A body of type {media_type} is no photo.",
             "Send the bytes of a photo as the body, or as the field image of multipart/form-data.",
@@ -52,7 +52,7 @@ async def read_images(request: Request, max_bytes: int) -> list[bytes]:
                 return await _read_multipart(request, max_bytes)
             return [b"".join([chunk async for chunk in _limited(request, max_bytes)])]
     except TimeoutError:
-        raise Refusal(
+        raise ApiError(
             "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
         ) from None
 
@@ -113,25 +113,25 @@ async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
         raise
     except (MultiPartException, KeyError, ValueError) as error:
         detail = getattr(error, "message", None) or "The multipart body is broken."
-        raise Refusal("invalid_multipart", detail, hint) from None
+        raise ApiError("invalid_multipart", detail, hint) from None
     images = []
     for name, value in form.multi_items():
         if name != "image":
-            raise Refusal("invalid_multipart", f"There is no field {name!r} here.", hint)
+            raise ApiError("invalid_multipart", f"There is no field {name!r} here.", hint)
         if not isinstance(value, UploadFile):
-            raise Refusal("invalid_multipart", "The field image holds text and not a file.", hint)
+            raise ApiError("invalid_multipart", "The field image holds text and not a file.", hint)
         images.append(await value.read())
     if not images:
-        raise Refusal("invalid_multipart", "The multipart body has no field image.", hint)
+        raise ApiError("invalid_multipart", "The multipart body has no field image.", hint)
     if len(images) > MAX_IMAGES:
-        raise Refusal(
+        raise ApiError(
             "too_many_images", f"The upload has {len(images)} images.", f"Send at most {MAX_IMAGES} at a time."
         )
     return images
 
 
-def _too_large(max_bytes: int, headers: dict[str, str] | None = None) -> Refusal:
-    return Refusal(
+def _too_large(max_bytes: int, headers: dict[str, str] | None = None) -> ApiError:
+    return ApiError(
         "body_too_large",
         f"The upload is larger than {max_bytes:,} bytes.",
         "Scale the photo down before the upload, or raise FOURSIGHT_MAX_BYTES.",

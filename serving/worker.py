@@ -16,7 +16,7 @@ from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
 from foursight.serving import loopback
 from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
-from foursight.serving.errors import Refusal, refusal_of
+from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.registry import Entry
@@ -82,13 +82,13 @@ class Worker:
         # In a thread: requests are taken in meanwhile, and the batch at hand is computed.
         return await asyncio.to_thread(self._hosting.sync)
 
-    async def admit(self, options: Options) -> Refusal | None:
+    async def admit(self, options: Options) -> ApiError | None:
         """Why a photo with these options would not be answered now; None where it would."""
         return self._endpoint.admit(options)
 
     async def answer(
         self, photo: list[ObjectRef], options: Options, regions: list[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
+    ) -> list[Answered[Answer]] | ApiError:
         """Answer for a decoded photo, uint8 [H, W, 3] in Ray's object store, or for regions of it.
 
         `photo` holds one reference, in a list that is emptied: a photo that waits should not fill the store.
@@ -108,18 +108,18 @@ class Worker:
         """The JSON schema of this task's options, for the OpenAPI document."""
         return self._task.options.model_json_schema()
 
-    async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | Refusal:
+    async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | ApiError:
         """The table of the layers of the task's network, or of a fine-tuned model's.
 
         For an input of `size` (height, width), or of the task's own size.
         """
         entry = self._hosting.entry(model) if model else None
         if model and entry is None:
-            return Refusal("unknown_model", f"{model!r} is served no longer.", "GET /v1/models lists all.")
+            return ApiError("unknown_model", f"{model!r} is served no longer.", "GET /v1/models lists all.")
         try:
             return await asyncio.to_thread(self._measured, size, model, entry)
         except ModelError as error:
-            return refusal_of(error)
+            return as_api_error(error)
 
     def _measure(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
         from foursight.models.finetuned import networks  # noqa: PLC0415

@@ -4,7 +4,7 @@ import pytest
 
 from foursight.models.errors import OptionError
 from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
 from foursight.serving.responses import negotiate
 from foursight.serving.upload import parse_options
 
@@ -53,7 +53,7 @@ def test_an_accept_header_gets_the_format_that_it_prefers(accept: str, expected:
     ["text/html", "image/webp", "video/*", "application/json;q=0", "*/*;q=0", "image/*;q=0", "*", "image/png;q=x"],
 )
 def test_an_accept_header_that_leaves_no_format_is_refused_with_those_there_are(accept: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         negotiate(accept)
     assert caught.value.code == "not_acceptable"
     assert accept in caught.value.detail
