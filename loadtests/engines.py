@@ -38,9 +38,10 @@ def main() -> None:
     for name in chosen.tasks:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:
-            photos = [(tasks["engine"].prepare(image), tasks["engine"].options())] * batch
+            prepared = tasks["engine"].prepare(image)
             ways: dict[str, Callable[[], object]] = {
-                way: partial(predict, task, photos, THREADS[way]) for way, task in tasks.items()
+                way: partial(predict, task, [(prepared, task.resolve(task.options()))] * batch, THREADS[way])
+                for way, task in tasks.items()
             }
             compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
 

@@ -134,12 +134,12 @@ def batches(chosen: argparse.Namespace) -> list[Row]:
     rows = []
     for task in TASKS:
         alone = models.load(task)
-        prepared = alone.prepare(decode(_photo(640, 480)))
+        prepared, request = alone.prepare(decode(_photo(640, 480))), alone.resolve(alone.options())
         for batch in BATCHES:
-            alone.predict([(prepared, alone.options())] * batch)
+            alone.predict([(prepared, request)] * batch)
         for turn in range(chosen.rounds):
             for batch in BATCHES:
-                milliseconds = _time(partial(alone.predict, [(prepared, alone.options())] * batch), chosen.seconds / 4)
+                milliseconds = _time(partial(alone.predict, [(prepared, request)] * batch), chosen.seconds / 4)
                 rows.append({"task": task, "round": turn, "batch": batch, "ms": milliseconds / batch})
     return rows
 
@@ -187,12 +187,12 @@ def _crowd() -> bytes:
 
 def _last_steps(task: Any, name: str) -> Row:
     """Milliseconds from the network's output to predictions, and from those to JSON; the mean of the peers' photos."""
-    options = task.options()
+    request = task.resolve(task.options())
     images = [ImageOps.fit(photo(one), PHOTO_SIZES[name]) for one in PHOTOS]
-    outputs = task.predict([(task.prepare(image), options) for image in images])
+    outputs = task.predict([(task.prepare(image), request) for image in images])
 
     def finish() -> list[Any]:
-        return [task.finish(output, options) for output in outputs]
+        return [task.finish(output, request) for output in outputs]
 
     def encode() -> list[str]:
         answers = (to_answer(name, image.size, one, "rle") for image, one in zip(images, found, strict=True))
@@ -204,11 +204,11 @@ def _last_steps(task: Any, name: str) -> Row:
 
 def _decodes(task: Any, body: bytes) -> Row:
     """Milliseconds from bytes to result in this process: the photo reduced as it is decoded, and decoded whole."""
-    options = task.options()
+    request = task.resolve(task.options())
 
     def answer(photo: Callable[[], Any]) -> None:
-        (output,) = task.predict([(photo(), options)])
-        task.finish(output, options)
+        (output,) = task.predict([(photo(), request)])
+        task.finish(output, request)
 
     reduced = partial(answer, lambda: task.prepare(*decode_for(body, task.short_side)))
     return {"reduced": _time(reduced, 0.3), "whole": _time(partial(answer, lambda: task.prepare(decode(body))), 0.3)}

@@ -39,12 +39,15 @@ def main() -> None:
     photos = [models.decode(path.read_bytes()) for path in sorted(chosen.photos.iterdir())]
     for name in chosen.tasks:
         tasks = loaded(name, chosen.calibration)
-        prepared = [(tasks["float32"].prepare(photo), tasks["float32"].options()) for photo in photos]
+        prepared = {
+            precision: [(task.prepare(photo), task.resolve(task.options())) for photo in photos]
+            for precision, task in tasks.items()
+        }
         for batch in chosen.batches:
-            ways = {precision: partial(task.predict, prepared[:batch]) for precision, task in tasks.items()}
+            ways = {one: partial(task.predict, prepared[one][:batch]) for one, task in tasks.items()}
             compare(f"{name}, batch of {batch}", ways, batch, chosen.rounds)
         if name in ("classify", "localize"):
-            answers = {way: [task.predict([one])[0] for one in prepared] for way, task in tasks.items()}
+            answers = {way: [task.predict([one])[0] for one in prepared[way]] for way, task in tasks.items()}
             for precision, found in answers.items():
                 print(f"{name:22} {precision:8} {agreement(found, answers['float32'])}", flush=True)
 

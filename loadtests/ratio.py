@@ -61,11 +61,11 @@ def main() -> None:
 
 def bare(task: Task, body: bytes, seconds: float) -> float:
     """Photos per second of decode + model in this process, one after the other."""
-    options = task.options()
+    request = task.resolve(task.options())
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        (output,) = task.predict([(task.prepare(*decode_for(body, task.short_side)), options)])
-        task.finish(output, options)
+        (output,) = task.predict([(task.prepare(*decode_for(body, task.short_side)), request)])
+        task.finish(output, request)
         done += 1
     return done / (time.perf_counter() - start)
 

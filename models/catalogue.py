@@ -11,6 +11,7 @@ from PIL import Image
 
 from foursight.models.engines.precision import FLOAT32, Numerics
 from foursight.models.results import Card, Predictions, Profile
+from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema.options import Options
 from foursight.schema.tasks import TASKS
 
@@ -30,8 +31,8 @@ class Task(Protocol):
     # A large photo may be reduced before `prepare`, as long as its shorter side keeps so many pixels.
     short_side: int
 
-    def check(self, options: Any) -> None:
-        """Raise OptionError where options that are valid by themselves do not fit this model."""
+    def resolve(self, options: Any) -> ResolvedRequest[Any, Any]:
+        """Find the model that the options name. Raises OptionError where options do not fit it."""
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
         """Turn an upright RGB image into what `predict` takes.
@@ -40,9 +41,9 @@ class Task(Protocol):
         """
 
     def predict(self, batch: list[tuple[Any, Any]]) -> list[Any]:
-        """Run the network once over [(prepared, options), ...]; photos of different sizes may stand together."""
+        """Run the network once over [(prepared, request), ...]; images may have different sizes."""
 
-    def finish(self, output: Any, options: Any) -> Predictions:
+    def finish(self, output: Any, request: Any) -> Predictions:
         """Turn one element of what `predict` returned into predictions in pixels of the original."""
 
 
@@ -54,7 +55,7 @@ class Host(Protocol):
         """Serve a model from its folder, in the place of one that has the name already. Raises StoreError."""
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered."""
+        """Serve a model no longer; requests that were resolved before are still answered."""
 
     def installed(self) -> list[Card]:
         """What is served besides the task's own model; parameters and bytes are those that are not shared."""
@@ -78,7 +79,6 @@ def fetch(name: str) -> None:
 
 def run(task: Task, image: Image.Image, **options: object) -> Predictions:
     """Answer for one upright RGB image; `options` are those of the task's options class."""
-    chosen = task.options(**options)
-    task.check(chosen)
-    (output,) = task.predict([(task.prepare(image), chosen)])
-    return task.finish(output, chosen)
+    request = task.resolve(task.options(**options))
+    (output,) = task.predict([(task.prepare(image), request)])
+    return task.finish(output, request)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _split(value: object) -> object:
@@ -47,16 +47,6 @@ class ModelOptions(Options):
     """Options of a task that serves fine-tuned models besides its own."""
 
     model: str | None = Field(None, description="Name of a fine-tuned model, as GET /v1/models lists it.")
-
-    _pinned: object = PrivateAttr(None)
-
-    def pin(self, model: object) -> None:
-        """Hold on to the model that was found by its name, until the answer is done."""
-        self._pinned = model
-
-    def pinned(self) -> object:
-        """What `pin` was given, or None."""
-        return self._pinned
 
 
 class ClassifyOptions(ModelOptions):

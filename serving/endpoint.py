@@ -11,7 +11,6 @@ an answer cache, a photo over HTTP that was answered of late, or is being answer
 import asyncio
 import hashlib
 import os
-import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from starlette.types import Receive, Scope, Send
 
 from foursight.models import image as images
 from foursight.models.catalogue import Task
+from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema import Answer
-from foursight.schema.options import ModelOptions, Options
+from foursight.schema.options import Options
 from foursight.serving import responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.answer_cache import Repeats, Way
@@ -41,6 +41,7 @@ from foursight.serving.settings import Settings
 
 Value = TypeVar("Value")
 Content = TypeVar("Content")
+Resolved = ResolvedRequest[Any, Any]
 Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 
@@ -100,7 +101,7 @@ class Endpoint:
     def admit(self, options: Options) -> ApiError | None:
         """Why a photo with these options would not be answered now; None where it would."""
         try:
-            self._task.check(options)
+            self._task.resolve(options)
             with self._places.take(1):
                 return None
         except Exception as error:
@@ -116,12 +117,12 @@ class Endpoint:
         start = perf_counter()
         status = 200
         try:
-            self._task.check(options)
+            request = self._task.resolve(options)
             with self._places.take(len(regions) if regions else 1):
                 pixels = await fetch()
                 parts = [pixels] if regions is None else [pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in regions]
                 del pixels
-                photos = [self._answer(part, options, False, self._to_answer) for part in parts]
+                photos = [self._answer(part, request, False, self._to_answer) for part in parts]
                 parts.clear()
                 return await asyncio.gather(*photos)
         except Exception as error:
@@ -133,7 +134,7 @@ class Endpoint:
 
     async def _respond(self, request: Request, start: float) -> Response:
         try:
-            options, form = self._read_head(request)
+            resolved, form = self._read_head(request)
             # A place is taken before the body is read: what cannot be answered soon is refused before it costs memory.
             with self._places.take(1):
                 bodies = await upload.read_images(request, self._settings.max_bytes)
@@ -142,13 +143,13 @@ class Endpoint:
                         "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
                     )
                 with self._places.take(len(bodies) - 1):
-                    return await self._answer_all(bodies, options, form, start)
+                    return await self._answer_all(bodies, resolved, form, start)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
             return responses.error_response(as_api_error(error))
 
-    def _read_head(self, request: Request) -> tuple[Options, Format]:
+    def _read_head(self, request: Request) -> tuple[Resolved, Format]:
         """What is asked for, before the body is looked at."""
         if request.url.path.removeprefix(request.scope["root_path"]) not in ("", "/"):
             raise ApiError("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
@@ -156,13 +157,12 @@ class Endpoint:
             detail = f"{request.method} is not possible here."
             raise ApiError("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
         options = upload.parse_options(request.url.query, self._task.options)
-        self._task.check(options)
-        return options, responses.negotiate(request.headers.get("accept", ""))
+        return self._task.resolve(options), responses.negotiate(request.headers.get("accept", ""))
 
-    async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
+    async def _answer_all(self, bodies: list[bytes], resolved: Resolved, form: Format, start: float) -> Response:
         # A photo of several that fails leaves the others their answers; a lone one fails the request.
         several = len(bodies) > 1
-        photos = [self._reply(body, options, form) for body in bodies]
+        photos = [self._reply(body, resolved, form) for body in bodies]
         bodies.clear()
         replies = await asyncio.gather(*photos, return_exceptions=several)
         contents = [_content(reply) for reply in replies]
@@ -177,19 +177,16 @@ class Endpoint:
             response.headers["Cache-Status"] = ", ".join(_cache_status(reply, self._repeats) for reply in replies)
         return response
 
-    async def _reply(self, photo: bytes, options: Options, form: Format) -> Reply:
+    async def _reply(self, photo: bytes, resolved: Resolved, form: Format) -> Reply:
         draw = form != "application/json"
-        compute = partial(self._answer, options=options, draw=draw, encode=partial(self._to_bytes, form))
+        compute = partial(self._answer, resolved=resolved, draw=draw, encode=partial(self._to_bytes, form))
         if self._repeats is None:
             answer = compute(photo)
             photo = b""
             return Reply(await answer)
         # In a thread, and none that decodes: 12 megapixels are hashed in milliseconds, and a hit should not wait.
         digest = (await asyncio.to_thread(hashlib.sha256, photo)).digest()
-        # A model that takes another's name has a key of its own, and no key keeps a model that is removed.
-        model = options.pinned() if isinstance(options, ModelOptions) else None
-        key = digest, form, options.model_dump_json(), None if model is None else weakref.ref(model)
-        way, kept = self._repeats.ask(key, partial(compute, photo))
+        way, kept = self._repeats.ask((digest, form, resolved.cache_key), partial(compute, photo))
         photo = b""
         self._metrics.repeats(way)
         return Reply(await kept, way)
@@ -197,17 +194,17 @@ class Endpoint:
     async def _answer(
         self,
         photo: bytes | Pixels,
-        options: Options,
+        resolved: Resolved,
         draw: bool,
-        encode: Callable[[Any, Options, tuple[int, int], Image.Image | None], Content],
+        encode: Callable[[Any, Resolved, tuple[int, int], Image.Image | None], Content],
     ) -> Answered[Content]:
         start = perf_counter()
         # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
         canvas, size, prepared = await self._in_pool(partial(self._decode, photo, draw))
         photo = b""
         decoded = perf_counter()
-        output, timing = await self.batcher.submit((prepared, options))
-        answer = await self._in_pool(partial(encode, output, options, size, canvas))
+        output, timing = await self.batcher.submit((prepared, resolved))
+        answer = await self._in_pool(partial(encode, output, resolved, size, canvas))
         return Answered(answer, decoded - start, timing)
 
     def _decode(self, photo: bytes | Pixels, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
@@ -218,16 +215,15 @@ class Endpoint:
         image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
         return image if draw else None, image.size, self._task.prepare(image)
 
-    def _to_answer(self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None) -> Answer:
-        found = self._task.finish(output, options)
-        mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
-        name = getattr(options, "model", None) or self._task.card.name
-        return responses.to_answer(name, size, found, mask_format)
+    def _to_answer(self, output: Any, resolved: Resolved, size: tuple[int, int], canvas: Image.Image | None) -> Answer:
+        found = self._task.finish(output, resolved)
+        mask_format = "rle" if canvas else getattr(resolved.options, "mask_format", "none")
+        return responses.to_answer(resolved.model.card.name, size, found, mask_format)
 
     def _to_bytes(
-        self, form: Format, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None
+        self, form: Format, output: Any, resolved: Resolved, size: tuple[int, int], canvas: Image.Image | None
     ) -> bytes:
-        answer = self._to_answer(output, options, size, canvas)
+        answer = self._to_answer(output, resolved, size, canvas)
         return responses.to_picture(canvas, answer, form) if canvas else responses.to_json(answer)
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:

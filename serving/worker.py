@@ -138,8 +138,8 @@ class Worker:
         """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))
-            options = self._task.options()
-            self._task.finish(self._task.predict([(prepared, options)])[0], options)
+            request = self._task.resolve(self._task.options())
+            self._task.finish(self._task.predict([(prepared, request)])[0], request)
 
     def __del__(self) -> None:
         self._endpoint.close()

@@ -150,8 +150,8 @@ def test_an_unknown_class_is_refused_with_the_closest_labels(ask: Callable) -> N
 
 
 def test_a_photo_in_a_batch_is_answered_as_it_is_alone(task: classify.Classification) -> None:
-    options = task.options()
-    items = [(task.prepare(photo(name)), options) for name in PHOTOS]
+    request = task.resolve(task.options())
+    items = [(task.prepare(photo(name)), request) for name in PHOTOS]
     alone = [task.predict([item])[0].probabilities for item in items]
     for one, other in zip(alone, (output.probabilities for output in task.predict(items)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

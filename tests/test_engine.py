@@ -71,7 +71,8 @@ def assert_equal(run: engine.Engine, part: nn.Module) -> None:
 
 
 def answers(task: Any, **options: float) -> list[Any]:
-    return task.predict([(task.prepare(photo(name)), task.options(**options)) for name in PHOTOS])
+    request = task.resolve(task.options(**options))
+    return task.predict([(task.prepare(photo(name)), request) for name in PHOTOS])
 
 
 def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:

@@ -156,31 +156,31 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_net
     segmenter.install("pets", written)
     photos = [photo("chelsea"), photo("coffee").resize((451, 300)), photo("chelsea")]
     options = [SegmentOptions(model=name, score_threshold=0.05) for name in (None, "pets", "pets")]
-    alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, options, strict=True)]
+    requests = [segmenter.resolve(one) for one in options]
+    alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, requests, strict=True)]
     seen = []
     watch = segmenter.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, options, strict=True)])
+    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, requests, strict=True)])
     watch.remove()
     assert seen == [3]
     assert alone[0].labels != alone[2].labels
-    for output, mine, expected in zip(outputs, options, alone, strict=True):
+    for output, mine, expected in zip(outputs, requests, alone, strict=True):
         found = segmenter.finish(output, mine)
         assert found.labels == expected.labels
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
-    # What was checked before is answered by the model that it was checked with.
-    segmenter.check(options[1])
+    # A request is answered by the model that it was resolved with.
     segmenter.remove("pets")
-    assert segmenter.finish(*answer(segmenter, photos[1], options[1])).labels == alone[1].labels
+    assert segmenter.finish(*answer(segmenter, photos[1], requests[1])).labels == alone[1].labels
     with pytest.raises(OptionError, match="There is no model 'pets'"):
-        segmenter.check(SegmentOptions(model="pets"))
+        segmenter.resolve(SegmentOptions(model="pets"))
 
 
 def answer(
-    task: instances.Rcnn, image: Image.Image, options: SegmentOptions
-) -> tuple[instances.Instances, SegmentOptions]:
-    (output,) = task.predict([(task.prepare(image), options)])
-    return output, options
+    task: instances.Rcnn, image: Image.Image, request: instances.Request
+) -> tuple[instances.Instances, instances.Request]:
+    (output,) = task.predict([(task.prepare(image), request)])
+    return output, request
 
 
 def test_models_of_another_task_or_network_or_shape_are_refused(
@@ -375,17 +375,16 @@ def test_a_localizer_learns_labels_and_is_served_beside_the_others(
     assert (shared.parameters, shared.labels) == (1280 * 2 + 2, LABELS)
     assert own.parameters > 10_000
     images = [Image.open(folder / "images" / f"{number}.png").convert("RGB") for number in (1, 2, 3)]
-    options_of = [task.options(model=name) for name in ("one", None, "two")]
-    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, options_of, strict=True)])
-    for image, mine, output in zip(images, options_of, outputs, strict=True):
-        alone, found = models.run(task, image, model=mine.model), task.finish(output, mine)
+    names = ("one", None, "two")
+    requests = [task.resolve(task.options(model=name)) for name in names]
+    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, requests, strict=True)])
+    for image, name, mine, output in zip(images, names, requests, outputs, strict=True):
+        alone, found = models.run(task, image, model=name), task.finish(output, mine)
         assert found.labels == alone.labels
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
-        assert (found.labels[0] in LABELS) == (mine.model is not None) == (found.wnids is None)
+        assert (found.labels[0] in LABELS) == (name is not None) == (found.wnids is None)
     # With the shipped votes, the box is the shipped model's.
-    np.testing.assert_allclose(
-        models.run(task, images[0]).boxes, task.finish(outputs[0], options_of[0]).boxes, atol=1e-2
-    )
+    np.testing.assert_allclose(models.run(task, images[0]).boxes, task.finish(outputs[0], requests[0]).boxes, atol=1e-2)
     (tmp_path / "one" / store.WEIGHTS).write_bytes((tmp_path / "two" / store.WEIGHTS).read_bytes())
     with pytest.raises(StoreError, match="SHA-256"):
         task.install("one", tmp_path / "one")

@@ -90,11 +90,11 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_bac
     seen = []
     whole = task.features
     monkeypatch.setitem(vars(task), "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
-    options = [ClassifyOptions(model=name, top_k=1000) for name, _ in asked]
-    outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, options, strict=True)])
+    requests = [task.resolve(ClassifyOptions(model=name, top_k=1000)) for name, _ in asked]
+    outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, requests, strict=True)])
     # Five share the backbone as it is; the two of "deep" go their own way.
     assert seen == [5]
-    for output, mine, expected in zip(outputs, options, alone, strict=True):
+    for output, mine, expected in zip(outputs, requests, alone, strict=True):
         found = task.finish(output, mine)
         assert sorted(found.labels) == sorted(expected.labels)
         scores, wanted = (dict(zip(p.class_ids.tolist(), p.scores.tolist(), strict=True)) for p in (found, expected))
@@ -114,20 +114,19 @@ def test_twenty_heads_share_the_backbone_and_its_stages_are_not_copied(hosting: 
     assert deep.bytes == own + 4 * (320 * 1280 + 4 * 1280) + 8
 
 
-def test_what_was_checked_is_answered_by_the_model_that_was_there_then(hosting: tuple[Classification, Path]) -> None:
+def test_a_request_is_answered_by_the_model_that_it_was_resolved_with(hosting: tuple[Classification, Path]) -> None:
     task, folder = hosting
     task.install("plain", folder / "plain")
-    options = ClassifyOptions(model="plain", classes=["disc"])
-    task.check(options)
+    request = task.resolve(ClassifyOptions(model="plain", classes=["disc"]))
     shutil.rmtree(folder / "plain")
     write_model(folder / "plain", task.base, seed=5, labels=("x", "y"))
     task.install("plain", folder / "plain")
-    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
-    assert task.finish(output, options).labels == ("disc",)
+    (output,) = task.predict([(task.prepare(photo("coffee")), request)])
+    assert task.finish(output, request).labels == ("disc",)
     assert set(ask(task, "plain").labels) == {"x", "y"}
     task.remove("plain")
-    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
-    assert task.finish(output, options).labels == ("disc",)
+    (output,) = task.predict([(task.prepare(photo("coffee")), request)])
+    assert task.finish(output, request).labels == ("disc",)
     with pytest.raises(OptionError) as refused:
         ask(task, "plain")
     assert refused.value.code == "unknown_model"

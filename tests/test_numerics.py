@@ -112,7 +112,7 @@ def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> Non
     assert (exact.card.dtype, quick.card.dtype) == ("float32", "int8")
     for name in PHOTOS:
         prepared, options = exact.prepare(photo(name)), exact.options()
-        (own,), (mine,) = exact.predict([(prepared, options)]), quick.predict([(prepared, options)])
+        own, mine = (task.predict([(prepared, task.resolve(options))])[0] for task in (exact, quick))
         assert own.probabilities.argmax() in np.argsort(-mine.probabilities)[:3]
         assert np.abs(own.probabilities - mine.probabilities).max() > 1e-3
 
@@ -121,7 +121,7 @@ def test_objects_are_found_in_int8_too(photos: Path) -> None:
     exact, quick = load("segment", "tiny", "cpu"), load("segment", "tiny", "cpu", Numerics("int8", photos))
     assert quick.card.dtype == "int8"
     prepared, options = exact.prepare(photo("astronaut")), exact.options(classes="person", max_detections=1)
-    (own,), (mine,) = exact.predict([(prepared, options)]), quick.predict([(prepared, options)])
+    own, mine = (task.predict([(prepared, task.resolve(options))])[0] for task in (exact, quick))
     assert float(box_iou(mine.boxes, own.boxes)) > 0.5
     assert mine.masks is not None
 

@@ -20,12 +20,12 @@ def large(name: str) -> bytes:
 def answers(task_name: str, file: bytes) -> tuple[Predictions, Predictions]:
     """From the whole photo, and from a reduced one."""
     task = load(task_name, "tiny", "cpu")
-    options = task.options()
+    request = task.resolve(task.options())
     reduced, size = decode_for(file, task.short_side)
     assert size == SIDES
     assert reduced.width <= SIDES[0] / 2
-    outputs = task.predict([(task.prepare(image, SIDES), options) for image in (decode(file), reduced)])
-    whole, found = (task.finish(output, options) for output in outputs)
+    outputs = task.predict([(task.prepare(image, SIDES), request) for image in (decode(file), reduced)])
+    whole, found = (task.finish(output, request) for output in outputs)
     return whole, found
 
 

@@ -111,7 +111,7 @@ class Engine:
     def __init__(self, task: str) -> None:
         engine.share_cores(torch.device("cpu"))
         self._task = models.load(task)
-        self._options = self._task.options()
+        self._request = self._task.resolve(self._task.options())
 
     def prepare(self, body: bytes) -> Any:
         """The task's own input, and the photo's (width, height)."""
@@ -120,9 +120,9 @@ class Engine:
 
     def predict(self, batch: list[Any]) -> list[Json]:
         """One thread at a time, as engines ask for."""
-        outputs = self._task.predict([(prepared, self._options) for prepared, _ in batch])
+        outputs = self._task.predict([(prepared, self._request) for prepared, _ in batch])
         answers = (
-            to_answer(self._task.card.name, size, self._task.finish(output, self._options), "rle")
+            to_answer(self._task.card.name, size, self._task.finish(output, self._request), "rle")
             for output, (_, size) in zip(outputs, batch, strict=True)
         )
         return [answer.model_dump(exclude_none=True) for answer in answers]

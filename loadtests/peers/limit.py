@@ -30,7 +30,7 @@ class Limit:
     def __init__(self, task: Task, photos: list[bytes]) -> None:
         self._task = task
         self._photos = photos
-        self._options = task.options()
+        self._request = task.resolve(task.options())
 
     def prepare(self, turn: int) -> Any:
         """The network's input."""
@@ -38,8 +38,8 @@ class Limit:
 
     def answer(self, prepared: list[Any]) -> None:
         """Compute, and make results of it."""
-        for output in self._task.predict([(one, self._options) for one in prepared]):
-            self._task.finish(output, self._options)
+        for output in self._task.predict([(one, self._request) for one in prepared]):
+            self._task.finish(output, self._request)
 
     def measure(self, connections: int, seconds: float) -> list[float]:
         """The milliseconds that each photo took, least first; those of the first WARM_UP seconds do not count."""

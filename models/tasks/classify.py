@@ -5,7 +5,7 @@ head its rows of the map. Models with trained stages of their own are a pass eac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from foursight.models.finetuned import classifier
 from foursight.models.finetuned.classifier import TunedClassifier, TunedNetwork
 from foursight.models.networks import backbone, stages
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import ClassifyOptions
 
 PUBLISHED = backbone.PUBLISHED
@@ -90,12 +90,14 @@ class Classifier:
         return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
 
 
+Request = ResolvedRequest[ClassifyOptions, Classifier]
+
+
 @dataclass(frozen=True)
 class Classified:
-    """Class probabilities of one photo, float32 [K], and the model that they are of."""
+    """Class probabilities of one photo, float32 [K]."""
 
     probabilities: NDArray[np.float32]
-    variant: Classifier
 
 
 @dataclass(frozen=True)
@@ -128,23 +130,21 @@ class Classification:
         self._variants.add(Classifier(card, model.head, model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
     def installed(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: ClassifyOptions) -> None:
-        """Raise OptionError (unknown_model, unknown_class) for what is not here.
-
-        From here on the options hold on to their model, whatever is installed or removed meanwhile.
-        """
-        self._variants.pin(options).chosen(options.classes)
+    def resolve(self, options: ClassifyOptions) -> Request:
+        """Find the model and the classes that the options name. Raises OptionError (unknown_model, unknown_class)."""
+        request = self._variants.resolve(options)
+        return replace(request, class_filter=request.model.chosen(options.classes))
 
     def find(self, model: str | None) -> Classifier:
         """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
-        return self._variants.of(self.options.model_validate({"model": model}))
+        return self._variants.find(model)
 
     def network(self, model: str | None) -> nn.Module:
         """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""
@@ -160,9 +160,9 @@ class Classification:
         """The centre crop as uint8 [crop, crop, 3]."""
         return self.base.crop_photo(image)
 
-    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
-        """Class probabilities for each crop, by the model that its options name."""
-        variants = [self._variants.of(options) for _, options in batch]
+    def predict(self, batch: list[tuple[NDArray[np.uint8], Request]]) -> list[Classified]:
+        """Class probabilities for each crop, by the model of its request."""
+        variants = [request.model for _, request in batch]
         rows_of: dict[int, list[int]] = {}
         for row, variant in enumerate(variants):
             # Those without stages of their own share the pass, whatever their heads.
@@ -178,15 +178,14 @@ class Classification:
                 else:
                     (maps,) = self.features(mine)
                 found |= _heads(maps, rows, variants)
-        return [Classified(found[row], variant) for row, variant in enumerate(variants)]
+        return [Classified(found[row]) for row in range(len(batch))]
 
-    def finish(self, output: Classified, options: ClassifyOptions) -> Predictions:
+    def finish(self, output: Classified, request: Request) -> Predictions:
         """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
-        variant, scores = output.variant, output.probabilities
+        variant, options, scores = request.model, request.options, output.probabilities
         order = np.argsort(-scores, kind="stable")
-        chosen = variant.chosen(options.classes)
-        if chosen is not None:
-            order = order[np.isin(order, list(chosen))]
+        if request.class_filter is not None:
+            order = order[np.isin(order, list(request.class_filter))]
         order = order[scores[order] >= options.score_threshold][: options.top_k]
         return Predictions(
             class_ids=order.astype(np.int64),

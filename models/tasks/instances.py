@@ -36,7 +36,7 @@ from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned.detector import NamesHead, Trunk
 from foursight.models.networks import rcnn_tiny
 from foursight.models.results import BoxMask, Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import DetectOptions, SegmentOptions
 
 
@@ -70,6 +70,9 @@ class Detector:
         return labels.ids_of(classes, [name for name, _ in pairs], [index for _, index in pairs])
 
 
+Request = ResolvedRequest[DetectOptions, Detector]
+
+
 @dataclass(frozen=True)
 class Instances:
     """A photo on its way out, on the CPU: what the network found, in pixels of the original.
@@ -83,7 +86,6 @@ class Instances:
     indices: Tensor
     masks: Tensor | None
     size: tuple[int, int]
-    detector: Detector
 
 
 @dataclass(frozen=True)
@@ -125,19 +127,17 @@ class Rcnn:
         self._variants.add(Detector(card, tuned.network or self.network, class_ids, names, tuned.names))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
     def installed(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: DetectOptions) -> None:
-        """Raise OptionError (unknown_model, unknown_class) for what is not here.
-
-        From here on the options hold on to their model, whatever is installed or removed meanwhile.
-        """
-        self._variants.pin(options).chosen(options.classes)
+    def resolve(self, options: DetectOptions) -> Request:
+        """Find the model and the classes that the options name. Raises OptionError (unknown_model, unknown_class)."""
+        request = self._variants.resolve(options)
+        return replace(request, class_filter=request.model.chosen(options.classes))
 
     @property
     def short_side(self) -> int:
@@ -154,7 +154,7 @@ class Rcnn:
         width, height = size or image.size
         return Photo(to_pixels(self.network, image), (height, width))
 
-    def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
+    def predict(self, batch: list[tuple[Photo, Request]]) -> list[Instances]:
         """Run the networks; photos of one padded shape go through one together, whatever model judges its proposals.
 
         Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend
@@ -162,8 +162,8 @@ class Rcnn:
         """
         groups = defaultdict(list)
         divisor = self.network.transform.size_divisible
-        for index, (photo, options) in enumerate(batch):
-            network = self._variants.of(options).network
+        for index, (photo, request) in enumerate(batch):
+            network = request.model.network
             groups[id(network), *(-(-side // divisor) for side in photo.pixels.shape[1:])].append(index)
         answers: dict[int, Instances] = {}
         with torch.inference_mode():
@@ -171,9 +171,9 @@ class Rcnn:
                 answers.update(zip(members, self._forward([batch[index] for index in members]), strict=True))
         return [answers[index] for index in range(len(batch))]
 
-    def finish(self, output: Instances, options: DetectOptions) -> Predictions:
+    def finish(self, output: Instances, request: Request) -> Predictions:
         """Class indices to class ids and labels; mask probabilities pasted at 0.5 into pixels of the original."""
-        indices, detector = output.indices.tolist(), output.detector
+        indices, detector = output.indices.tolist(), request.model
         return Predictions(
             class_ids=np.array([detector.class_ids[index] for index in indices], dtype=np.int64),
             labels=tuple(detector.names[index] for index in indices),
@@ -182,8 +182,8 @@ class Rcnn:
             masks=None if output.masks is None else paste(output.masks, output.boxes, output.size),
         )
 
-    def _forward(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
-        detectors = [self._variants.of(options) for _, options in batch]
+    def _forward(self, batch: list[tuple[Photo, Request]]) -> list[Instances]:
+        detectors = [request.model for _, request in batch]
         network: GeneralizedRCNN = detectors[0].network
         heads = network.roi_heads
         shapes = [tuple(photo.pixels.shape[1:]) for photo, _ in batch]
@@ -195,27 +195,20 @@ class Rcnn:
         logits, regression = heads.box_predictor(pooled)
         found = _judge(detectors, features, proposals, shapes, pooled, logits, regression)
         kept = [
-            self._keep(*boxes_scores_indices, detector, options)
-            for boxes_scores_indices, detector, (_, options) in zip(found, detectors, batch, strict=True)
+            self._keep(*boxes_scores_indices, request)
+            for boxes_scores_indices, (_, request) in zip(found, batch, strict=True)
         ]
-        masks = self._masks(network, features, kept, shapes, [options for _, options in batch])
+        masks = self._masks(network, features, kept, shapes, [request.options for _, request in batch])
         return [
-            Instances(
-                resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size, detector
-            )
-            for (boxes, scores, indices), mask, shape, (photo, _), detector in zip(
-                kept, masks, shapes, batch, detectors, strict=True
-            )
+            Instances(resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size)
+            for (boxes, scores, indices), mask, shape, (photo, _) in zip(kept, masks, shapes, batch, strict=True)
         ]
 
-    def _keep(
-        self, boxes: Tensor, scores: Tensor, indices: Tensor, detector: Detector, options: DetectOptions
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        keep = scores >= options.score_threshold
-        chosen = detector.chosen(options.classes)
-        if chosen is not None:
-            keep &= torch.isin(indices, torch.tensor(sorted(chosen), device=indices.device))
-        first = keep.nonzero()[: options.max_detections, 0]
+    def _keep(self, boxes: Tensor, scores: Tensor, indices: Tensor, request: Request) -> tuple[Tensor, Tensor, Tensor]:
+        keep = scores >= request.options.score_threshold
+        if request.class_filter is not None:
+            keep &= torch.isin(indices, torch.tensor(sorted(request.class_filter), device=indices.device))
+        first = keep.nonzero()[: request.options.max_detections, 0]
         return boxes[first], scores[first], indices[first]
 
     def _masks(

@@ -24,7 +24,7 @@ from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import backbone, cam, localizer
 from foursight.models.networks.localizer import Localizer, VotingHead
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import LocalizeOptions
 
 PUBLISHED = backbone.PUBLISHED
@@ -98,14 +98,15 @@ class Model:
     wnids: tuple[str, ...] | None = None
 
 
+Request = ResolvedRequest[LocalizeOptions, Model]
+
+
 @dataclass(frozen=True)
 class Located:
-    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original, and whose
-    they are."""
+    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original."""
 
     probabilities: NDArray[np.float32]
     box: NDArray[np.float32]
-    model: Model
 
 
 @dataclass(frozen=True)
@@ -144,29 +145,29 @@ class Localization:
         self._variants.add(Model(replace(self.card, name=name, labels=spec.labels, **weight), model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
     def installed(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: LocalizeOptions) -> None:
-        """Raise OptionError (unknown_model). From here on the options hold on to their model."""
-        self._variants.pin(options)
+    def resolve(self, options: LocalizeOptions) -> Request:
+        """Find the model that the options name. Raises OptionError (unknown_model)."""
+        return self._variants.resolve(options)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
         """Stretch the photo to the square: nothing of it is cut off."""
         side = localizer.INPUT_SIZE
         return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
 
-    def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
+    def predict(self, batch: list[tuple[Stretched, Request]]) -> list[Located]:
         """Probabilities and box for each photo."""
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
             probabilities, found, *maps = self.run(pixels)
             boxes = self.boxes(probabilities, found)
-            models = [self._variants.of(options) for _, options in batch]
+            models = [request.model for _, request in batch]
             scores = list(probabilities.cpu().numpy())
             for own in {id(model): model.own for model in models if model.own}.values():
                 rows = [row for row, model in enumerate(models) if model.own is own]
@@ -175,12 +176,12 @@ class Localization:
                     scores[row] = values
             sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
             scaled = (boxes * sizes).cpu().numpy()
-            return [Located(*found) for found in zip(scores, scaled, models, strict=True)]
+            return [Located(*found) for found in zip(scores, scaled, strict=True)]
 
-    def finish(self, output: Located, options: LocalizeOptions) -> Predictions:
+    def finish(self, output: Located, request: Request) -> Predictions:
         """The one box, with its best `top_k` labels."""
-        order = np.argsort(-output.probabilities, kind="stable")[: options.top_k]
-        model = output.model
+        order = np.argsort(-output.probabilities, kind="stable")[: request.options.top_k]
+        model = request.model
         return Predictions(
             class_ids=order.astype(np.int64),
             labels=tuple(model.card.labels[index] for index in order),
