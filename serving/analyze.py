@@ -235,7 +235,7 @@ class Analyzer:
             }
             if len(found) == len(asked.tasks):
                 raise _worst(found)
-            bodies = await upload.read_images(request, self._settings.max_bytes)
+            bodies = await upload.read_images(request, self._settings.max_upload_bytes)
             if len(bodies) > 1:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "An analysis takes one.")
             timing = _Timing()
@@ -321,7 +321,7 @@ class Analyzer:
         return self._handles[task]
 
     def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:
-        image = images.decode(body, self._settings.max_pixels)
+        image = images.decode(body, self._settings.max_image_pixels)
         return ray.put(np.asarray(image)), image.size
 
     def _task_of(self, name: str) -> str | None:

@@ -78,7 +78,7 @@ class Endpoint:
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, metrics.computed)
         self._repeats: Repeats[Answered[bytes]] | None = (
-            Repeats(settings.answer_cache * 2**20, _weight) if settings.answer_cache else None
+            Repeats(settings.answer_cache_mib * 2**20, _weight) if settings.answer_cache_mib else None
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +137,7 @@ class Endpoint:
             resolved, form = self._read_head(request)
             # A place is taken before the body is read: what cannot be answered soon is refused before it costs memory.
             with self._places.take(1):
-                bodies = await upload.read_images(request, self._settings.max_bytes)
+                bodies = await upload.read_images(request, self._settings.max_upload_bytes)
                 if len(bodies) > 1 and form != "application/json":
                     raise ApiError(
                         "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
@@ -210,9 +210,13 @@ class Endpoint:
     def _decode(self, photo: bytes | Pixels, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
         """The photo, where it is to be drawn on, its (width, height), and the network's input."""
         if isinstance(photo, bytes) and not draw:
-            image, size = images.decode_for(photo, self._task.short_side, self._settings.max_pixels)
+            image, size = images.decode_for(photo, self._task.short_side, self._settings.max_image_pixels)
             return None, size, self._task.prepare(image, size)
-        image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
+        image = (
+            images.decode(photo, self._settings.max_image_pixels)
+            if isinstance(photo, bytes)
+            else Image.fromarray(photo)
+        )
         return image if draw else None, image.size, self._task.prepare(image)
 
     def _to_answer(self, output: Any, resolved: Resolved, size: tuple[int, int], canvas: Image.Image | None) -> Answer:

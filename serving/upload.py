@@ -134,6 +134,6 @@ def _too_large(max_bytes: int, headers: dict[str, str] | None = None) -> ApiErro
     return ApiError(
         "body_too_large",
         f"The upload is larger than {max_bytes:,} bytes.",
-        "Scale the photo down before the upload, or raise FOURSIGHT_MAX_BYTES.",
+        "Scale the photo down before the upload, or raise FOURSIGHT_MAX_UPLOAD_BYTES.",
         headers,
     )

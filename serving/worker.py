@@ -35,7 +35,7 @@ class Worker:
         engine.share_cores(devices.resolve(settings.device))
         self._name = name
         self._settings = settings
-        self._task = catalogue.load(name, settings.profile, settings.device, settings.numerics)
+        self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
         self._hosting = Hosting(name, self._task, settings)
         self._hosting.sync()

@@ -148,14 +148,14 @@ def test_a_server_does_not_start_in_what_it_cannot_compute(photos: Path, monkeyp
         launch(precision="int8")
     (photos / "empty").mkdir()
     with pytest.raises(LaunchError, match="has no photos"):
-        launch(precision="int8", calibration=photos / "empty")
+        launch(precision="int8", calibration_dir=photos / "empty")
     (photos / "coffee.jpg").write_bytes(b"no photo")
     with pytest.raises(LaunchError, match=r"coffee.jpg cannot be read"):
-        launch(precision="int8", calibration=photos)
+        launch(precision="int8", calibration_dir=photos)
     with pytest.raises(LaunchError, match="--precision int8 is for CPUs"):
-        launch(precision="int8", calibration=photos, device="cuda")
+        launch(precision="int8", calibration_dir=photos, device="cuda")
     for package, precision in (("nncf", "int8"), ("openvino", "bfloat16")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             with pytest.raises(LaunchError, match=r"is not installed. Install it: pip install"):
-                launch(precision=precision, calibration=photos)
+                launch(precision=precision, calibration_dir=photos)

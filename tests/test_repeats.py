@@ -174,7 +174,7 @@ class Serving:
     def __init__(self, task: catalogue.Task, answer_cache: int) -> None:
         self.task = Gated(task)
         self.metrics = WorkerMetrics("classify", "one")
-        settings = Settings(answer_cache=answer_cache, max_batch=1)
+        settings = Settings(answer_cache_mib=answer_cache, max_batch=1)
         self.endpoint = Endpoint("classify", self.task, settings, self.metrics)
 
     def __enter__(self) -> "Serving":
