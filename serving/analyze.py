@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
-from pydantic import AfterValidator, BeforeValidator, Field
 from ray import ObjectRef, serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.requests import ClientDisconnect, Request
@@ -31,6 +30,7 @@ from starlette.responses import Response
 from foursight.models import image as images
 from foursight.models.errors import OptionError
 from foursight.schema import Analysis, Answer, Box, ImageSize
+from foursight.schema.analyze import MARGIN, MAX_OBJECTS, AnalyzeOptions
 from foursight.schema.options import ClassifyOptions, Options
 from foursight.schema.tasks import TASKS
 from foursight.serving import registry, responses, upload
@@ -42,41 +42,11 @@ from foursight.serving.settings import Settings
 
 Value = TypeVar("Value")
 
-# So many objects of a task are classified, best first, and this share of a box is added on each side of it.
-MAX_OBJECTS = 16
-MARGIN = 0.1
 FINDING = tuple(name for name, task in TASKS.items() if task.has_boxes)
 # A worker says at once whether it takes a photo; one that is silent so long is dead or restarting.
 ADMIT_TIMEOUT_S = 5.0
 # Below HAProxy's own, which would lose what the other tasks have found.
 ANSWER_TIMEOUT_S = 60.0
-
-
-def _names(value: object) -> object:
-    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
-
-
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise ValueError(f"there is no task {', '.join(map(repr, unknown))}")
-    return tuple(dict.fromkeys(names))
-
-
-class AnalyzeOptions(Options):
-    """What a request asks of several tasks."""
-
-    tasks: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(_names),
-        AfterValidator(lambda names: None if names is None else _known(names)),
-        Field(description=f"Comma-separated tasks of {', '.join(TASKS)}; all that are served if left out."),
-    ] = None
-    then: Literal["classify"] | None = Field(
-        None,
-        description=f"`classify`: cut out each object found (at most {MAX_OBJECTS} for each task, best first, its box "
-        f"with {MARGIN:.0%} more on each side), and classify it.",
-    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +66,7 @@ def read_query(query: str, served: tuple[str, ...], task_of: Callable[[str], str
     """
     values = upload.parse_query(query)
     own = upload.to_options(_only(values, AnalyzeOptions.model_fields), AnalyzeOptions)
-    tasks = own.tasks or served
+    tasks = tuple(own.tasks or served)
     absent = [name for name in (*tasks, *([own.then] if own.then else [])) if name not in served]
     if absent:
         raise OptionError(

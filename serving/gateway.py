@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
-from foursight.schema.options import LayersOptions
+from foursight.schema.layers import LayersOptions
 from foursight.serving import loopback, metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import ApiError, as_api_error

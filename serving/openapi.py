@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import Any
 
 from foursight.schema import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
-from foursight.schema.options import LayersOptions
-from foursight.serving.analyze import AnalyzeOptions
+from foursight.schema.analyze import AnalyzeOptions
+from foursight.schema.layers import LayersOptions
 from foursight.serving.errors import MEDIA_TYPE, STATUS
 from foursight.serving.errors import __doc__ as errors_doc
 from foursight.serving.upload import MAX_IMAGES
@@ -106,7 +106,7 @@ def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
         "name": name,
         "in": "query",
         "description": schema.get("description", ""),
-        "schema": {key: value for key, value in schema.items() if key not in ("description", "title")},
+        "schema": {key: value for key, value in schema.items() if key not in ("description", "title", "synonyms")},
         # Lists are comma-separated.
         **({"style": "form", "explode": False} if name in ("classes", "tasks") else {}),
     }
