@@ -35,7 +35,7 @@ from loadtests import limits, page
 from loadtests.peers import servers
 from loadtests.peers.__main__ import PHOTOS, describe, make_photos
 from loadtests.peers.__main__ import SIZES as PHOTO_SIZES
-from tests.photos import encoded, photo
+from loadtests.photos import jpeg, photo
 
 COSTS = Path(__file__).parent / "results" / "costs.json"
 TASKS = ("classify", "detect", "segment")
@@ -173,7 +173,7 @@ def _photo(width: int, height: int) -> bytes:
     """A JPEG of so many pixels. The grain makes one that was scaled up weigh, and decode, like a photo."""
     scaled = np.asarray(ImageOps.fit(photo("astronaut"), (width, height)), dtype=np.float32)
     grain = np.random.default_rng(0).normal(0, 6, scaled.shape)
-    return encoded(Image.fromarray((scaled + grain).clip(0, 255).astype(np.uint8)), "JPEG", quality=85)
+    return jpeg(Image.fromarray((scaled + grain).clip(0, 255).astype(np.uint8)), quality=85)
 
 
 def _crowd() -> bytes:
@@ -182,7 +182,7 @@ def _crowd() -> bytes:
     for left in range(0, 640, 160):
         for top in range(0, 480, 160):
             picture.paste(portrait, (left, top))
-    return encoded(picture, "JPEG", quality=90)
+    return jpeg(picture, quality=90)
 
 
 def _last_steps(task: Any, name: str) -> Row:

@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.memory import server_process
-
 MAX_QUEUE = 16
+_pids: dict[str, int] = {}
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +35,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def process_of(url: str) -> psutil.Process:
+    """The `foursight serve` process of a server that these tests started."""
+    return psutil.Process(_pids[url])
+
+
 def kill_worker(url: str, task: str) -> None:
     """Kill the process that computes a task, of the server at this address and of no other, and wait for its end."""
-    family = server_process(int(url.rsplit(":", 1)[1])).children(recursive=True)
+    family = process_of(url).children(recursive=True)
     (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
     worker.kill()
     # Until it has ended its sockets are open, and take requests that nobody answers.
@@ -59,6 +63,7 @@ class Running:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+        _pids[self.url] = self.process.pid
         while "Ctrl-C stops it." not in self.log.read_text():
             try:
                 self.process.wait(timeout=0.1)

@@ -26,7 +26,7 @@ from typing import Any
 from PIL import ImageOps
 
 from loadtests.peers import check, results, servers
-from tests.photos import encoded, photo
+from loadtests.photos import jpeg, photo
 
 OUT = Path(__file__).parent.parent / "results" / "peers.json"
 SIZES = {"classify": (500, 400), "detect": (640, 480), "segment": (640, 480)}
@@ -76,7 +76,7 @@ def make_photos(task: str, folder: Path) -> tuple[Path, ...]:
     paths = []
     for name in PHOTOS:
         path = folder / f"{name}.jpg"
-        path.write_bytes(encoded(ImageOps.fit(photo(name), SIZES[task]), "JPEG", quality=90))
+        path.write_bytes(jpeg(ImageOps.fit(photo(name), SIZES[task]), quality=90))
         paths.append(path)
     return tuple(paths)
 

@@ -1,7 +1,7 @@
 """What an engine gains: each task's `predict` in PyTorch and on its engine, side by side in one process.
 
-    python loadtests/engines.py --photo photo.jpg
-    taskset -c 0 python loadtests/engines.py --photo photo.jpg    # one core
+    python -m research.engines --photo photo.jpg
+    taskset -c 0 python -m research.engines --photo photo.jpg    # one core
 
 Calls alternate, since a shared machine drifts, and the medians of time on the clock and of processor time are compared.
 On one core the latter holds on a busy machine too.

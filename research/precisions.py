@@ -1,6 +1,6 @@
 """What bfloat16 and int8 gain and what they change, beside float32 in the same process.
 
-    python -m loadtests.precisions --photos photos/ --calibration others/ --tasks classify detect
+    python -m research.precisions --photos photos/ --calibration others/ --tasks classify detect
 
 Answers are those for the photos of a folder. Calls alternate, since a shared machine drifts; ratios are medians. How
 good detection and segmentation are is another matter: `foursight evaluate --url` asks a server that was started so.
@@ -20,7 +20,7 @@ from foursight import models
 from foursight.models.engines import engine, environment
 from foursight.models.engines.precision import Numerics, Precision
 from foursight.models.errors import PrecisionError
-from loadtests.engines import compare
+from research.engines import compare
 
 TOP = 5
 

@@ -1,6 +1,6 @@
 """The memory of 1 and of 20 fine-tuned models over one network, in one process.
 
-python loadtests/heads.py --model models/crops
+python -m research.finetuned_memory --model models/crops
 """
 
 import argparse

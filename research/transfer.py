@@ -1,8 +1,8 @@
 """What transfer is worth on a small set: a fine-tuned head against the same from scratch, and an ablation of its parts.
 
-python loadtests/crops.py --data coco --out crops
-python loadtests/transfer.py --data crops [--rows pretrained "scratch, 112 px" ...] [--work WORK]
-python loadtests/transfer.py --data crops --ratio
+python -m research.crops --data coco --out crops
+python -m research.transfer --data crops [--rows pretrained "scratch, 112 px" ...] [--work WORK]
+python -m research.transfer --data crops --ratio
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What other JPEG decoders would gain: to an RGB array, and to what classification's network takes.
 
     pip install simplejpeg PyTurboJPEG opencv-python-headless
-    python -m loadtests.decoders
+    python -m research.decoders
 
 Pillow is measured as the server uses it (models/image.py). Those that are not installed are named. One thread each.
 PyTurboJPEG needs the system's libturbojpeg.
@@ -21,8 +21,8 @@ from PIL import Image
 
 from foursight import models
 from foursight.models import image as images
-from loadtests.engines import compare
-from tests.photos import encoded, photo
+from loadtests.photos import jpeg, photo
+from research.engines import compare
 
 Pixels = NDArray[np.uint8]
 # JPEG bytes and the share of the sides that is asked for (1, 2, 4, 8: whole, half ...), to RGB uint8 [h, w, 3].
@@ -56,7 +56,7 @@ def grainy(size: tuple[int, int]) -> bytes:
     """A photo scaled to (width, height), with the grain that scaling takes away, as JPEG."""
     pixels = np.asarray(photo("coffee").resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
     pixels += np.random.default_rng(0).normal(0, 5, pixels.shape)
-    return encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG", quality=90)
+    return jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), quality=90)
 
 
 def decoders() -> dict[str, Decode]:

@@ -1,4 +1,7 @@
-"""Makes the pictures of the page in docs/: `python -m tests.pictures http://127.0.0.1:8000`, with a server there."""
+"""Make the screenshots of the web page in docs/, from a running server.
+
+    python -m tools.page_pictures http://127.0.0.1:8000
+"""
 
 import shutil
 import sys
@@ -12,6 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def main(address: str) -> None:
+    """Write a PNG for each window size and colour scheme."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for width, height in ((1280, 900), (360, 780)):
@@ -28,7 +32,7 @@ def main(address: str) -> None:
                 expect(page.get_by_role("status")).to_contain_text("person", timeout=60_000)
                 page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
                 picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-                # Few colours, dithered, are a third of the bytes.
+                # A dithered palette takes a third of the bytes.
                 colours = picture.quantize(160, Image.Quantize.FASTOCTREE)
                 small = picture.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
                 small.save(DOCS / f"page-{width}-{scheme}.png", optimize=True)

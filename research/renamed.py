@@ -1,6 +1,6 @@
 """A set of labels of one's own, to fine-tune on: photos of a COCO listing with some categories under other names.
 
-python loadtests/renamed.py --data coco --out kitchen
+python -m research.renamed --data coco --out kitchen
 
 The sides are those that the shipped detector was trained and validated on, so that it has seen no photo of `val/`.
 There, photos without any of the labels are kept: what is found in them is wrong.

@@ -1,6 +1,6 @@
 """Makes a small set for classification of a COCO listing: objects cut out, in train/CLASS and val/CLASS.
 
-    python loadtests/crops.py --data coco --out crops
+    python -m research.crops --data coco --out crops
 
 A photo's objects are all on one side: every third photo, by the hash of its name, is for validation.
 """
