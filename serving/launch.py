@@ -122,7 +122,7 @@ def _is_foursight(url: str) -> bool:
 def _require_precision(settings: Settings) -> None:
     if settings.device == "cuda" and settings.precision != "float32":
         raise LaunchError(f"--precision {settings.precision} is for CPUs: on a GPU networks compute in float16.")
-    settings.numerics.require()
+    settings.precision_config.require()
 
 
 def _require_weights(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from foursight.models.catalogue import Device
-from foursight.models.engines.precision import Numerics, Precision
+from foursight.models.engines.precision import Precision, PrecisionConfig
 from foursight.models.finetuned import store
 from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
@@ -64,9 +64,9 @@ class Settings(BaseSettings):
         return value and value.expanduser().absolute()
 
     @property
-    def numerics(self) -> Numerics:
+    def precision_config(self) -> PrecisionConfig:
         """What networks are computed in."""
-        return Numerics(self.precision, self.calibration)
+        return PrecisionConfig(self.precision, self.calibration)
 
     @field_validator("tasks", mode="before")
     @classmethod

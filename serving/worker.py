@@ -35,7 +35,7 @@ class Worker:
         engine.share_cores(devices.resolve(settings.device))
         self._name = name
         self._settings = settings
-        self._task = catalogue.load(name, settings.profile, settings.device, settings.numerics)
+        self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
         self._hosting = Hosting(name, self._task, settings)
         self._hosting.sync()
@@ -131,7 +131,7 @@ class Worker:
                 network = networks.load(model, Path(entry.folder))
             else:
                 network = summary.build(self._name, self._settings.profile)
-            found = summary.dissect(network, size)
+            found = summary.summarize(network, size)
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 
 
-def cores() -> int:
+def available_cpus() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -67,7 +67,7 @@ class Kept:
 
 def centre(base: Backbone) -> View:
     """The view that a served photo gets."""
-    return lambda sample, epoch: base.crop_photo(sample.image())
+    return lambda sample, epoch: base.crop_image(sample.image())
 
 
 def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
@@ -120,7 +120,7 @@ def _crops(
 
     def crop(place: int) -> NDArray[np.uint8] | Exception:
         try:
-            return base.crop_photo(samples[place].image())
+            return base.crop_image(samples[place].image())
         except (ImageError, OSError) as error:
             return error
 
