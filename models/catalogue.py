@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.results import Card, Predictions, Profile
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema.options import Options
@@ -19,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Task(Protocol):
-    """What a task's `load(profile, device, numerics)` gives.
+    """What a task's `load(profile, device, precision)` gives.
 
     A photo goes through three steps, so that a server can run the first and last for many photos side by side while one
     thread computes: `prepare` (resize and crop; any thread), `predict` (the network, on a whole batch; one thread at a
@@ -48,7 +48,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Host(Protocol):
+class SupportsFineTuned(Protocol):
     """A task that serves fine-tuned models besides its own, chosen by the option `model`."""
 
     def install(self, name: str, folder: Path) -> None:
@@ -57,17 +57,17 @@ class Host(Protocol):
     def remove(self, name: str) -> None:
         """Serve a model no longer; requests that were resolved before are still answered."""
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """What is served besides the task's own model; parameters and bytes are those that are not shared."""
 
 
-def load(name: str, profile: Profile = "tiny", device: Device = "auto", numerics: Numerics = FLOAT32) -> Task:
-    """Load a task by its catalogue name, weights included; `numerics` is what a CPU computes it in.
+def load(name: str, profile: Profile = "tiny", device: Device = "auto", precision: PrecisionConfig = FLOAT32) -> Task:
+    """Load a task by its catalogue name, weights included; `precision` is what a CPU computes it in.
 
     Raises KeyError for a name that the catalogue lacks, WeightsError where the profile's weights cannot be had and
     PrecisionError where the photos to calibrate on cannot.
     """
-    task: Task = import_module(TASKS[name].module).load(profile, device, numerics)
+    task: Task = import_module(TASKS[name].module).load(profile, device, precision)
     return task
 
 

@@ -21,7 +21,7 @@ import torch
 from foursight import models
 from foursight.models.engines import engine, environment, rcnn
 
-THREADS = {"PyTorch": environment.cores(), "engine": 1}
+THREADS = {"PyTorch": environment.available_cpus(), "engine": 1}
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     chosen = parser.parse_args()
     environment.require()
     image = models.decode(chosen.photo.read_bytes())
-    print(f"{chosen.photo.name}, {environment.cores()} cores, {chosen.rounds} rounds; ms a photo")
+    print(f"{chosen.photo.name}, {environment.available_cpus()} cores, {chosen.rounds} rounds; ms a photo")
     for name in chosen.tasks:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:

@@ -10,7 +10,7 @@ import psutil
 from PIL import Image
 
 from foursight import models
-from foursight.models.catalogue import Host
+from foursight.models.catalogue import SupportsFineTuned
 from foursight.models.finetuned import store
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a model's folder")
     folder = parser.parse_args().model
     task = models.load(store.read_spec(folder.name, folder).task)
-    assert isinstance(task, Host)
+    assert isinstance(task, SupportsFineTuned)
     models.run(task, Image.new("RGB", (640, 480)))
     before = _uss()
     print(f"network and built-in head: {task.card.bytes / 2**20:.1f} MiB of tensors, process {before / 2**20:.1f} MiB")
@@ -28,7 +28,7 @@ def main() -> None:
         for number in range(count):
             task.install(f"m{number}", folder)
             models.run(task, Image.new("RGB", (640, 480)), model=f"m{number}")
-        tensors = sum(card.bytes for card in task.installed())
+        tensors = sum(card.bytes for card in task.finetuned_cards())
         print(f"{count:2} models: {tensors / 2**20:.2f} MiB of tensors, process {(_uss() - before) / 2**20:+.1f} MiB")
 
 

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 
 from foursight import models
 from foursight.models.engines import engine, environment
-from foursight.models.engines.precision import Numerics, Precision
+from foursight.models.engines.precision import Precision, PrecisionConfig
 from foursight.models.errors import PrecisionError
 from research.engines import compare
 
@@ -55,19 +55,17 @@ def main() -> None:
 def loaded(name: str, calibration: Path) -> dict[str, Any]:
     """The task in each precision that this machine has."""
     tasks = {}
-    for precision in get_args(Precision):
-        numerics = Numerics(precision, calibration)
+    for dtype in get_args(Precision):
+        precision = PrecisionConfig(dtype, calibration)
         try:
-            numerics.require()
+            precision.require()
         except PrecisionError as error:
             print(error)
             continue
         start = time.perf_counter()
-        tasks[precision] = models.load(name, "tiny", "cpu", numerics)
+        tasks[dtype] = models.load(name, "tiny", "cpu", precision)
         seconds = time.perf_counter() - start
-        print(
-            f"{name:22} {precision:8} computes in {tasks[precision].card.dtype}, loaded in {seconds:.1f} s", flush=True
-        )
+        print(f"{name:22} {dtype:8} computes in {tasks[dtype].card.dtype}, loaded in {seconds:.1f} s", flush=True)
     return tasks
 
 

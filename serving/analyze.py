@@ -11,7 +11,6 @@ a task that is full, or dead, costs the others nothing.
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from foursight.models import image as images
+from foursight.models.engines import environment
 from foursight.models.errors import OptionError
 from foursight.schema import Analysis, Answer, Box, ImageSize
 from foursight.schema.analyze import MARGIN, MAX_OBJECTS, AnalyzeOptions
@@ -180,7 +180,7 @@ class Analyzer:
         self._settings = settings
         self._metrics = metrics
         self._places = Places("analyze", settings.max_queue + settings.max_batch, metrics)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="photo")
         self._handles: dict[str, DeploymentHandle] = {}
 
     async def answer(self, request: Request) -> Response:

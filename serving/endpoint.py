@@ -10,7 +10,6 @@ an answer cache, a photo over HTTP that was answered of late, or is being answer
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from foursight.models import image as images
 from foursight.models.catalogue import Task
+from foursight.models.engines import environment
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema import Answer
 from foursight.schema.options import Options
@@ -75,7 +75,7 @@ class Endpoint:
         self._settings = settings
         self._metrics = metrics
         self._places = Places(name, settings.max_queue + settings.max_batch, metrics)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="photo")
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, metrics.computed)
         self._repeats: Repeats[Answered[bytes]] | None = (
             Repeats(settings.answer_cache_mib * 2**20, _weight) if settings.answer_cache_mib else None

@@ -4,7 +4,7 @@ import logging
 import threading
 from pathlib import Path
 
-from foursight.models.catalogue import Host, Task
+from foursight.models.catalogue import SupportsFineTuned, Task
 from foursight.models.errors import ModelError, StoreError
 from foursight.models.results import Card
 from foursight.serving import registry
@@ -48,7 +48,7 @@ class Hosting:
 
     def cards(self) -> list[Card]:
         """The models that are served."""
-        return self._task.installed() if isinstance(self._task, Host) else []
+        return self._task.finetuned_cards() if isinstance(self._task, SupportsFineTuned) else []
 
     def entry(self, name: str) -> Entry | None:
         """Where a model that is served was read from."""
@@ -63,8 +63,8 @@ class Hosting:
         self._entries[name] = entry
         return None
 
-    def _host(self) -> Host:
-        if not isinstance(self._task, Host):
+    def _host(self) -> SupportsFineTuned:
+        if not isinstance(self._task, SupportsFineTuned):
             raise StoreError(
                 "model_mismatch", f"The task {self._name} serves no models but its own.", "Use a task that does."
             )

@@ -156,7 +156,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         probe.bind(("127.0.0.1", 0))
         spare_port = probe.getsockname()[1]
     return {
-        **haproxy.environment(folder, threads=max(1, (os.cpu_count() or 1) // 4)),
+        **haproxy.environment(folder, threads=max(1, environment.available_cpus() // 4)),
         **loopback.environment(settings.host),
         **environment.ENVIRONMENT,
         # By default Ray's workers give way to every other process. Here they are what the machine is there for.
@@ -194,7 +194,7 @@ def _start(settings: Settings, folder: Path) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            num_cpus=os.cpu_count(),
+            num_cpus=environment.available_cpus(),
             # For the pixels of photos that are analysed; all else travels over sockets. It is the least that Ray takes;
             # what does not fit goes through files in the private folder.
             object_store_memory=80 * 2**20,

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from foursight.models.catalogue import Device
-from foursight.models.engines.precision import Numerics, Precision
+from foursight.models.engines.precision import Precision, PrecisionConfig
 from foursight.models.finetuned import store
 from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
@@ -151,9 +151,9 @@ class Settings(BaseSettings):
             ) from None
 
     @property
-    def precision_config(self) -> Numerics:
+    def precision_config(self) -> PrecisionConfig:
         """The number format that networks are computed in."""
-        return Numerics(self.precision, self.calibration_dir)
+        return PrecisionConfig(self.precision, self.calibration_dir)
 
 
 def valid_values(field: FieldInfo) -> str | None:

@@ -131,7 +131,7 @@ class Worker:
                 network = networks.load(model, Path(entry.folder))
             else:
                 network = summary.build(self._name, self._settings.profile)
-            found = summary.dissect(network, size)
+            found = summary.summarize(network, size)
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:

@@ -69,7 +69,7 @@ TASKS = RANDOM_TASKS | {
 }
 ASTRONAUT = photo("astronaut")
 PHOTOS = {
-    # Less than twice what the networks look at: a larger photo is reduced first (tests/test_reduced.py).
+    # Less than twice what the networks look at: a larger photo is reduced first (tests/test_reduced_decoding.py).
     "square": ASTRONAUT.resize((380, 380)),
     "portrait": ASTRONAUT.resize((300, 420)),
     "landscape": photo("chelsea"),

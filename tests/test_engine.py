@@ -106,7 +106,7 @@ def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert isinstance(task.network.backbone, lazy_pyramid.SmoothedLater)
+    assert isinstance(task.network.backbone, lazy_pyramid.LazyPyramid)
     for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
         assert mine.indices.tolist() == own.indices.tolist()
         np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)

@@ -20,7 +20,7 @@ from foursight.models.engines import engine
 from foursight.models.errors import DataError, OptionError, StoreError
 from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned import store
-from foursight.models.finetuned.detector import NamesHead
+from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
 from foursight.models.tasks import instances, localize
 from foursight.models.training import detector, detector_report, heads, jobs, names_head, objects
@@ -114,7 +114,7 @@ def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
     outcome: detector.Outcome, written: Path, segmenter: instances.Rcnn, folder: Path
 ) -> None:
     segmenter.install("pets", written)
-    (card,) = segmenter.installed()
+    (card,) = segmenter.finetuned_cards()
     assert (card.labels, card.parameters) == (LABELS, sum(t.numel() for t in outcome.tensors.values()))
     image = Image.open(folder / "images" / "1.png").convert("RGB")
     found = models.run(segmenter, image, model="pets", score_threshold=0.05)
@@ -178,7 +178,7 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_net
 
 def answer(
     task: instances.Rcnn, image: Image.Image, request: instances.Request
-) -> tuple[instances.Instances, instances.Request]:
+) -> tuple[instances.RawDetections, instances.Request]:
     (output,) = task.predict([(task.prepare(image), request)])
     return output, request
 
@@ -201,7 +201,7 @@ def test_models_of_another_task_or_network_or_shape_are_refused(
             segmenter.install("odd", tmp_path)
         assert refused.value.code == code
         assert said in refused.value.detail
-    assert segmenter.installed() == []
+    assert segmenter.finetuned_cards() == []
 
 
 def test_a_resumed_run_ends_where_the_whole_one_does(data: objects.ObjectSet, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(data: objects.ObjectSet, tm
 
 def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
     network = rcnn_tiny.load(masks=False)
-    head = NamesHead(3)
+    head = LabelHead(3)
     said = names_head.initialise(head, ("dog", "espresso", "thing"), network)
     assert [line.split(": ")[1] for line in said] == [
         "starts from the shipped detector's", "starts from ImageNet's", "starts from nothing",
@@ -352,7 +352,7 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     assert 0 <= card["validation"]["box"]["ap"] <= card["validation"]["box"]["ap50"] <= 1
     assert (
         finetuned_detector.load(
-            "pets", tmp_path / "pets", "detect", finetuned_detector.trunk_of(rcnn_tiny.load(False))
+            "pets", tmp_path / "pets", "detect", finetuned_detector.shared_weights(rcnn_tiny.load(False))
         ).spec.labels
         == LABELS
     )
@@ -371,7 +371,7 @@ def test_a_localizer_learns_labels_and_is_served_beside_the_others(
     assert isinstance(task, localize.Localization)
     for name in ("one", "two"):
         task.install(name, tmp_path / name)
-    shared, own = task.installed()
+    shared, own = task.finetuned_cards()
     assert (shared.parameters, shared.labels) == (1280 * 2 + 2, LABELS)
     assert own.parameters > 10_000
     images = [Image.open(folder / "images" / f"{number}.png").convert("RGB") for number in (1, 2, 3)]
@@ -404,13 +404,13 @@ def test_heads_of_ones_own_are_trained_stored_and_served(
         task.install(name, tmp_path / name)
         found = models.run(task, image, model=name, score_threshold=0.05)
         assert set(found.labels) <= set(LABELS)
-        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.trunk).network
+        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.shared).network
         assert whole is not None
         with torch.inference_mode():
             (expected,) = whole([as_tensor(image)])
         np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
         np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
-    assert [card.name for card in task.installed()] == ["fresh", "shipped"]
+    assert [card.name for card in task.finetuned_cards()] == ["fresh", "shipped"]
 
 
 def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(

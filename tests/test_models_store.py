@@ -46,7 +46,7 @@ def hosting(task: Classification, tmp_path: Path) -> Iterator[tuple[Classificati
     write_model(tmp_path / "wide", task.base, seed=2, labels=("a", "b", "c", "d"), hidden=16, pool="l2")
     write_model(tmp_path / "deep", task.base, seed=3, frozen=8, pool="max")
     yield task, tmp_path
-    for card in task.installed():
+    for card in task.finetuned_cards():
         task.remove(card.name)
 
 
@@ -107,9 +107,9 @@ def test_twenty_heads_share_the_backbone_and_its_stages_are_not_copied(hosting: 
         shutil.copytree(folder / "plain", folder / f"copy{number}")
         task.install(f"copy{number}", folder / f"copy{number}")
     own = 4 * (1280 * len(KINDS) + len(KINDS))
-    assert [card.bytes for card in task.installed()] == [own] * 20
+    assert [card.bytes for card in task.finetuned_cards()] == [own] * 20
     task.install("deep", folder / "deep")
-    (deep,) = (card for card in task.installed() if card.name == "deep")
+    (deep,) = (card for card in task.finetuned_cards() if card.name == "deep")
     # The last convolution and its batch normalisation, and no other.
     assert deep.bytes == own + 4 * (320 * 1280 + 4 * 1280) + 8
 
@@ -154,7 +154,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
         digest = store.hashlib.sha256(content).hexdigest()
         (folder / "plain" / store.SPEC).write_text(json.dumps(spec | {"sha256": digest}))
         assert refusal(task, "plain", folder).code == code
-    assert task.installed() == []
+    assert task.finetuned_cards() == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 
 from foursight.models.finetuned import detector, store
 from foursight.models.finetuned import localizer as finetuned_localizer
-from foursight.models.finetuned.detector import NamesHead
+from foursight.models.finetuned.detector import LabelHead
 from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import localizer, rcnn_tiny
 from foursight.models.training import imagenet, names_head
@@ -27,15 +27,15 @@ def write_localizer(folder: Path, labels: tuple[str, ...]) -> None:
         model.labels.bias.zero_()
         for row, label in enumerate(labels):
             model.labels.weight[row] = imagenet.mean_row(shipped.backbone, imagenet.classes_of(label))
-    trunk = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
-    spec = finetuned_localizer.spec_of("labels", trunk, labels)
+    shared = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
+    spec = finetuned_localizer.spec_of("labels", shared, labels)
     write(folder, store.pack(finetuned_localizer.own_tensors(model, "labels"), spec))
 
 
 def write_detector(folder: Path, labels: tuple[str, ...]) -> None:
     """A detector of some of COCO's labels, over the shipped network."""
-    network, head = rcnn_tiny.load(masks=False), NamesHead(len(labels))
+    network, head = rcnn_tiny.load(masks=False), LabelHead(len(labels))
     names_head.initialise(head, labels, network)
-    trunk = detector.trunk_of(network)
-    assert trunk is not None
-    write(folder, store.pack(head.state_dict(), detector.spec_of("detect", "names", True, trunk, labels)))
+    shared = detector.shared_weights(network)
+    assert shared is not None
+    write(folder, store.pack(head.state_dict(), detector.spec_of("detect", "names", True, shared, labels)))

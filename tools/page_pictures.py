@@ -1,6 +1,6 @@
 """Make the screenshots of the web page in docs/, from a running server.
 
-    python -m tools.page_pictures http://127.0.0.1:8000
+python -m tools.page_pictures http://127.0.0.1:8000
 """
 
 import shutil

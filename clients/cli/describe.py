@@ -81,7 +81,7 @@ def _measure(model: str, profile: str, size: str | None, models_dir: Path | None
             title, network = f"{tuned.name} ({tuned.task})", networks.load(tuned.name, tuned.folder)
     except ModelError as error:
         raise typer.BadParameter(f"{error} The tasks' own: {', '.join(TASKS)}.", param_hint="MODEL") from None
-    return LayerTable.model_validate({"model": title, **asdict(summary.dissect(network, wanted))})
+    return LayerTable.model_validate({"model": title, **asdict(summary.summarize(network, wanted))})
 
 
 def _answer_formula(

@@ -31,7 +31,7 @@ from foursight.schema import Answer, ModelCard, Prediction, Rle
 if TYPE_CHECKING:
     from PIL import Image
 
-    from foursight.models.catalogue import Host
+    from foursight.models.catalogue import SupportsFineTuned
     from foursight.models.evaluation.measure import Measured, Tally
 
 # Below this nothing leaves the network; AP is the area under all thresholds.
@@ -121,9 +121,9 @@ def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | 
         card = loaded.card
         if tuned:
             # Each task of the catalogue is a host.
-            host = cast("Host", loaded)
+            host = cast("SupportsFineTuned", loaded)
             host.install(tuned.name, tuned.folder)
-            (card,) = host.installed()
+            (card,) = host.finetuned_cards()
     except models.ModelError as error:
         raise EvaluateError(str(error)) from None
     options = _options(chosen) | ({"model": card.name} if tuned else {})

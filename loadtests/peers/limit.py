@@ -58,7 +58,7 @@ class Limit:
     def _pipeline(self, connections: int, stop: float, found: list[tuple[float, float]]) -> None:
         turns = count()
         under_way: dict[Future[Any], float] = {}
-        with ThreadPoolExecutor(environment.cores()) as pool:
+        with ThreadPoolExecutor(environment.available_cpus()) as pool:
             for _ in range(connections):
                 under_way[pool.submit(self.prepare, next(turns))] = perf_counter()
             while under_way:

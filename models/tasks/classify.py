@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foursight.models import labels
 from foursight.models.engines import devices, engine
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import classifier
 from foursight.models.finetuned.classifier import TunedClassifier, TunedNetwork
 from foursight.models.networks import backbone, stages
@@ -29,17 +29,17 @@ from foursight.schema.options import ClassifyOptions
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classification":
+def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Classification":
     """Load the classifier of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
-    devices.place(base.network, place)
+    devices.move_to(base.network, place)
     features = engine.compile(
         Dense(base).eval(),
         *backbone.examples(base.crop, place),
         place,
-        numerics,
-        lambda: [(torch.tensor(base.crop_photo(image))[None],) for image in numerics.photos()],
+        precision,
+        lambda: [(torch.tensor(base.crop_image(image))[None],) for image in precision.images()],
     )
     card = Card(
         name=base.name,
@@ -48,7 +48,7 @@ def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classi
         input_size=f"{base.crop}x{base.crop}",
         device=str(place),
         dtype=features.dtype,
-        **devices.weigh(base.network),
+        **devices.count_parameters(base.network),
     )
     return Classification(card, base, place, features)
 
@@ -85,7 +85,7 @@ class Classifier:
         """Whether it sees photos with other eyes than the rest."""
         return self.own is not None and len(self.own.stages) > 0
 
-    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+    def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
         """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
         return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
 
@@ -116,7 +116,7 @@ class Classification:
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
         """
         model, spec = classifier.load(name, folder, self.base, self._stages, self._fingerprint)
-        devices.place(model, self.device)
+        devices.move_to(model, self.device)
         card = Card(
             name=name,
             profile=self.card.profile,
@@ -125,7 +125,7 @@ class Classification:
             device=self.card.device,
             # Stages of its own stay in PyTorch, with what is before them.
             dtype="float32" if model.stages else self.card.dtype,
-            **devices.weigh(model),
+            **devices.count_parameters(model),
         )
         self._variants.add(Classifier(card, model.head, model))
 
@@ -133,14 +133,14 @@ class Classification:
         """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
     def resolve(self, options: ClassifyOptions) -> Request:
         """Find the model and the classes that the options name. Raises OptionError (unknown_model, unknown_class)."""
         request = self._variants.resolve(options)
-        return replace(request, class_filter=request.model.chosen(options.classes))
+        return replace(request, class_filter=request.model.class_filter(options.classes))
 
     def find(self, model: str | None) -> Classifier:
         """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
@@ -158,7 +158,7 @@ class Classification:
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
-        return self.base.crop_photo(image)
+        return self.base.crop_image(image)
 
     def predict(self, batch: list[tuple[NDArray[np.uint8], Request]]) -> list[Classified]:
         """Class probabilities for each crop, by the model of its request."""
@@ -174,7 +174,7 @@ class Classification:
                 own = variants[rows[0]].own
                 mine = pixels if len(rows) == len(batch) else pixels[rows]
                 if own and own.stages:
-                    maps = own.trunk(self._stages, self.base.normalize(mine))
+                    maps = own.features(self._stages, self.base.normalize(mine))
                 else:
                     (maps,) = self.features(mine)
                 found |= _heads(maps, rows, variants)

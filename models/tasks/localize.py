@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foursight.models import labels
 from foursight.models.engines import devices, engine
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import localizer as finetuned_localizer
 from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import backbone, cam, localizer
@@ -30,20 +30,20 @@ from foursight.schema.options import LocalizeOptions
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Localization":
+def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
     network: Any = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
     own = isinstance(network, Localizer)
-    trunk = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
-    devices.place(network, place)
+    shared = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
+    devices.move_to(network, place)
     run = engine.compile(
         Dense(base, network).eval(),
         *backbone.examples(localizer.INPUT_SIZE, place),
         place,
         # With the backbone in int8, head and labels in float32, boxes overlapped those of float32 by .75 on the mean.
-        FLOAT32 if numerics.precision == "int8" else numerics,
+        FLOAT32 if precision.dtype == "int8" else precision,
     )
     card = Card(
         name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
@@ -52,11 +52,11 @@ def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Locali
         input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
         device=str(place),
         dtype=run.dtype,
-        **devices.weigh(network),
+        **devices.count_parameters(network),
     )
     published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
     find = (lambda _, boxes: boxes) if own else cam.boxes
-    return Localization(published, run, find, place, network.head if own else None, trunk)
+    return Localization(published, run, find, place, network.head if own else None, shared)
 
 
 class Dense(nn.Module):
@@ -82,7 +82,7 @@ class Dense(nn.Module):
 
 
 @dataclass(frozen=True)
-class Stretched:
+class PreparedImage:
     """A photo on its way in: `pixels` uint8 [S, S, 3], stretched to the square; original `size` (width, height)."""
 
     pixels: NDArray[np.uint8]
@@ -114,7 +114,7 @@ class Localization:
     """Probabilities and one box for a photo stretched to a square.
 
     `run` is `Dense` on its engine; `boxes` maps its first two tensors to boxes [N, 4], xyxy in 0..1. `votes` and
-    `trunk` are what fine-tuned models stand on, of the tiny profile.
+    `shared` are what fine-tuned models stand on, of the tiny profile.
     """
 
     published: Model
@@ -122,7 +122,7 @@ class Localization:
     boxes: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
     votes: VotingHead | None
-    trunk: tuple[str, str] | None
+    shared: tuple[str, str] | None
     options: type[LocalizeOptions] = LocalizeOptions
     short_side: int = 2 * localizer.INPUT_SIZE
 
@@ -136,9 +136,9 @@ class Localization:
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
         """
-        model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.trunk)
-        devices.place(model, self.device)
-        weight = devices.Weight(
+        model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.shared)
+        devices.move_to(model, self.device)
+        weight = devices.Size(
             parameters=sum(value.numel() for value in tensors.values()),
             bytes=sum(value.numel() * value.element_size() for value in tensors.values()),
         )
@@ -148,7 +148,7 @@ class Localization:
         """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
@@ -156,12 +156,12 @@ class Localization:
         """Find the model that the options name. Raises OptionError (unknown_model)."""
         return self._variants.resolve(options)
 
-    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> PreparedImage:
         """Stretch the photo to the square: nothing of it is cut off."""
         side = localizer.INPUT_SIZE
-        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
+        return PreparedImage(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
 
-    def predict(self, batch: list[tuple[Stretched, Request]]) -> list[Located]:
+    def predict(self, batch: list[tuple[PreparedImage, Request]]) -> list[Located]:
         """Probabilities and box for each photo."""
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)

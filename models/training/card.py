@@ -86,8 +86,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
     arguments = parser.parse_args()
     folder: Path = arguments.model
-    trunk = detector.trunk_of(rcnn_tiny.build(masks=False))
-    found = detector.load(folder.name, folder, "segment", trunk)
+    shared = detector.shared_weights(rcnn_tiny.build(masks=False))
+    found = detector.load(folder.name, folder, "segment", shared)
     if found.network is None or found.spec.labels != tuple(name for _, name in rcnn_tiny.CATEGORIES):
         parser.error(f"{folder} is not a segmenter with heads of its own for COCO's {rcnn_tiny.NAMES} categories")
     own = json.loads((folder / "card.json").read_text())

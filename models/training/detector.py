@@ -24,7 +24,7 @@ from foursight.models import catalogue
 from foursight.models.evaluation import measure
 from foursight.models.evaluation.measure import Measured
 from foursight.models.finetuned import detector
-from foursight.models.finetuned.detector import NamesHead, Own, Trunk
+from foursight.models.finetuned.detector import LabelHead, Own, SharedWeights
 from foursight.models.networks import rcnn_tiny
 from foursight.models.tasks import detect, instances, segment
 from foursight.models.tasks.instances import Detector, Rcnn
@@ -104,7 +104,7 @@ class Outcome:
     task: Task
     own: Own
     other: bool
-    trunk: Trunk
+    shared: SharedWeights
     tensors: dict[str, Tensor]
     labels: tuple[str, ...]
     epochs: list[Any]
@@ -134,28 +134,28 @@ def finetune(
     if options.freeze == "backbone":
         return _finetune_heads(data, task, options, report, work)
     torch.manual_seed(options.seed)
-    head = NamesHead(len(data.labels))
+    head = LabelHead(len(data.labels))
     starts = names_head.initialise(head, data.labels, rcnn_tiny.load(masks=False))
     head.to(device)
     # What is learnt from is what is served, on its engines.
     served = (segment if task == "segment" else detect).load("tiny", str(device))
-    network, trunk = served.network, cast(Trunk, served.trunk)
+    network, shared = served.network, cast(SharedWeights, served.shared)
     begun = time.perf_counter()
-    folder = proposals.cache_folder(network, trunk) if options.cache else None
+    folder = proposals.cache_folder(network, shared) if options.cache else None
     photos = (*data.training, *data.validation)
     seen = proposals.collect(
         network, photos, device, folder, lambda done: report(Progress("features", done, len(photos)))
     )
     between = time.perf_counter()
     learner = names_head.Learner(head, network, data, seen[: len(data.training)], seen[len(data.training) :], options)
-    identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), trunk.network, trunk.backbone)
+    identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), shared.network, shared.backbone)
     course = loop.run(learner, options.epochs, report, work, identity)
     end = time.perf_counter()
     head.load_state_dict(course.best_tensors)
     results = learner.results() if task == "detect" else answers(with_names(served, head, data), data.validation)
     seconds = {"features": between - begun, "training": end - between}
     return Outcome(
-        task, "names", True, trunk, dict(head.state_dict()), data.labels, course.epochs, course.best,
+        task, "names", True, shared, dict(head.state_dict()), data.labels, course.epochs, course.best,
         _measure(data, task, results), starts, course.interrupted, options.cache, seconds,
     )  # fmt: skip
 
@@ -169,28 +169,28 @@ def _finetune_heads(data: ObjectSet, task: Task, options: Options, report: Repor
         raise dataset.bad_data((line,))
     masks, begun = task == "segment", time.perf_counter()
     network = detector.build(masks, len(data.labels), other=not options.fresh)
-    trunk = cast(Trunk, detector.trunk_of(network))
-    identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), trunk.backbone)
+    shared = cast(SharedWeights, detector.shared_weights(network))
+    identity = loop.identity(task, data.fingerprint(), options.model_dump(mode="json"), shared.backbone)
     course, starts = heads.fit(data, options, report, work, identity, masks=masks)
     tensors = heads.finish(course, data, options, masks=masks)
     end = time.perf_counter()
     rcnn_tiny.restore(network, {key: value.float() for key, value in tensors.items()})
     # Class ids are category ids, so that the answers can be measured.
-    unanswered = [(0, name, False) for name in ("background", "other")[: 2 - options.fresh]]
+    hidden_classes = [(0, name, False) for name in ("background", "other")[: 2 - options.fresh]]
     categories = [
-        *unanswered,
+        *hidden_classes,
         *((number, label, True) for number, label in zip(data.category_ids, data.labels, strict=True)),
     ]
     kind = SegmentOptions if masks else DetectOptions
     served = instances.load(network.eval(), "fine-tuned", "tiny", "cpu", kind, categories)
     return Outcome(
-        task, "heads", not options.fresh, trunk, tensors, data.labels, course.epochs, course.best,
+        task, "heads", not options.fresh, shared, tensors, data.labels, course.epochs, course.best,
         _measure(data, task, answers(served, data.validation)), starts, course.interrupted, False,
         {"features": 0.0, "training": end - begun},
     )  # fmt: skip
 
 
-def with_names(task: Rcnn, head: NamesHead, data: ObjectSet) -> Rcnn:
+def with_names(task: Rcnn, head: LabelHead, data: ObjectSet) -> Rcnn:
     """A task whose own model answers a set's labels by a names' head, each with its category id."""
     class_ids, names = (0, *data.category_ids), ("background", *data.labels)
     card = replace(task.card, labels=data.labels)

@@ -22,7 +22,7 @@ NAMED_LINES = 10
 
 def write(folder: Path, data: ObjectSet, options: Options, outcome: Outcome, extra: dict[str, Any]) -> None:
     """Write the model's folder, whole or not at all. `extra` goes into the card: the command, the peak memory."""
-    spec = detector.spec_of(outcome.task, outcome.own, outcome.other, outcome.trunk, outcome.labels)
+    spec = detector.spec_of(outcome.task, outcome.own, outcome.other, outcome.shared, outcome.labels)
     card = describe(data, options, outcome) | extra
     pictures = {
         CURVES: report.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"})

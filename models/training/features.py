@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foursight.models.engines import environment
 from foursight.models.errors import ImageError
 from foursight.models.networks.backbone import Backbone
 from foursight.models.training import dataset
@@ -44,7 +45,7 @@ class Live:
         self._frozen = frozen
         self._device = device
         self._view = view
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="decode")
 
     def rows(self, places: Sequence[int], epoch: int) -> Tensor:
         """As in Source."""
@@ -67,7 +68,7 @@ class Kept:
 
 def centre(base: Backbone) -> View:
     """The view that a served photo gets."""
-    return lambda sample, epoch: base.crop_photo(sample.image())
+    return lambda sample, epoch: base.crop_image(sample.image())
 
 
 def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
@@ -120,11 +121,11 @@ def _crops(
 
     def crop(place: int) -> NDArray[np.uint8] | Exception:
         try:
-            return base.crop_photo(samples[place].image())
+            return base.crop_image(samples[place].image())
         except (ImageError, OSError) as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="decode") as pool:
         waiting = iter(places)
         # So many ahead and no more: a thousand photos of a telephone do not fit in memory.
         ahead = [(place, pool.submit(crop, place)) for place in islice(waiting, 2 * BATCH)]

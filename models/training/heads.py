@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import spawn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models.finetuned import detector
-from foursight.models.finetuned.detector import NamesHead
+from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
 from foursight.models.training import data, imagenet, loop, names, names_head
 from foursight.models.training.data import Photo
@@ -82,9 +82,9 @@ def start(data: ObjectSet, options: Settings, *, masks: bool) -> tuple[Generaliz
     if options.fresh:
         return network, initialise(network, data.labels)
     shipped = rcnn_tiny.load(masks)
-    head = NamesHead(len(data.labels))
+    head = LabelHead(len(data.labels))
     said = names_head.initialise(head, data.labels, shipped)
-    mine = detector.transplanted(shipped, head)
+    mine = detector.merged_state(shipped, head)
     network.load_state_dict(mine)
     return network, said
 

@@ -81,7 +81,7 @@ class Outcome:
     """What was learnt, and how it came about; `confusion` is int64 [K, K], row: true label, column: best one."""
 
     own: Own
-    trunk: tuple[str, str]
+    shared: tuple[str, str]
     tensors: dict[str, Tensor]
     labels: tuple[str, ...]
     epochs: list[Epoch]
@@ -104,8 +104,8 @@ def finetune(
     Checkpoints, interruptions and errors are those of `finetune.finetune`.
     """
     network = localizer.load()
-    trunk = finetuned_localizer.fingerprint(network.head, network.backbone)
-    devices.place(network, device)
+    shared = finetuned_localizer.fingerprint(network.head, network.backbone)
+    devices.move_to(network, device)
     torch.manual_seed(options.seed)
     own: Own = "votes" if options.freeze == "backbone" else "labels"
     model = TunedLocalizer(copy.deepcopy(network.head), len(data.labels))
@@ -117,14 +117,14 @@ def finetune(
     training, validation = _views(data, network, options, report)
     between = time.perf_counter()
     learner = _Learner(model, training, validation, options)
-    identity = loop.identity("localize", data.fingerprint(), options.model_dump(mode="json"), *trunk)
+    identity = loop.identity("localize", data.fingerprint(), options.model_dump(mode="json"), *shared)
     course = loop.run(learner, options.epochs, report, work, identity)
     end = time.perf_counter()
     model.load_state_dict(course.best_tensors)
     found, k = learner.answers()[0].argmax(1).cpu(), len(data.labels)
     confusion = torch.bincount(validation.labels.cpu() * k + found, minlength=k * k).reshape(k, k)
     return Outcome(
-        own, trunk, finetuned_localizer.own_tensors(model, own), data.labels, course.epochs, course.best, confusion,
+        own, shared, finetuned_localizer.own_tensors(model, own), data.labels, course.epochs, course.best, confusion,
         starts, course.interrupted, {"features": between - begun, "training": end - between},
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ def write(folder: Path, data: ObjectSet, options: Options, outcome: Outcome, ext
         ),
         CONFUSION: report.confusion(outcome.confusion, outcome.labels),
     }
-    spec = localizer.spec_of(outcome.own, outcome.trunk, outcome.labels)
+    spec = localizer.spec_of(outcome.own, outcome.shared, outcome.labels)
     report.fill(folder, outcome.tensors, spec, card, page(folder.name, card), pictures)
 
 

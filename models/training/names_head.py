@@ -15,7 +15,7 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou
 
 from foursight.models.evaluation import measure
-from foursight.models.finetuned.detector import NamesHead
+from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
 from foursight.models.training import imagenet, loop
 from foursight.models.training.data import Photo
@@ -55,7 +55,7 @@ class Epoch:
         return self.ap50
 
 
-def initialise(head: NamesHead, labels: Sequence[str], network: GeneralizedRCNN) -> list[str]:
+def initialise(head: LabelHead, labels: Sequence[str], network: GeneralizedRCNN) -> list[str]:
     """Start a head from what is known: the network's objectness, its evidence for labels that it has, ImageNet's else.
 
     Gives a line for each label: where it starts from.
@@ -95,7 +95,7 @@ class Learner(loop.Descent):
 
     def __init__(
         self,
-        head: NamesHead,
+        head: LabelHead,
         network: GeneralizedRCNN,
         data: ObjectSet,
         training: Sequence[Seen],
@@ -172,7 +172,7 @@ def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
     return torch.where(nearest >= 0, classes[nearest.clamp(min=0)], 0)
 
 
-def _scores(head: NamesHead, seen: Seen, rows: Tensor) -> Tensor:
+def _scores(head: LabelHead, seen: Seen, rows: Tensor) -> Tensor:
     """Log-probabilities [len(rows), 1 + K]."""
 
     def drop(features: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def _scores(head: NamesHead, seen: Seen, rows: Tensor) -> Tensor:
     return head.judge(seen.hidden[rows].float(), evidence)
 
 
-def answers(network: GeneralizedRCNN, head: NamesHead, seen: Seen, photo: Photo) -> Results:
+def answers(network: GeneralizedRCNN, head: LabelHead, seen: Seen, photo: Photo) -> Results:
     """What is answered for a photo, in COCO's results format, best first."""
     rows = torch.arange(seen.proposals, device=seen.boxes.device)
     scores = _scores(head, seen, rows)

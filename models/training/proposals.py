@@ -30,7 +30,7 @@ class Seen:
 
     `boxes` float32 [R, 4] xyxy in pixels of the resized photo of `shape` int64 [2] (height, width); `deltas` float32
     [R, 4] are how the box head moves them; `hidden` [R, 512], `names` [R, 1280], `texture` [R, 112] and `scene` [1,
-    1280], float16, are what `detector.NamesHead` judges them by. `objects` is their number, int64 [].
+    1280], float16, are what `detector.LabelHead` judges them by. `objects` is their number, int64 [].
     """
 
     boxes: Tensor
@@ -92,11 +92,11 @@ def look_at(network: GeneralizedRCNN, photo: Photo, device: torch.device) -> See
     return look(network, pixels, photo.boxes().to(device))
 
 
-def cache_folder(network: GeneralizedRCNN, trunk: detector.Trunk) -> Path:
+def cache_folder(network: GeneralizedRCNN, shared: detector.SharedWeights) -> Path:
     """Where they are kept, in the user's cache folder (XDG); it may be deleted at any time."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "proposals"
     transform = network.transform
-    what = f"{trunk} {transform.min_size} {transform.max_size}"
+    what = f"{shared} {transform.min_size} {transform.max_size}"
     return root / hashlib.sha256(what.encode()).hexdigest()[:32]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 
 from foursight.models.engines import lazy_pyramid
-from foursight.models.engines.lazy_pyramid import Smoothed
+from foursight.models.engines.lazy_pyramid import LazyLevel
 from foursight.models.networks import roi_align as pooling
 
 HEIGHT, WIDTH = 24, 40
@@ -33,10 +33,10 @@ class Pyramid:
             self.above = self.network.inner_blocks[1](coarse)
             self.expected = self.network(OrderedDict(a=self.fine, b=coarse))["a"]
 
-    def smoothed(self) -> Smoothed:
-        tiles = lazy_pyramid.Tiles(self.network.inner_blocks[0], self.network.layer_blocks[0])
+    def smoothed(self) -> LazyLevel:
+        tiles = lazy_pyramid.WinogradTiles(self.network.inner_blocks[0], self.network.layer_blocks[0])
         run = lazy_pyramid.compile(tiles, torch.device("cpu"))
-        return Smoothed(self.fine, self.above, run)
+        return LazyLevel(self.fine, self.above, run)
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +60,20 @@ def test_boxes_asked_for_one_after_the_other_are_pooled_as_torchvision_does(pyra
     smoothed = pyramid.smoothed()
     for boxes in ([[0, 0, 30, 20], [90, 40, 160, 96]], [[20, 10, 70, 50]], [], [[-9, -9, 5, 5], [155, 90, 200, 120]]):
         rois = pooling.in_batch([torch.tensor(boxes).view(-1, 4), torch.tensor([[3.0, 50, 9, 77]])])
-        found = pooling.sum_rows(smoothed, rois, 7, 0.25, 2, True)
+        found = pooling.roi_align_cpu(smoothed, rois, 7, 0.25, 2, True)
         torch.testing.assert_close(found, roi_align(pyramid.expected, rois, 7, 0.25, 2, True), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_what_no_box_touches_is_not_computed(pyramid: Pyramid) -> None:
-    tiles = lazy_pyramid.Tiles(pyramid.network.inner_blocks[0], pyramid.network.layer_blocks[0])
+    tiles = lazy_pyramid.WinogradTiles(pyramid.network.inner_blocks[0], pyramid.network.layer_blocks[0])
     computed = []
 
     def run(*cells: Tensor) -> list[Tensor]:
         computed.append(len(cells[0]) // lazy_pyramid.SEEN**2)
         return [tiles(*cells)]
 
-    smoothed = Smoothed(pyramid.fine, pyramid.above, run)
+    smoothed = LazyLevel(pyramid.fine, pyramid.above, run)
     corner = torch.tensor([[0, 1, 2, 3]], dtype=torch.int32)
     for _ in range(2):
         smoothed.around(torch.tensor([1], dtype=torch.int32), corner, corner)

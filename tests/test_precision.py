@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from foursight.models import load
 from foursight.models.engines import cache, engine
 from foursight.models.engines import precision as precision_module
-from foursight.models.engines.precision import Numerics
+from foursight.models.engines.precision import PrecisionConfig
 from foursight.models.errors import PrecisionError
 from foursight.serving.launch import LaunchError, running
 from foursight.serving.settings import Settings
@@ -62,7 +62,7 @@ def samples() -> list[tuple[Tensor]]:
     return [(torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed)),) for seed in range(8)]
 
 
-def compiled(chosen: Numerics, given: Callable[[], list[tuple[Tensor]]] | None = samples) -> engine.Engine:
+def compiled(chosen: PrecisionConfig, given: Callable[[], list[tuple[Tensor]]] | None = samples) -> engine.Engine:
     return engine.compile(Part().eval(), (torch.randn(2, 3, 8, 8),), (torch.randn(3, 3, 16, 24),), CPU, chosen, given)
 
 
@@ -72,9 +72,9 @@ def compiled(chosen: Numerics, given: Callable[[], list[tuple[Tensor]]] | None =
 def test_a_part_computes_in_what_was_asked_for(precision: Any, kernel: str, off: float, photos: Path) -> None:
     if precision == "bfloat16" and not HAS_BFLOAT16:
         with pytest.raises(PrecisionError, match="no instructions for it"):
-            Numerics(precision).require()
+            PrecisionConfig(precision).require()
         return
-    run = compiled(Numerics(precision, photos))
+    run = compiled(PrecisionConfig(precision, photos))
     assert run.dtype == precision
     # The first layer takes what the part takes.
     assert kernel in kernels(run.run) | ({"i8"} if "u8" in kernels(run.run) else set())
@@ -85,7 +85,7 @@ def test_a_part_computes_in_what_was_asked_for(precision: Any, kernel: str, off:
 
 
 def test_a_part_without_samples_stays_in_float32(photos: Path) -> None:
-    run = compiled(Numerics("int8", photos), None)
+    run = compiled(PrecisionConfig("int8", photos), None)
     assert run.dtype == "float32"
     assert kernels(run.run) == {"f32"}
 
@@ -98,17 +98,17 @@ def test_a_quantized_part_is_read_back_and_other_photos_make_another(photos: Pat
         return samples()
 
     for _ in range(2):
-        compiled(Numerics("int8", photos), watched)
+        compiled(PrecisionConfig("int8", photos), watched)
     assert len(asked) == 1
     (photos / "coffee.jpg").unlink()
-    compiled(Numerics("int8", photos), watched)
-    compiled(Numerics("float32"), watched)
+    compiled(PrecisionConfig("int8", photos), watched)
+    compiled(PrecisionConfig("float32"), watched)
     assert len(asked) == 2
     assert len(list(cache.folder().iterdir())) == 3
 
 
 def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> None:
-    exact, quick = load("classify", "tiny", "cpu"), load("classify", "tiny", "cpu", Numerics("int8", photos))
+    exact, quick = load("classify", "tiny", "cpu"), load("classify", "tiny", "cpu", PrecisionConfig("int8", photos))
     assert (exact.card.dtype, quick.card.dtype) == ("float32", "int8")
     for name in PHOTOS:
         prepared, options = exact.prepare(photo(name)), exact.options()
@@ -118,7 +118,7 @@ def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> Non
 
 
 def test_objects_are_found_in_int8_too(photos: Path) -> None:
-    exact, quick = load("segment", "tiny", "cpu"), load("segment", "tiny", "cpu", Numerics("int8", photos))
+    exact, quick = load("segment", "tiny", "cpu"), load("segment", "tiny", "cpu", PrecisionConfig("int8", photos))
     assert quick.card.dtype == "int8"
     prepared, options = exact.prepare(photo("astronaut")), exact.options(classes="person", max_detections=1)
     own, mine = (task.predict([(prepared, task.resolve(options))])[0] for task in (exact, quick))
@@ -131,8 +131,8 @@ def test_photos_to_calibrate_on_are_spread_over_the_folder(tmp_path: Path) -> No
         (tmp_path / str(count)).mkdir()
         for index in range(count):
             (tmp_path / str(count) / f"{index:03}.jpg").touch()
-        names = [int(path.stem) for path in Numerics("int8", tmp_path / str(count)).files]
-        assert len(names) == min(count, precision_module.PHOTOS)
+        names = [int(path.stem) for path in PrecisionConfig("int8", tmp_path / str(count)).files]
+        assert len(names) == min(count, precision_module.MAX_IMAGES)
         gaps = np.diff([*names, count])
         assert names[0] == 0
         assert gaps.max() - gaps.min() <= 1

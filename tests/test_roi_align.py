@@ -30,17 +30,17 @@ def test_rows_are_torchvisions(aligned: bool, side: int, sampling_ratio: int, la
     torch.manual_seed(0)
     level = torch.randn(2, 5, 12, 16).contiguous(memory_format=layout)
     rois = pooling.in_batch([torch.cat([EDGES, boxes(20)]), boxes(3)])
-    found = pooling.sum_rows(level, rois, side, 0.25, sampling_ratio, aligned)
+    found = pooling.roi_align_cpu(level, rois, side, 0.25, sampling_ratio, aligned)
     expected = roi_align(level, rois, side, 0.25, sampling_ratio, aligned)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_no_box_gives_nothing() -> None:
     level = torch.randn(1, 5, 12, 16)
-    assert pooling.sum_rows(level, torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 5, 7, 7)
+    assert pooling.roi_align_cpu(level, torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 5, 7, 7)
 
 
-@pytest.mark.parametrize("align", [roi_align, pooling.sum_rows])
+@pytest.mark.parametrize("align", [roi_align, pooling.roi_align_cpu])
 def test_each_box_is_pooled_on_its_level(align: pooling.Align) -> None:
     torch.manual_seed(0)
     sizes = [(256, 320), (250, 300)]
