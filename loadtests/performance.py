@@ -30,7 +30,7 @@ from foursight import models
 from foursight.clients import benchmark
 from foursight.models.engines import engine, environment
 from foursight.models.image import decode, decode_for
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 from loadtests import limits, page
 from loadtests.peers import servers
 from loadtests.peers.__main__ import PHOTOS, describe, make_photos

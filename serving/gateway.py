@@ -18,9 +18,9 @@ from foursight.serving import loopback, metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.metrics import RequestMetrics
+from foursight.serving.query import parse_options
 from foursight.serving.settings import Settings
 from foursight.serving.shelf import Shelf, ask_workers, unknown_model
-from foursight.serving.upload import parse_options
 
 # The standard profile's Mask R-CNN at 1088 x 800 takes 8 s on two cores; the table is then kept.
 LAYERS_TIMEOUT_S = 120.0
@@ -123,11 +123,11 @@ class Front:
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI document of all tasks."""
-        return JSONResponse(await self._document())
+        return JSONResponse(openapi.document(self._tasks))
 
     async def docs(self, request: Request) -> Response:
         """The same document for people."""
-        return HTMLResponse(openapi.page(await self._document(), str(request.base_url).rstrip("/")))
+        return HTMLResponse(openapi.page(openapi.document(self._tasks), str(request.base_url).rstrip("/")))
 
     async def _network_of(self, name: str) -> tuple[str, str | None]:
         """The task that a model serves, and its name where it is a fine-tuned one. Raises ApiError (unknown_model)."""
@@ -138,10 +138,6 @@ class Front:
         if not found:
             raise unknown_model(name, cards)
         return found[0]
-
-    async def _document(self) -> dict[str, Any]:
-        schemas = await self._ask_all("options")
-        return openapi.document({task: found[0] for task, found in schemas.items() if found})
 
     async def _ask_all(self, method: str) -> dict[str, list[Any]]:
         """What each replica of each task answers; of a task that is not there, or too slow, an empty list."""

@@ -23,6 +23,8 @@ from pathlib import Path
 from foursight.serving.errors import MEDIA_TYPE, problem
 
 HEADER_TIMEOUT_S = 30
+# The longest that a worker may take to answer a request.
+SERVER_TIMEOUT_S = 120
 _PR_SET_PDEATHSIG = 1
 
 
@@ -44,7 +46,7 @@ def environment(folder: Path, threads: int) -> Mapping[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "120",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(SERVER_TIMEOUT_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
         # A dead worker is seen by the traffic itself; the periodic check only finds out when it is back.
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",

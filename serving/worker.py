@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from time import perf_counter
 
 from PIL import Image
 from ray import ObjectRef, serve
@@ -15,10 +15,11 @@ from foursight.models.errors import ModelError
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
 from foursight.serving import loopback
-from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
+from foursight.serving.endpoint import Endpoint, Region
 from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.hosting import Hosting
 from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.pipeline import Pixels, TimedAnswer
 from foursight.serving.registry import Entry
 from foursight.serving.settings import Settings
 
@@ -39,7 +40,7 @@ class Worker:
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
         self._hosting = Hosting(name, self._task, settings)
         self._hosting.sync()
-        self._endpoint = Endpoint(name, self._task, settings, self._metrics)
+        self._endpoint = Endpoint(name, self._task, settings, self._metrics, devices.is_fatal_device_error)
         self._measuring = Lock()
         self._measured = lru_cache(maxsize=16)(self._measure)
         self._warm_up()
@@ -82,13 +83,9 @@ class Worker:
         # In a thread: requests are taken in meanwhile, and the batch at hand is computed.
         return await asyncio.to_thread(self._hosting.sync)
 
-    async def admit(self, options: Options) -> ApiError | None:
-        """Why a photo with these options would not be answered now; None where it would."""
-        return self._endpoint.admit(options)
-
     async def answer(
         self, photo: list[ObjectRef], options: Options, regions: list[Region] | None = None
-    ) -> list[Answered[Answer]] | ApiError:
+    ) -> list[TimedAnswer[Answer]] | ApiError:
         """Answer for a decoded photo, uint8 [H, W, 3] in Ray's object store, or for regions of it.
 
         `photo` holds one reference, in a list that is emptied: a photo that waits should not fill the store.
@@ -103,10 +100,6 @@ class Worker:
     def metrics(self) -> str:
         """This worker's metrics in Prometheus' text format."""
         return self._metrics.page()
-
-    def options(self) -> dict[str, Any]:
-        """The JSON schema of this task's options, for the OpenAPI document."""
-        return self._task.options.model_json_schema()
 
     async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | ApiError:
         """The table of the layers of the task's network, or of a fine-tuned model's.
@@ -135,11 +128,18 @@ class Worker:
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
-        """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""
+        """Answer for blank images once, so that no request waits for allocations and for kernels to be chosen.
+
+        The time of the last one is the first estimate of the time an image takes.
+        """
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))
             request = self._task.resolve(self._task.options())
-            self._task.finish(self._task.predict([(prepared, request)])[0], request)
+            start = perf_counter()
+            (output,) = self._task.predict([(prepared, request)])
+            seconds = perf_counter() - start
+            self._task.finish(output, request)
+        self._endpoint.admission.observe(seconds)
 
     def __del__(self) -> None:
         self._endpoint.close()

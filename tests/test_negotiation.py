@@ -5,8 +5,8 @@ import pytest
 from foursight.models.errors import OptionError
 from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
 from foursight.serving.errors import ApiError
+from foursight.serving.query import parse_options
 from foursight.serving.responses import negotiate
-from foursight.serving.upload import parse_options
 
 JSON, JPEG, PNG = "application/json", "image/jpeg", "image/png"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -117,4 +117,4 @@ def test_a_wrong_query_is_refused_with_what_was_wrong(query: str, kind: type[Opt
 def test_an_unknown_parameter_is_answered_with_those_there_are() -> None:
     with pytest.raises(OptionError) as caught:
         parse_options("topk=3", SegmentOptions)
-    assert caught.value.hint == "There are: model, score_threshold, max_detections, classes, mask_format."
+    assert caught.value.hint == "Valid parameters: model, score_threshold, max_detections, classes, mask_format."

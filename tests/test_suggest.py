@@ -1,12 +1,13 @@
 """Close matches for mistyped names."""
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from foursight.schema.options import Options
 from foursight.schema.suggest import close_matches, suggest
 
 
-class Chosen(BaseModel):
+class Chosen(Options):
     score_threshold: float = Field(0.5, json_schema_extra={"synonyms": ["conf", "confidence"]})
     max_detections: int = 100
     top_k: int = 5

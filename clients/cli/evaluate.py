@@ -112,7 +112,7 @@ def _require_data(task: str, data: Path) -> None:
 def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | None, models_dir: Path | None) -> Asker:
     from foursight import models  # noqa: PLC0415
     from foursight.clients.cli.tuned import find  # noqa: PLC0415
-    from foursight.serving.responses import to_answer  # noqa: PLC0415
+    from foursight.serving.encoding import to_answer  # noqa: PLC0415
 
     try:
         tuned = find(model, models_dir) if model else None

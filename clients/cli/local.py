@@ -70,8 +70,8 @@ def _load(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Im
 def _answerer(name: str, options: Mapping[str, Any]) -> Callable[[Image.Image], Result]:
     # The server's own steps from options to answer; none of these modules imports ray.
     from foursight import models  # noqa: PLC0415
-    from foursight.serving.responses import to_answer  # noqa: PLC0415
-    from foursight.serving.upload import parse_options  # noqa: PLC0415
+    from foursight.serving.encoding import to_answer  # noqa: PLC0415
+    from foursight.serving.query import parse_options  # noqa: PLC0415
 
     try:
         task = models.load(name)

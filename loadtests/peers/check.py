@@ -5,7 +5,7 @@ from typing import Any
 from foursight import models
 from foursight.models import catalogue
 from foursight.schema import Rle, rle
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 
 SCORE, PIXELS, OVERLAP = 1e-3, 1.0, 0.98
 # An object whose score is so near the threshold may be on its other side.

@@ -20,7 +20,7 @@ from foursight.models import labels
 from foursight.models.engines import engine
 from foursight.models.image import decode_for
 from foursight.models.networks import lite0, rcnn_tiny
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 
 TOP = 5
 SCORE = 0.5

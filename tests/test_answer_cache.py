@@ -1,4 +1,4 @@
-"""Repeated questions: on an event loop of their own, and over a real socket to a worker's endpoint that has a cache."""
+"""The answer cache: on an event loop of its own, and over a real socket to a worker's endpoint."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from foursight.models import catalogue
-from foursight.serving.answer_cache import Repeats
+from foursight.serving.answer_cache import AnswerCache
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
@@ -51,8 +51,8 @@ class Slow:
         return self.value
 
 
-def run(test: Callable[[Repeats[str]], Coroutine[Any, Any, None]], limit: int = 100) -> None:
-    asyncio.run(test(Repeats(limit, len)))
+def run(test: Callable[[AnswerCache[str]], Coroutine[Any, Any, None]], limit: int = 100) -> None:
+    asyncio.run(test(AnswerCache(limit, len)))
 
 
 async def settle() -> None:
@@ -69,26 +69,26 @@ async def begin(answer: Awaitable[str]) -> "asyncio.Task[str]":
     return task
 
 
-def test_questions_in_flight_share_one_computation_and_its_answer_is_kept() -> None:
-    async def test(repeats: Repeats[str]) -> None:
+def test_requests_in_flight_share_one_computation_and_its_answer_is_cached() -> None:
+    async def test(cache: AnswerCache[str]) -> None:
         slow = Slow()
-        asked = [repeats.ask("key", slow) for _ in range(3)]
+        asked = [cache.get_or_compute("key", slow) for _ in range(3)]
         waiting = [await begin(answer) for _, answer in asked]
         slow.go.set()
         assert await asyncio.gather(*waiting) == ["value"] * 3
-        way, answer = repeats.ask("key", slow)
+        result, answer = cache.get_or_compute("key", slow)
         assert await answer == "value"
-        assert [way for way, _ in asked] + [way] == ["miss", "shared", "shared", "hit"]
+        assert [one for one, _ in asked] + [result] == ["miss", "shared", "shared", "hit"]
         assert slow.begun == 1
 
     run(test)
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_who_goes_away_leaves_the_others_their_answer(first: int) -> None:
-    async def test(repeats: Repeats[str]) -> None:
+def test_cancelling_one_waiter_does_not_affect_the_others(first: int) -> None:
+    async def test(cache: AnswerCache[str]) -> None:
         slow = Slow()
-        waiting = [await begin(repeats.ask("key", slow)[1]) for _ in range(2)]
+        waiting = [await begin(cache.get_or_compute("key", slow)[1]) for _ in range(2)]
         waiting[first].cancel()
         await settle()
         assert waiting[first].cancelled()
@@ -99,48 +99,48 @@ def test_who_goes_away_leaves_the_others_their_answer(first: int) -> None:
     run(test)
 
 
-def test_when_all_go_away_the_computation_ends_and_who_comes_next_begins_anew() -> None:
-    async def test(repeats: Repeats[str]) -> None:
+def test_cancelling_the_last_waiter_ends_the_computation_and_the_next_request_starts_a_new_one() -> None:
+    async def test(cache: AnswerCache[str]) -> None:
         slow = Slow()
-        waiting = [await begin(repeats.ask("key", slow)[1]) for _ in range(2)]
+        waiting = [await begin(cache.get_or_compute("key", slow)[1]) for _ in range(2)]
         for task in waiting:
             task.cancel()
-            # The last one's turn, and not the computation's: it has been told to end, and has not yet.
+            # Only the waiter has run: the computation is cancelled, and has not ended yet.
             await asyncio.sleep(0)
-        way, answer = repeats.ask("key", slow)
+        result, answer = cache.get_or_compute("key", slow)
         late = await begin(answer)
         slow.go.set()
-        assert (way, await late) == ("miss", "value")
+        assert (result, await late) == ("miss", "value")
         assert (slow.begun, slow.cancelled) == (2, 1)
-        way, answer = repeats.ask("key", slow)
-        assert (way, await answer) == ("hit", "value")
+        result, answer = cache.get_or_compute("key", slow)
+        assert (result, await answer) == ("hit", "value")
 
     run(test)
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_error_reaches_all_that_wait_and_is_not_kept() -> None:
-    async def test(repeats: Repeats[str]) -> None:
+def test_an_error_reaches_every_waiter_and_is_not_cached() -> None:
+    async def test(cache: AnswerCache[str]) -> None:
         slow = Slow("error")
-        waiting = [await begin(repeats.ask("key", slow)[1]) for _ in range(2)]
+        waiting = [await begin(cache.get_or_compute("key", slow)[1]) for _ in range(2)]
         slow.go.set()
         ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert [str(end) for end in ends] == ["error", "error"]
         slow.value = "value"
-        way, answer = repeats.ask("key", slow)
-        assert (way, await answer) == ("miss", "value")
+        result, answer = cache.get_or_compute("key", slow)
+        assert (result, await answer) == ("miss", "value")
 
     run(test)
 
 
-def test_the_least_recently_used_go_first_and_what_is_too_large_is_not_kept() -> None:
-    async def test(repeats: Repeats[str]) -> None:
+def test_the_least_recently_used_are_evicted_first_and_what_is_too_large_is_not_cached() -> None:
+    async def test(cache: AnswerCache[str]) -> None:
         async def ask(key: str, size: int) -> str:
             slow = Slow("x" * size)
             slow.go.set()
-            way, answer = repeats.ask(key, slow)
+            result, answer = cache.get_or_compute(key, slow)
             await answer
-            return way
+            return result
 
         assert [await ask(key, 40) for key in ("one", "two", "one", "three")] == ["miss", "miss", "hit", "miss"]
         assert [await ask(key, 40) for key in ("one", "three", "two")] == ["hit", "hit", "miss"]
@@ -196,10 +196,10 @@ class Serving:
         return self.client.post("/", content=data, params=parameters)
 
     def count(self, name: str) -> dict[str, float]:
-        """A metric's values, by the way that an answer was come by where it has one."""
+        """A metric's values, by the result of the lookup if it has that label."""
         families = text_string_to_metric_families(self.metrics.page())
         samples = [sample for family in families for sample in family.samples if sample.name == name]
-        return {sample.labels.get("way", ""): sample.value for sample in samples}
+        return {sample.labels.get("result", ""): sample.value for sample in samples}
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def status(response: httpx.Response) -> str:
     return response.headers["cache-status"]
 
 
-def test_without_the_setting_every_photo_is_computed(classify: catalogue.Task) -> None:
+def test_without_the_setting_every_image_is_computed(classify: catalogue.Task) -> None:
     with Serving(classify, answer_cache=0) as serving:
         answers = [serving.ask() for _ in range(2)]
         assert serving.task.computed == [1, 1]
@@ -227,7 +227,7 @@ def test_without_the_setting_every_photo_is_computed(classify: catalogue.Task) -
     assert "inference;dur" in answers[1].headers["server-timing"]
 
 
-def test_a_repeated_photo_gets_the_same_answer_and_is_told_that_it_was_not_computed(serving: Serving) -> None:
+def test_a_repeated_image_gets_the_same_answer_and_a_header_that_says_it_was_not_computed(serving: Serving) -> None:
     first, again = serving.ask(), serving.ask()
     assert (status(first), status(again)) == (STORED, HIT)
     assert first.content == again.content
@@ -237,7 +237,7 @@ def test_a_repeated_photo_gets_the_same_answer_and_is_told_that_it_was_not_compu
     assert serving.task.computed == [1]
 
 
-def test_other_options_another_format_and_another_photo_are_other_questions(serving: Serving) -> None:
+def test_other_options_formats_and_images_are_cached_separately(serving: Serving) -> None:
     assert status(serving.ask()) == STORED
     assert status(serving.ask(top_k="1")) == STORED
     assert status(serving.ask(CHELSEA)) == STORED
@@ -245,12 +245,12 @@ def test_other_options_another_format_and_another_photo_are_other_questions(serv
     assert [status(one) for one in drawn] == [STORED, HIT]
     assert {one.headers["content-type"] for one in drawn} == {"image/jpeg"}
     assert drawn[0].content == drawn[1].content
-    # The default by its name is the same question.
+    # A default that is passed explicitly changes nothing.
     assert status(serving.ask(top_k="5")) == HIT
     assert len(serving.task.computed) == 4
 
 
-def test_photos_that_come_together_are_computed_once(serving: Serving) -> None:
+def test_identical_images_in_flight_are_computed_once(serving: Serving) -> None:
     serving.task.gate.clear()
     with ThreadPoolExecutor(5) as pool:
         asked = [pool.submit(serving.ask) for _ in range(5)]
@@ -260,10 +260,10 @@ def test_photos_that_come_together_are_computed_once(serving: Serving) -> None:
     assert sorted(status(one) for one in answers) == sorted([STORED, *[SHARED] * 4])
     assert len({one.content for one in answers}) == 1
     assert serving.task.computed == [1]
-    assert serving.count("foursight_photos_total") == {"": 1}
+    assert serving.count("foursight_images_total") == {"": 1}
 
 
-def test_each_photo_of_a_body_is_looked_up_by_itself_and_errors_are_not_kept(serving: Serving) -> None:
+def test_each_image_of_a_body_is_looked_up_by_itself_and_errors_are_not_cached(serving: Serving) -> None:
     alone = serving.ask()
     files = [("image", data) for data in (COFFEE, b"no picture", CHELSEA)]
     bodies = [serving.client.post("/", files=files) for _ in range(2)]
@@ -278,8 +278,8 @@ def test_each_photo_of_a_body_is_looked_up_by_itself_and_errors_are_not_kept(ser
     assert serving.count("foursight_answer_cache_total") == {"miss": 6, "hit": 3}
 
 
-def test_who_hangs_up_takes_no_answer_from_the_others_and_the_last_one_ends_the_work(serving: Serving) -> None:
-    """Serve cancels the call of a client that has gone; httpx's transport within the process passes that on."""
+def test_hanging_up_does_not_affect_other_waiters_and_the_last_one_ends_the_work(serving: Serving) -> None:
+    """Serve cancels the call of a client that hangs up; httpx's in-process transport does the same."""
     task = serving.task
 
     async def test() -> tuple[list[str], list[int]]:
@@ -294,7 +294,7 @@ def test_who_hangs_up_takes_no_answer_from_the_others_and_the_last_one_ends_the_
 
             task.gate.clear()
             two, gone = [await ask(COFFEE) for _ in range(2)], [await ask(CHELSEA) for _ in range(2)]
-            # The network is at the first photo; the other one waits until nobody wants it any more.
+            # The first image is in the network; the other one is queued until its last waiter is cancelled.
             while not len(serving.endpoint.batcher):
                 await asyncio.sleep(0.01)
             for asked in (two[0], *gone):
@@ -306,10 +306,10 @@ def test_who_hangs_up_takes_no_answer_from_the_others_and_the_last_one_ends_the_
             return [status(kept), status(await client.post("/", content=CHELSEA))], computed
 
     assert asyncio.run(test()) == ([SHARED, STORED], [1])
-    assert serving.count("foursight_waiting") == {"": 0}
+    assert serving.count("foursight_queue_images") == {"": 0}
 
 
-def test_a_model_that_was_replaced_is_not_answered_for_and_one_removed_is_let_go(
+def test_answers_of_a_replaced_model_are_not_reused_and_a_removed_model_is_released(
     classify: Any, serving: Serving, tmp_path: Path
 ) -> None:
     answers = []
@@ -323,7 +323,7 @@ def test_a_model_that_was_replaced_is_not_answered_for_and_one_removed_is_let_go
     classify.remove("mine")
     assert serving.ask(model="mine").json()["code"] == "unknown_model"
 
-    # The computing thread holds on to what it computed last.
+    # The compute thread still references its last batch.
     serving.ask(CHELSEA)
 
     def is_gone() -> bool:
