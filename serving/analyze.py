@@ -33,10 +33,11 @@ from foursight.schema import Analysis, Answer, Box, ImageSize
 from foursight.schema.analyze import MARGIN, MAX_OBJECTS, AnalyzeOptions
 from foursight.schema.options import ClassifyOptions, Options
 from foursight.schema.tasks import TASKS
-from foursight.serving import registry, responses, upload
+from foursight.serving import responses, upload
 from foursight.serving.admission import Places
 from foursight.serving.endpoint import Answered, Region
 from foursight.serving.errors import STATUS, ApiError, as_api_error, logger
+from foursight.serving.finetuned import served_models
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.settings import Settings
 
@@ -295,7 +296,7 @@ class Analyzer:
         return ray.put(np.asarray(image)), image.size
 
     def _task_of(self, name: str) -> str | None:
-        entry = registry.read(self._settings).get(name)
+        entry = served_models.read(self._settings).get(name)
         return entry.task if entry else None
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
