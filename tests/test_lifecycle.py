@@ -31,7 +31,8 @@ def test_a_second_start_says_in_one_line_that_a_server_runs(server: str) -> None
     second = serve("--port", port)
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
-        f"foursight serve: A Foursight server already listens on 127.0.0.1:{port}. Stop it, or choose another port with --port."
+        f"foursight serve: A Foursight server already listens on 127.0.0.1:{port}. "
+        "Stop it, or choose another port with --port."
     ]
 
 
