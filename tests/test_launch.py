@@ -15,7 +15,7 @@ from foursight.serving import run_folder
 from foursight.serving.deploy import gpu_share
 from foursight.serving.launch import LaunchError, running
 from foursight.serving.settings import Settings
-from tests.conftest import free_port
+from tests.conftest import free_port, gone
 
 # What a deployment needs, and nothing more: Ray with one GPU, and Serve without HTTP.
 DEPLOY = """
@@ -129,6 +129,20 @@ def test_a_task_that_fails_to_load_ends_the_start_with_its_reason(tmp_path: Path
         "foursight serve: The server did not start: 'classify' failed to start: OSError: the disk is"
     )
     assert "Logs: /tmp/fs-" in line
+
+
+def test_the_time_limit_ends_a_start_wherever_it_is_and_leaves_no_process(tmp_path: Path) -> None:
+    # Ray alone takes longer than a second.
+    command = [sys.executable, "-m", "foursight", "serve", "--start-timeout-s", "1", "--port", str(free_port())]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = started.communicate(timeout=250)[1]
+    assert started.returncode == 1
+    (line,) = errors.splitlines()
+    assert "The server did not start: it was not ready after 1 seconds (start_timeout_s)." in line
+    folder = f"/tmp/fs-{os.getuid()}-{started.pid}-"
+    # HAProxy and Ray's daemons have it in their command lines.
+    family = [one.pid for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
+    assert gone(family)
 
 
 def test_the_device_cuda_without_a_gpu_is_refused_in_one_line() -> None:
