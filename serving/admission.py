@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from foursight.serving.errors import ApiError
-from foursight.serving.haproxy import SERVER_TIMEOUT_S
 from foursight.serving.metrics import RequestMetrics
+from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 
 # HAProxy gives up on an answer after SERVER_TIMEOUT_S. Half of it is left for uploads and for a wrong estimate.
 MAX_WAIT_S = SERVER_TIMEOUT_S / 2

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 import numpy as np
 import ray
-from ray import ObjectRef, serve
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray import ObjectRef
+from ray.serve.handle import DeploymentResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -29,16 +29,17 @@ from foursight.models.engines import environment
 from foursight.schema import Analysis, Answer, Box, ImageSize, Prediction
 from foursight.schema.analyze import MARGIN, MAX_OBJECTS
 from foursight.schema.options import ClassifyOptions, Options
-from foursight.serving import registry, responses, upload
+from foursight.serving import responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
 from foursight.serving.endpoint import Region
 from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
-from foursight.serving.haproxy import SERVER_TIMEOUT_S
+from foursight.serving.finetuned import served_models
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
+from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 from foursight.serving.settings import Settings
-from foursight.serving.shelf import ask_workers
+from foursight.serving.task_handles import TaskHandles
 
 Value = TypeVar("Value")
 
@@ -52,12 +53,12 @@ CHECK_INTERVAL_S = 2.0
 class Analyzer:
     """Answers POST /v1/analyze."""
 
-    def __init__(self, settings: Settings, metrics: RequestMetrics) -> None:
+    def __init__(self, settings: Settings, metrics: RequestMetrics, handles: TaskHandles) -> None:
         self._settings = settings
         self._metrics = metrics
         self._admission = AdmissionControl("analyze", settings.max_queue + settings.max_batch, metrics)
         self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="image")
-        self._handles: dict[str, DeploymentHandle] = {}
+        self._handles = handles
 
     async def answer(self, http: Request) -> Response:
         """Answer a request; errors are problem details."""
@@ -138,47 +139,40 @@ class Analyzer:
         try:
             # By reference: messages would carry the pixels otherwise. In a list: Ray would otherwise fetch the pixels
             # before the worker has admitted the image.
-            handle = (await self._handle(task)).options(_by_reference=True)
+            handle = (await self._handles.get(task)).options(_by_reference=True)
             call: DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]
             call = handle.answer.remote([image], options, regions)
-            return await _wait(call, task, deadline)
+            return await self._wait(call, task, deadline)
         except Exception as error:
             logger.warning("no answer from the task %s: %s", task, type(error).__name__)
             return unavailable(task)
 
-    async def _handle(self, task: str) -> DeploymentHandle:
-        if task not in self._handles:
-            # In a thread, as it waits for Serve's controller.
-            self._handles[task] = await asyncio.to_thread(serve.get_app_handle, task)
-        return self._handles[task]
+    async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: float) -> Value:
+        """Return a worker's answer. Raises TimeoutError if it takes too long or no worker is there, or Ray's errors."""
+        answer: asyncio.Future[Value] = asyncio.ensure_future(call)
+        try:
+            while perf_counter() < deadline:
+                done, _ = await asyncio.wait({answer}, timeout=CHECK_INTERVAL_S)
+                if done:
+                    return answer.result()
+                if not await self._handles.broadcast(task, "ping"):
+                    break
+            raise TimeoutError
+        finally:
+            if not answer.done():
+                answer.cancel()
+                call.cancel()
 
     def _decode(self, content: bytes) -> tuple[ObjectRef, tuple[int, int]]:
         image = images.decode(content, self._settings.max_image_pixels)
         return ray.put(np.asarray(image)), image.size
 
     def _task_of(self, name: str) -> str | None:
-        entry = registry.read(self._settings).get(name)
+        entry = served_models.read(self._settings).get(name)
         return entry.task if entry else None
 
     async def _in_pool(self, work: Callable[[], Value]) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-
-async def _wait(call: DeploymentResponse[Value], task: str, deadline: float) -> Value:
-    """Return what a worker answers. Raises TimeoutError if it takes too long or no worker is there, or Ray's errors."""
-    answer: asyncio.Future[Value] = asyncio.ensure_future(call)
-    try:
-        while perf_counter() < deadline:
-            done, _ = await asyncio.wait({answer}, timeout=CHECK_INTERVAL_S)
-            if done:
-                return answer.result()
-            if not await ask_workers(task, "ping"):
-                break
-        raise TimeoutError
-    finally:
-        if not answer.done():
-            answer.cancel()
-            call.cancel()
 
 
 def region_of(box: Box, width: int, height: int) -> Region:

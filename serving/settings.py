@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,6 +23,7 @@ from foursight.models.engines.precision import Precision, PrecisionConfig
 from foursight.models.finetuned import store
 from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
+from foursight.schema.suggest import close_matches
 from foursight.schema.tasks import TASKS
 
 PREFIX = "FOURSIGHT_"
@@ -184,6 +184,6 @@ def _unknown(variable: str, known: set[str]) -> str:
     if new:
         return f"the environment variable {variable} is now {new}"
     # Without the prefix, which makes all names look alike.
-    closest = get_close_matches(variable.upper().removeprefix(PREFIX), [name.removeprefix(PREFIX) for name in known], 1)
+    closest = close_matches(variable.upper().removeprefix(PREFIX), [name.removeprefix(PREFIX) for name in known], 1)
     hint = f"did you mean {PREFIX}{closest[0]}?" if closest else f"valid names: {', '.join(sorted(known))}"
     return f"unknown environment variable {variable}; {hint}"

@@ -23,8 +23,8 @@ from foursight.models.tasks import classify
 from foursight.models.tasks.classify import Classification
 from foursight.schema import ModelCards
 from foursight.schema.options import ClassifyOptions
-from foursight.serving import registry
-from foursight.serving.hosting import Hosting
+from foursight.serving.finetuned import served_models
+from foursight.serving.finetuned.loader import ModelLoader
 from foursight.serving.settings import Settings
 from tests.conftest import kill_worker
 from tests.photos import encoded, photo
@@ -179,42 +179,42 @@ def test_a_model_json_for_something_else_is_refused_by_name(
     assert said in refused.detail
 
 
-def test_a_worker_that_starts_later_serves_what_the_registry_says(hosting: tuple[Classification, Path]) -> None:
+def test_a_worker_that_starts_later_serves_the_listed_models(hosting: tuple[Classification, Path]) -> None:
     task, folder = hosting
     settings = Settings(models_dir=folder, port=1)
-    registry.write(settings, {name: registry.inspect(settings, name) for name in ("plain", "wide")})
-    first = Hosting("classify", task, settings)
+    served_models.write(settings, {name: served_models.inspect(settings, name) for name in ("plain", "wide")})
+    first = ModelLoader("classify", task, settings)
     assert first.sync() == {}
     assert [card.name for card in first.cards()] == ["plain", "wide"]
-    # A model that is damaged between the check and the load is refused; those beside it, and it itself, stay.
-    entries = registry.read(settings)
+    # A model that is damaged between the check and the load is rejected; its old version and the others stay.
+    entries = served_models.read(settings)
     (folder / "plain" / store.WEIGHTS).write_bytes(b"")
-    registry.write(settings, entries | {"plain": registry.Entry("classify", str(folder / "plain"), "again")})
+    served_models.write(settings, entries | {"plain": served_models.Entry("classify", str(folder / "plain"), "again")})
     code, detail, _ = first.sync()["plain"]
     assert (code, "'plain'" in detail) == ("model_corrupt", True)
     assert {card.name for card in first.cards()} == {"plain", "wide"}
-    later = Hosting("classify", classify.load("tiny", "cpu"), settings)
+    later = ModelLoader("classify", classify.load("tiny", "cpu"), settings)
     assert later.sync().keys() == {"plain"}
     assert [card.name for card in later.cards()] == ["wide"]
-    registry.write(settings, {})
+    served_models.write(settings, {})
     assert later.sync() == {}
     assert later.cards() == []
-    assert Hosting("detect", object(), settings).sync() == {}
+    assert ModelLoader("detect", object(), settings).sync() == {}
 
 
 @pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="no name for a model"):
-        registry.inspect(Settings(models_dir=tmp_path, port=1), name)
+        served_models.inspect(Settings(models_dir=tmp_path, port=1), name)
 
 
 def test_settings_name_models_outside_the_folder(tmp_path: Path) -> None:
     found = Settings(models=f"a={tmp_path}/x, b=y", models_dir=tmp_path)
     assert found.models == {"a": tmp_path / "x", "b": Path.cwd() / "y"}
-    assert registry.folder_of(found, "a") == tmp_path / "x"
-    assert registry.folder_of(found, "c") == tmp_path / "c"
+    assert served_models.folder_of(found, "a") == tmp_path / "x"
+    assert served_models.folder_of(found, "c") == tmp_path / "c"
     for wrong in ("a", "=x", "../a=x", "detect=x"):
-        with pytest.raises(ValueError, match=r"NAME=PATH|no name"):
+        with pytest.raises(ValueError, match=r"NAME=PATH|invalid model name"):
             Settings(models=wrong)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from foursight.serving import loopback
+from foursight.serving.ray_internals import loopback
 from loadtests.peers import inside
 from loadtests.peers.arguments import parse
 
 os.environ.update(loopback.environment("127.0.0.1"))
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_METRICS_EXPORT_ENABLED": "0", "RAY_worker_niceness": "0"}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 # Serve reads its variables at import.
 import ray

@@ -1,4 +1,4 @@
-"""A worker's fine-tuned models: what the registry says of its task, loaded and dropped without stopping for it."""
+"""A worker's part: it loads and removes fine-tuned models as the list of served models says, while it answers."""
 
 import logging
 import threading
@@ -7,51 +7,52 @@ from pathlib import Path
 from foursight.models.catalogue import SupportsFineTuned, Task
 from foursight.models.errors import ModelError, StoreError
 from foursight.models.results import Card
-from foursight.serving import registry
-from foursight.serving.registry import Entry
+from foursight.serving.finetuned import served_models
+from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.settings import Settings
 
 logger = logging.getLogger("ray.serve")
 
 
-class Hosting:
-    """Keeps a task's models in line with the registry."""
+class ModelLoader:
+    """The fine-tuned models of one worker's task."""
 
-    def __init__(self, name: str, task: Task, settings: Settings) -> None:
-        self._name = name
+    def __init__(self, task_name: str, task: Task, settings: Settings) -> None:
+        self._task_name = task_name
         self._task = task
         self._settings = settings
         self._entries: dict[str, Entry] = {}
-        self._refused: dict[str, tuple[Entry, ModelError]] = {}
+        self._rejected: dict[str, tuple[Entry, ModelError]] = {}
         self._lock = threading.Lock()
 
     def sync(self) -> dict[str, tuple[str, str, str]]:
-        """Load and drop until it is as the registry says; gives what was refused, as (code, detail, hint) by name.
+        """Load and remove models until they match the list; return the rejected ones as {name: (code, detail, hint)}.
 
-        A model that is refused leaves the one that had its name before where it is.
+        If a new version is rejected, the old one keeps serving.
         """
         with self._lock:
-            wanted = {n: entry for n, entry in registry.read(self._settings).items() if entry.task == self._name}
+            listed = served_models.read(self._settings)
+            wanted = {name: entry for name, entry in listed.items() if entry.task == self._task_name}
             for name in self._entries.keys() - wanted.keys():
                 self._host().remove(name)
                 del self._entries[name]
-            refused = {}
+            rejected = {}
             for name, entry in wanted.items():
                 if self._entries.get(name) == entry:
                     continue
-                before = self._refused.get(name)
+                before = self._rejected.get(name)
                 error = before[1] if before and before[0] == entry else self._install(name, entry)
                 if error is not None:
-                    refused[name] = (entry, error)
-            self._refused = refused
-            return {name: (error.code, error.detail, error.hint) for name, (_, error) in refused.items()}
+                    rejected[name] = (entry, error)
+            self._rejected = rejected
+            return {name: (error.code, error.detail, error.hint) for name, (_, error) in rejected.items()}
 
     def cards(self) -> list[Card]:
-        """The models that are served."""
+        """Return the cards of the models that are served."""
         return self._task.finetuned_cards() if isinstance(self._task, SupportsFineTuned) else []
 
     def entry(self, name: str) -> Entry | None:
-        """Where a model that is served was read from."""
+        """Return the entry of a model that is served."""
         return self._entries.get(name)
 
     def _install(self, name: str, entry: Entry) -> ModelError | None:
@@ -66,6 +67,8 @@ class Hosting:
     def _host(self) -> SupportsFineTuned:
         if not isinstance(self._task, SupportsFineTuned):
             raise StoreError(
-                "model_mismatch", f"The task {self._name} serves no models but its own.", "Use a task that does."
+                "model_mismatch",
+                f"The task {self._task_name} does not support fine-tuned models.",
+                "Choose a model for another task.",
             )
         return self._task

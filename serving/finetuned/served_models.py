@@ -1,7 +1,7 @@
-"""Which fine-tuned models a server serves: one file in the models folder, and every worker brings itself in line.
+"""The list of fine-tuned models that a server serves: one JSON file in the models folder.
 
-The file is written by the front application (and once by who starts the server), and read by each worker when it is
-told to, when it starts, and when its health is checked; so a worker that starts later serves what the others serve.
+The start writes it, then only the gateway's ModelManager. Each worker's ModelLoader reads it when it starts, when the
+gateway tells it to, and with each health check, so a worker that starts later serves the same models as the others.
 """
 
 import json
@@ -18,20 +18,20 @@ from foursight.serving.settings import Settings
 
 @dataclass(frozen=True)
 class Entry:
-    """One model: its task, its folder, and when it was asked for: one that is asked for again is read anew."""
+    """One model: its task, its folder, and a random `version`: a new one makes the workers load it again."""
 
     task: str
     folder: str
-    asked: str
+    version: str
 
 
 def path(settings: Settings) -> Path:
-    """The file; two servers may share a models folder, but not a port."""
+    """Return the file. Its name has the port, since two servers may share a models folder."""
     return settings.models_dir / f".served-{settings.port}.json"
 
 
 def read(settings: Settings) -> dict[str, Entry]:
-    """The models by name; none where there is no file."""
+    """Return the entries by model name; empty without a file."""
     try:
         rows = json.loads(path(settings).read_bytes())
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def read(settings: Settings) -> dict[str, Entry]:
 
 
 def write(settings: Settings, entries: dict[str, Entry]) -> None:
-    """Replace the file, whole: a worker reads the one or the other."""
+    """Replace the file atomically."""
     file = path(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(f".{os.getpid()}.new")
@@ -49,13 +49,13 @@ def write(settings: Settings, entries: dict[str, Entry]) -> None:
 
 
 def remove(settings: Settings) -> None:
-    """The server has ended."""
+    """Delete the file, at the end of the server."""
     with suppress(OSError):
         path(settings).unlink()
 
 
 def folder_of(settings: Settings, name: str) -> Path:
-    """Where a model lies: only what was named at the start lies elsewhere than in the models folder.
+    """Return a model's folder: the one given by the setting `models`, or else the one in the models folder.
 
     Raises StoreError (invalid_model_name).
     """
@@ -63,16 +63,16 @@ def folder_of(settings: Settings, name: str) -> Path:
 
 
 def inspect(settings: Settings, name: str) -> Entry:
-    """A new entry for a model whose files are whole.
+    """Return a new entry for a model, after checking that its files are complete.
+
+    Whether the model fits the backbone is checked by the worker; this function does not import torch.
 
     Raises StoreError (invalid_model_name, unknown_model, model_corrupt).
-
-    Whether it fits the backbone is for the worker to say: nothing here needs torch.
     """
     folder = folder_of(settings, name)
     if not (folder / store.SPEC).is_file():
         there = ", ".join(sorted({*settings.models, *store.names(settings.models_dir)})) or "none"
-        raise StoreError("unknown_model", f"There is no model {name!r} to load.", f"In the models folder: {there}.")
+        raise StoreError("unknown_model", f"There is no model {name!r} to load.", f"Models on disk: {there}.")
     spec = store.read_spec(name, folder)
     store.read_weights(name, folder, spec)
     return Entry(spec.task, str(folder), secrets.token_hex(8))
