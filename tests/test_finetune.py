@@ -248,7 +248,7 @@ def test_all_that_is_wrong_with_folders_is_said_at_once(tmp_path: Path) -> None:
         dataset.read(root, 0)
     empty, cut, text = refused.value.problems
     assert empty == "class 'empty' is empty"
-    assert cut.startswith("disc/0.png: The PNG image ends early")
+    assert cut.startswith("disc/0.png: The PNG image is truncated")
     assert text.startswith("grid/1.png: The 10 bytes are no image")
 
 
