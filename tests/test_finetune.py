@@ -20,9 +20,11 @@ from foursight.models.finetuned import classifier, store
 from foursight.models.networks import backbone, stages
 from foursight.models.networks.backbone import Backbone, ResNet50
 from foursight.models.networks.head import ClassifierHead, HeadSpec, pool
-from foursight.models.training import dataset, report
-from foursight.models.training.finetune import Options, Outcome, finetune
-from foursight.models.training.loop import CHECKPOINT, Progress, prepare_work, work_folder
+from foursight.models.training import classification_data, report
+from foursight.models.training.checkpoints import CHECKPOINT, prepare, work_folder
+from foursight.models.training.classification_data import Dataset
+from foursight.models.training.classifier import Options, Outcome, finetune
+from foursight.models.training.loop import Progress
 from tests.shapes import KINDS, folders
 
 CPU = torch.device("cpu")
@@ -43,11 +45,11 @@ def base() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.Dataset:
-    return dataset.read(folders(tmp_path_factory.mktemp("shapes") / "data"), seed=0)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return classification_data.read(folders(tmp_path_factory.mktemp("shapes") / "data"), seed=0)
 
 
-def train(data: dataset.Dataset, base: Backbone, **values: object) -> Outcome:
+def train(data: Dataset, base: Backbone, **values: object) -> Outcome:
     return finetune(data, base, Options.model_validate({"epochs": 6, "lr": 5e-3, "batch": 8} | values), CPU)
 
 
@@ -102,9 +104,7 @@ def test_the_stages_of_a_backbone_in_a_row_are_its_features(network: str) -> Non
     assert found.shape[1] == classifier.channels(published) == {"lite0": 1280, "resnet50": 2048}[network]
 
 
-def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(
-    data: dataset.Dataset, base: Backbone
-) -> None:
+def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(data: Dataset, base: Backbone) -> None:
     before = stages.fingerprint(stages.split(base.network))
     outcome = train(data, base, epochs=20)
     assert outcome.cached
@@ -115,7 +115,7 @@ def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(
     assert not len(outcome.model.stages)
 
 
-def test_trained_stages_are_copies_with_statistics_of_their_own(data: dataset.Dataset, base: Backbone) -> None:
+def test_trained_stages_are_copies_with_statistics_of_their_own(data: Dataset, base: Backbone) -> None:
     published = stages.split(base.network)
     before = stages.fingerprint(published)
     model = train(data, base, freeze="stage8", epochs=2, head={"hidden": 8, "pool": "l2"}).model
@@ -128,7 +128,7 @@ def test_trained_stages_are_copies_with_statistics_of_their_own(data: dataset.Da
 
 @pytest.mark.parametrize("values", [{}, {"head": {"hidden": 8}}, {"freeze": "stage8"}], ids=["pooled", "map", "stages"])
 def test_kept_features_give_what_computing_them_each_time_gives(
-    data: dataset.Dataset, base: Backbone, values: dict[str, object]
+    data: Dataset, base: Backbone, values: dict[str, object]
 ) -> None:
     kept, live = (train(data, base, epochs=2, cache=cache, **values) for cache in (True, False))
     assert (kept.cached, live.cached) == (True, False)
@@ -136,14 +136,14 @@ def test_kept_features_give_what_computing_them_each_time_gives(
     assert equal(kept.model, live.model, 1e-4)
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: dataset.Dataset, base: Backbone) -> None:
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Dataset, base: Backbone) -> None:
     first, second, third = (train(data, base, seed=seed, augment=True, epochs=1) for seed in (1, 1, 2))
     assert equal(first.model, second.model)
     assert not equal(first.model, third.model, 1e-3)
 
 
 def test_an_interrupted_run_keeps_its_best_and_a_resumed_one_ends_where_the_whole_one_does(
-    data: dataset.Dataset, base: Backbone, tmp_path: Path
+    data: Dataset, base: Backbone, tmp_path: Path
 ) -> None:
     options = Options(epochs=6, lr=5e-3, batch=8)
     whole = finetune(data, base, options, CPU)
@@ -164,7 +164,7 @@ def test_an_interrupted_run_keeps_its_best_and_a_resumed_one_ends_where_the_whol
     assert equal(resumed.model, whole.model)
 
 
-def test_before_the_first_epoch_an_interruption_is_one(data: dataset.Dataset, base: Backbone) -> None:
+def test_before_the_first_epoch_an_interruption_is_one(data: Dataset, base: Backbone) -> None:
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
@@ -172,11 +172,11 @@ def test_before_the_first_epoch_an_interruption_is_one(data: dataset.Dataset, ba
         finetune(data, base, Options(), CPU, interrupt)
 
 
-def test_the_model_folder_has_a_card_that_says_what_was_measured(
-    data: dataset.Dataset, base: Backbone, tmp_path: Path
-) -> None:
+def test_the_model_folder_has_a_card_that_says_what_was_measured(data: Dataset, base: Backbone, tmp_path: Path) -> None:
     outcome = train(data, base)
-    report.write(tmp_path / "shapes", data, base, Options(), outcome, {"command": "foursight finetune shapes"})
+    report.write_classifier(
+        tmp_path / "shapes", data, base, Options(), outcome, {"command": "foursight finetune shapes"}
+    )
     card = json.loads((tmp_path / "shapes" / "card.json").read_text())
     assert card["validation"]["top1"] == pytest.approx(outcome.epochs[outcome.best].accuracy, abs=1e-4)
     assert card["validation"]["top5"] == 1
@@ -217,7 +217,7 @@ def test_a_split_keeps_doubles_together_and_is_the_same_every_time(tmp_path: Pat
     for number in range(6):
         # Each photo of a class has a double under another name.
         (root / "disc" / f"double-{number}.png").write_bytes((root / "disc" / f"{number}.png").read_bytes())
-    first, again, other = (dataset.read(root, seed) for seed in (0, 0, 3))
+    first, again, other = (classification_data.read(root, seed) for seed in (0, 0, 3))
     assert first == again
     assert {sample.path for sample in first.validation} != {sample.path for sample in other.validation}
     digests = [{sample.digest for sample in side} for side in (first.training, first.validation)]
@@ -230,10 +230,10 @@ def test_folders_train_and_val_are_the_split(tmp_path: Path) -> None:
     folders(tmp_path / "data" / "val", each=2)
     (tmp_path / "data" / "val" / "grid").rename(tmp_path / "data" / "val" / "grids")
     with pytest.raises(DataError) as refused:
-        dataset.read(tmp_path / "data", 0)
-    assert refused.value.problems == ("val/: unknown category 'grids': train/ does not have it",)
+        classification_data.read(tmp_path / "data", 0)
+    assert refused.value.problems == ("val/: unknown category 'grids', which train/ does not have",)
     (tmp_path / "data" / "val" / "grids").rename(tmp_path / "data" / "val" / "grid")
-    found = dataset.read(tmp_path / "data", 0)
+    found = classification_data.read(tmp_path / "data", 0)
     assert (len(found.training), len(found.validation)) == (9, 6)
     assert "train/ and val/" in found.split
 
@@ -245,7 +245,7 @@ def test_all_that_is_wrong_with_folders_is_said_at_once(tmp_path: Path) -> None:
     (root / "disc" / "0.png").write_bytes(whole[:-200])
     (root / "grid" / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
+        classification_data.read(root, 0)
     empty, cut, text = refused.value.problems
     assert empty == "class 'empty' is empty"
     assert cut.startswith("disc/0.png: The PNG image ends early")
@@ -258,19 +258,19 @@ def test_unreadable_photos_are_listed_after_the_pass_that_finds_them(tmp_path: P
         (root / kind / "2.png").write_bytes(b"no picture of a " + kind.encode())
     for cache in (True, False):
         with pytest.raises(DataError) as refused:
-            train(dataset.read(root, 0), base, cache=cache)
+            train(classification_data.read(root, 0), base, cache=cache)
         assert {line.split(":")[0] for line in refused.value.problems} == {"disc/2.png", "grid/2.png"}
 
 
 def test_one_class_and_no_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither folders of photos nor a COCO listing"):
-        dataset.read(tmp_path / "nowhere", 0)
+    with pytest.raises(DataError, match="neither a folder per class nor a COCO file"):
+        classification_data.read(tmp_path / "nowhere", 0)
     root = folders(tmp_path / "data", each=3)
     for kind in KINDS[1:]:
         (root / kind).rename(tmp_path / kind)
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
-    assert refused.value.problems == ("one class only (disc): there is nothing to tell apart",)
+        classification_data.read(root, 0)
+    assert refused.value.problems == ("only one class (disc): a classifier needs two or more",)
 
 
 def listing(root: Path, annotations: list[dict[str, object]]) -> Path:
@@ -294,11 +294,11 @@ def test_each_object_of_a_listing_is_an_example_cut_out_square(tmp_path: Path) -
     rows += [annotation(2 * n + 1, n, 7, 150, 20, 50, 60) for n in range(1, 11)]
     rows += [annotation(90, 1, 3, 0, 0, 8, 8), annotation(91, 1, 3, 0, 0, 200, 100, crowd=1)]
     with pytest.raises(DataError) as refused:
-        dataset.read(listing(tmp_path / "small", rows), 0)
+        classification_data.read(listing(tmp_path / "small", rows), 0)
     # 20 pixels are too few.
     assert "class 'left' is empty" in refused.value.problems
     rows[:10] = [annotation(2 * n, n, 3, 10, 30, 40, 40) for n in range(1, 11)]
-    found = dataset.read(listing(tmp_path / "data", rows), 0)
+    found = classification_data.read(listing(tmp_path / "data", rows), 0)
     assert found.labels == ("left", "right")
     assert (len(found.training), len(found.validation)) == (16, 4)
     boxes = {found.labels[sample.label]: sample.box for sample in found.training}
@@ -322,13 +322,13 @@ def test_all_that_is_wrong_with_a_listing_is_said_at_once(tmp_path: Path) -> Non
     root = listing(tmp_path / "data", good + bad)
     (root / "images" / "10.png").unlink()
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
+        classification_data.read(root, 0)
     assert refused.value.problems == (
         "instances.json: annotation id 1 occurs 2 times",
-        "instances.json: image 10: there is no file 10.png",
+        "instances.json: image 10: 10.png does not exist",
         "instances.json: annotation 20: unknown category 5",
         "instances.json: annotation 21: unknown image 99",
-        "instances.json: annotation 22: the box [180, 10, 50, 50] lies outside 1.png (200 x 100)",
+        "instances.json: annotation 22: the box [180, 10, 50, 50] is outside 1.png (200 x 100)",
         "instances.json: annotation 23: the box [10, 10, 0, 50] of 1.png has no area",
     )
 
@@ -338,20 +338,20 @@ def test_a_stage_that_is_not_there_is_refused() -> None:
     assert Options(freeze="stage9").frozen(9) == 9
     with pytest.raises(ValueError, match=r"stage1 \.\. stage5"):
         Options(freeze="stage9").frozen(5)
-    with pytest.raises(ValueError, match="one of all, none, stage1"):
+    with pytest.raises(ValueError, match="must be all, none, stage1"):
         Options(freeze="layer1")
 
 
 def test_a_name_that_is_taken_is_refused_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StoreError, match="There is a model 'taken' already"):
-        prepare_work(tmp_path / "taken", resume=False, replace=False)
-    assert prepare_work(tmp_path / "taken", resume=False, replace=True) == work_folder(tmp_path / "taken")
+    with pytest.raises(StoreError, match="A model named 'taken' already exists"):
+        prepare(tmp_path / "taken", resume=False, replace=False)
+    assert prepare(tmp_path / "taken", resume=False, replace=True) == work_folder(tmp_path / "taken")
     for name in (".hidden", "classify"):
         with pytest.raises(StoreError, match="no name for a model"):
-            prepare_work(tmp_path / name, resume=False, replace=False)
-    with pytest.raises(StoreError, match="no run of 'new' to resume"):
-        prepare_work(tmp_path / "new", resume=True, replace=False)
+            prepare(tmp_path / name, resume=False, replace=False)
+    with pytest.raises(StoreError, match="There is no run of 'new' to resume"):
+        prepare(tmp_path / "new", resume=True, replace=False)
 
 
 def test_a_kill_while_training_leaves_no_model_and_the_run_is_resumed(tmp_path: Path) -> None:

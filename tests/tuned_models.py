@@ -9,7 +9,8 @@ from foursight.models.finetuned import localizer as finetuned_localizer
 from foursight.models.finetuned.detector import LabelHead
 from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import localizer, rcnn_tiny
-from foursight.models.training import imagenet, names_head
+from foursight.models.training import imagenet
+from foursight.models.training.tiny_detector import label_head
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -35,7 +36,7 @@ def write_localizer(folder: Path, labels: tuple[str, ...]) -> None:
 def write_detector(folder: Path, labels: tuple[str, ...]) -> None:
     """A detector of some of COCO's labels, over the shipped network."""
     network, head = rcnn_tiny.load(masks=False), LabelHead(len(labels))
-    names_head.initialise(head, labels, network)
+    label_head.initialize(head, labels, network)
     shared = detector.shared_weights(network)
     assert shared is not None
     write(folder, store.pack(head.state_dict(), detector.spec_of("detect", "names", True, shared, labels)))
