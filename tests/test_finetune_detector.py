@@ -1,4 +1,4 @@
-"""Fine-tuning a detector and a segmenter: what is learnt, that it is served as trained, and what is refused."""
+"""Fine-tuning detectors, segmenters and localizers: what they learn, that they are served as trained, and errors."""
 
 import json
 import random
@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 
 
 def pasted(root: Path, count: int = 10, **more: Any) -> Path:
-    """A COCO set: a cat and a cup pasted on grey, each where chance puts it; `more` changes the listing."""
+    """Write a COCO data set with a cat and a cup pasted on grey at random places; `more` changes the file."""
     chance = random.Random(0)
     parts = photo("chelsea").crop((40, 10, 330, 290)), photo("coffee").crop((150, 60, 460, 330))
     (root / "images").mkdir(parents=True)
@@ -70,7 +70,7 @@ def pasted(root: Path, count: int = 10, **more: Any) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Photos at a third of their size, no engine to compile, and a cache of our own."""
+    """Images at a third of their size, no engine to compile, and an own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(engine, "has_openvino", lambda: False)
@@ -107,7 +107,7 @@ def segmenter() -> instances.Rcnn:
     return models.load("segment", "tiny", "cpu")  # type: ignore[return-value]
 
 
-def test_names_of_ones_own_are_learnt_over_the_frozen_network(outcome: Outcome) -> None:
+def test_own_labels_are_learnt_over_the_frozen_network(outcome: Outcome) -> None:
     assert outcome.epochs[outcome.best].ap50 > 0.8
     assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
     assert outcome.metrics["box"].overall["ap50"] == pytest.approx(outcome.epochs[outcome.best].ap50)
@@ -123,7 +123,7 @@ def test_mask_figures_are_measured_from_masks(data: DetectionDataset, segmenter:
         assert np.array_equal(coco_mask.decode(result["segmentation"]), mask)
 
 
-def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
+def test_the_served_model_returns_what_torchvisions_forward_returns_with_its_labels(
     outcome: Outcome, written: Path, segmenter: instances.Rcnn, folder: Path
 ) -> None:
     segmenter.install("pets", written)
@@ -148,7 +148,7 @@ def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
 
 
 def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
-    """The shipped network with these names in the place of its own, as torchvision runs it."""
+    """The built-in network with these labels instead of its own, as torchvision runs it."""
     shipped, whole = rcnn_tiny.load(masks=True).state_dict(), rcnn_tiny.build(masks=True, names=1 + len(LABELS))
     evidence = {
         f"backbone.{name}": tensors[f"{name}.weight"][:, :, None, None] for name in ("names", "texture", "scene")
@@ -163,7 +163,7 @@ def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
     return whole.eval()
 
 
-def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_network(
+def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
     written: Path, segmenter: instances.Rcnn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter.install("pets", written)
@@ -196,7 +196,7 @@ def answer(
     return output, request
 
 
-def test_models_of_another_task_or_network_or_shape_are_refused(
+def test_models_of_another_task_network_or_shape_are_refused(
     written: Path, segmenter: instances.Rcnn, tmp_path: Path
 ) -> None:
     spec = json.loads((written / store.SPEC).read_text())
@@ -217,7 +217,7 @@ def test_models_of_another_task_or_network_or_shape_are_refused(
     assert segmenter.finetuned_cards() == []
 
 
-def test_a_resumed_run_ends_where_the_whole_one_does(data: DetectionDataset, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(data: DetectionDataset, tmp_path: Path) -> None:
     options = Options(epochs=3, batch=4)
     whole = tiny_detector.finetune(data, "detect", options, CPU)
 
@@ -233,7 +233,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(data: DetectionDataset, tmp
     assert all(torch.equal(resumed.tensors[name], value) for name, value in whole.tensors.items())
 
 
-def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
+def test_a_known_label_is_initialized_from_what_is_known() -> None:
     network = rcnn_tiny.load(masks=False)
     head = LabelHead(3)
     said = label_head.initialize(head, ("dog", "espresso", "thing"), network)
@@ -247,7 +247,7 @@ def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
     assert not head.names.weight[[0, 3]].any()
 
 
-def test_what_is_wrong_with_a_set_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_data_set_are_reported_at_once(tmp_path: Path) -> None:
     root = pasted(tmp_path / "bad", 4)
     listing = json.loads((root / "instances.json").read_text())
     rows = listing["annotations"]
@@ -268,7 +268,7 @@ def test_what_is_wrong_with_a_set_is_said_at_once(tmp_path: Path) -> None:
         detection_data.read([tmp_path], 0, "content", masks=False)
 
 
-def test_a_segmenter_needs_outlines_and_a_detector_does_not(tmp_path: Path) -> None:
+def test_a_segmenter_needs_segmentations_and_a_detector_does_not(tmp_path: Path) -> None:
     root = pasted(tmp_path / "boxes", 4)
     listing = json.loads((root / "instances.json").read_text())
     polygons = [row.pop("segmentation") for row in listing["annotations"]]
@@ -291,7 +291,7 @@ def test_a_segmenter_needs_outlines_and_a_detector_does_not(tmp_path: Path) -> N
     assert "annotation 4: no segmentation" in third
 
 
-def test_an_unreadable_photo_is_named_after_the_pass_that_finds_it(tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_after_the_pass(tmp_path: Path) -> None:
     root = pasted(tmp_path / "cut", 4)
     for number in (1, 2):
         (root / "images" / f"{number}.png").write_bytes(b"no picture %d" % number)
@@ -311,7 +311,7 @@ def test_an_unreadable_photo_is_named_after_the_pass_that_finds_it(tmp_path: Pat
         ("detect", {"epochs": 0}, "Invalid value for 'epochs'"),
     ],
 )
-def test_an_option_that_a_task_does_not_have_is_refused(task: Any, given: dict[str, Any], said: str) -> None:
+def test_invalid_options_are_refused_by_name(task: Any, given: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said) as refused:
         jobs.plan(task, [Path("nowhere")], given, "tiny", "cpu")
     assert refused.value.option == next(iter(given))
@@ -332,7 +332,7 @@ def test_the_standard_profile_is_refused() -> None:
         jobs.plan("detect", [Path("nowhere")], {}, "standard", "cpu")
 
 
-def test_a_running_server_takes_up_a_segmenter_and_puts_it_away(
+def test_a_running_server_loads_and_unloads_a_segmenter(
     server: str, models_dir: Path, written: Path, data: DetectionDataset, folder: Path
 ) -> None:
     with store.writing(models_dir / "pets") as new:
@@ -407,16 +407,14 @@ def test_a_localizer_learns_labels_and_is_served_beside_the_others(
         assert found.labels == alone.labels
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
         assert (found.labels[0] in LABELS) == (name is not None) == (found.wnids is None)
-    # With the shipped votes, the box is the shipped model's.
+    # With the built-in votes, the box is the built-in model's.
     np.testing.assert_allclose(models.run(task, images[0]).boxes, task.finish(outputs[0], requests[0]).boxes, atol=1e-2)
     (tmp_path / "one" / store.WEIGHTS).write_bytes((tmp_path / "two" / store.WEIGHTS).read_bytes())
     with pytest.raises(StoreError, match="SHA-256"):
         task.install("one", tmp_path / "one")
 
 
-def test_heads_of_ones_own_are_trained_stored_and_served(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_heads_are_trained_stored_and_served(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "MIN_SIZE", 96)
     monkeypatch.setattr(heads, "MAX_SIZE", 160)
     task = models.load("segment", "tiny", "cpu")
@@ -437,7 +435,7 @@ def test_heads_of_ones_own_are_trained_stored_and_served(
     assert [card.name for card in task.finetuned_cards()] == ["random", "pretrained"]
 
 
-def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
+def test_a_resumed_training_of_heads_ends_like_an_uninterrupted_one(
     data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "MIN_SIZE", 64)

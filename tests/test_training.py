@@ -1,4 +1,4 @@
-"""Training, on a small set made here: views keep boxes and masks together, and perfect answers score 1."""
+"""Training data, random views and metrics, on small data sets made here."""
 
 import json
 import random
@@ -23,7 +23,7 @@ INDICES = {PERSON: 1, DOG: 17}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two sets of ten photos in COCO's format: an ellipse (polygon) and a rectangle (RLE) in each, and a crowd."""
+    """Two data sets of ten images in COCO's format, each image with a polygon, an RLE and a crowd."""
     source = random.Random(0)
     for name in training_data.FOLDERS:
         (tmp_path / name / "images").mkdir(parents=True)
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_photos_are_read_without_crowds_and_split_the_same_way_every_time(folder: Path) -> None:
+def test_images_are_read_without_crowds_and_always_split_the_same_way(folder: Path) -> None:
     photos = training_data.read(folder)
     assert len(photos) == 20
     assert all(len(photo.objects) == 2 for photo in photos)
@@ -83,7 +83,7 @@ def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
             around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(box, around, atol=1.01)
             seen += 1
-        # What is red is the person, wherever the view put it.
+        # The person is red, wherever the view put it.
         red = (pixels[0] > 0.9) & (pixels[1] < 0.1)
         person = target["masks"][target["labels"] == 1].any(0)
         if (target["labels"] == 1).any():
@@ -91,7 +91,7 @@ def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
     assert seen > 100
 
 
-def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
+def test_perfect_predictions_score_one_and_missing_ones_less(folder: Path) -> None:
     photos = training_data.read(folder, ("coco",))
     perfect = [
         {
@@ -115,7 +115,7 @@ def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
     assert halved[DOG]["ap50"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_results_in_cocos_format_have_boxes_by_their_sides_and_masks_as_segmentation() -> None:
+def test_results_in_cocos_format_have_xywh_boxes_and_masks_as_segmentation() -> None:
     mask = np.zeros((20, 30), bool)
     mask[5:10, 4:8] = True
     (result,) = measure.coco_results(7, [[4, 5, 8, 10]], [0.5], [3], [mask])
@@ -134,7 +134,7 @@ def test_each_imagenet_class_belongs_to_one_coco_category_at_most() -> None:
     assert IMAGENET_OF_COCO.keys() <= {name for _, name in rcnn_tiny.CATEGORIES}
 
 
-def test_categories_are_served_by_the_rule_and_a_person_always() -> None:
+def test_categories_are_served_by_the_rule_and_person_always() -> None:
     figures = {
         PERSON: {"ap50": 0.01, "objects": 100},
         DOG: {"ap50": SERVED_AP50, "objects": SERVED_OBJECTS},
