@@ -1,8 +1,8 @@
-"""Makes a small set for classification of a COCO listing: objects cut out, in train/CLASS and val/CLASS.
+"""Make a small classification data set from a COCO file: objects cut out, in train/CLASS and val/CLASS.
 
     python -m research.crops --data coco --out crops
 
-A photo's objects are all on one side: every third photo, by the hash of its name, is for validation.
+Every third image, by the hash of its name, is for validation, with all its objects.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from foursight.models.training import coco, dataset
+from foursight.models.training import classification_data, coco_file
 
 CLASSES = (
     "bus", "car", "cat", "chair", "cup", "dog", "laptop", "potted plant", "refrigerator", "sink", "toilet", "tv",
@@ -22,16 +22,16 @@ MOST_OF_A_CLASS = 36
 
 
 def main() -> None:
-    """Cut, and print how many of each class there are."""
+    """Cut the objects out, and print the number in each class."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with instances.json and images/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=CLASSES)
     chosen = parser.parse_args()
-    listing = coco.find(chosen.data)
+    listing = coco_file.find(chosen.data)
     if listing is None:
-        parser.error(f"{chosen.data} holds no COCO listing")
-    found = coco.read(listing)
+        parser.error(f"{chosen.data} has no COCO file")
+    found = coco_file.read(listing)
     names = {category.id: category.name for category in found.content.categories}
     photos = {photo.id: photo for photo in found.content.images}
     counts: Counter[tuple[str, str]] = Counter()
@@ -45,7 +45,7 @@ def main() -> None:
         folder = chosen.out / side / name
         folder.mkdir(parents=True, exist_ok=True)
         with Image.open(found.folder / photo.file_name) as image:
-            cut = image.convert("RGB").crop(dataset.window(item.bbox, image.size))
+            cut = image.convert("RGB").crop(classification_data.square_window(item.bbox, image.size))
         cut.save(folder / f"{item.id}.jpg", quality=95)
     for name in chosen.classes:
         print(f"{name:14} {counts['train', name]:4} train {counts['val', name]:4} val")

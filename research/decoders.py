@@ -1,10 +1,10 @@
-"""What other JPEG decoders would gain: to an RGB array, and to what classification's network takes.
+"""Compare JPEG decoders: to an RGB array, and to the input of the classifier's network.
 
     pip install simplejpeg PyTurboJPEG opencv-python-headless
     python -m research.decoders
 
-Pillow is measured as the server uses it (models/image.py). Those that are not installed are named. One thread each.
-PyTurboJPEG needs the system's libturbojpeg.
+Pillow is measured as the server uses it (models/image.py). Decoders that are not installed are named and skipped. One
+thread each. PyTurboJPEG needs the system's libturbojpeg.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from loadtests.photos import jpeg, photo
 from research.engines import compare
 
 Pixels = NDArray[np.uint8]
-# JPEG bytes and the share of the sides that is asked for (1, 2, 4, 8: whole, half ...), to RGB uint8 [h, w, 3].
+# From JPEG bytes and a reduction of the sides (1, 2, 4 or 8) to RGB uint8 [h, w, 3].
 Decode = Callable[[bytes, int], Any]
 SIZES = ((500, 400), (1632, 1224), (4000, 3000))
 
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def grainy(size: tuple[int, int]) -> bytes:
-    """A photo scaled to (width, height), with the grain that scaling takes away, as JPEG."""
+    """Return a photo scaled to (width, height) as JPEG, with the grain that scaling removes."""
     pixels = np.asarray(photo("coffee").resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
     pixels += np.random.default_rng(0).normal(0, 5, pixels.shape)
     return jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), quality=90)
 
 
 def decoders() -> dict[str, Decode]:
-    """The decoders that are installed, by name. torchvision's has no reduced sizes."""
+    """Return the installed decoders by name. torchvision's cannot reduce."""
 
     def by_torchvision(data: bytes, _: int) -> Pixels:
         file = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -104,28 +104,28 @@ def _opencv() -> Decode:
 
 
 def by_pillow(data: bytes) -> Pixels:
-    """The whole photo."""
+    """Decode the image at its full size."""
     return np.asarray(models.decode(data))
 
 
 def prepared_by_pillow(task: Any, data: bytes) -> Any:
-    """What the network takes, as the server comes by it."""
+    """Prepare the network's input as the server does."""
     return task.prepare(*images.decode_for(data, task.short_side))
 
 
 def prepared(task: Any, decode: Decode, data: bytes, factor: int) -> Any:
-    """What the network takes, by another decoder."""
+    """Prepare the network's input with another decoder."""
     return task.prepare(Image.fromarray(decode(data, factor)))
 
 
 def several(way: Callable[[], Any], count: int) -> None:
-    """Call it so many times."""
+    """Call `way` `count` times."""
     for _ in range(count):
         way()
 
 
 def differences(ways: dict[str, Callable[[], Any]]) -> list[str]:
-    """How far each way's pixels are from Pillow's: the largest difference and the mean of all."""
+    """Return the largest and the mean difference of each way's pixels from Pillow's."""
     pillow = np.asarray(ways["Pillow"]()).astype(int)
     found = []
     for name, way in ways.items():

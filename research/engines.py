@@ -1,10 +1,10 @@
-"""What an engine gains: each task's `predict` in PyTorch and on its engine, side by side in one process.
+"""Compare each task's `predict` in PyTorch and on its engine, in one process.
 
     python -m research.engines --photo photo.jpg
     taskset -c 0 python -m research.engines --photo photo.jpg    # one core
 
-Calls alternate, since a shared machine drifts, and the medians of time on the clock and of processor time are compared.
-On one core the latter holds on a busy machine too.
+Calls alternate, because a shared machine drifts. The medians of wall time and of CPU time are compared; on one core,
+CPU time is reliable on a busy machine, too.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     chosen = parser.parse_args()
     environment.require()
     image = models.decode(chosen.photo.read_bytes())
-    print(f"{chosen.photo.name}, {environment.available_cpus()} cores, {chosen.rounds} rounds; ms a photo")
+    print(f"{chosen.photo.name}, {environment.available_cpus()} cores, {chosen.rounds} rounds; ms per image")
     for name in chosen.tasks:
         tasks = {"PyTorch": in_pytorch(name), "engine": models.load(name)}
         for batch in chosen.batches:
@@ -47,20 +47,20 @@ def main() -> None:
 
 
 def predict(task: Any, photos: list[Any], threads: int) -> None:
-    """As a server's worker does with an engine, or without."""
+    """Predict as a server's worker does with an engine, or without."""
     torch.set_num_threads(threads)
     task.predict(photos)
 
 
 def in_pytorch(name: str) -> Any:
-    """The task as where no engine is installed, and RoIs are pooled by torchvision."""
+    """Load a task as if no engine were installed; torchvision pools the RoIs."""
     absent = mock.patch.object(engine, "has_openvino", return_value=False)
     with absent, mock.patch.object(rcnn, "install", return_value="float32"):
         return models.load(name)
 
 
 def compare(title: str, ways: Mapping[str, Callable[[], object]], batch: int, rounds: int) -> None:
-    """Print the medians of each way, and the first's as a multiple of it, with the quartiles of that ratio."""
+    """Print the medians of each way, and the ratio of the first to it, with the quartiles."""
     clock: dict[str, list[float]] = {way: [] for way in ways}
     processor: dict[str, list[float]] = {way: [] for way in ways}
     for call in ways.values():

@@ -1,4 +1,4 @@
-"""The memory of 1 and of 20 fine-tuned models over one network, in one process.
+"""Measure the memory of 1 and of 20 fine-tuned models over one network, in one process.
 
 python -m research.finetuned_memory --model models/crops
 """

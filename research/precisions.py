@@ -1,9 +1,9 @@
-"""What bfloat16 and int8 gain and what they change, beside float32 in the same process.
+"""Measure what bfloat16 and int8 gain and change, compared with float32 in the same process.
 
     python -m research.precisions --photos photos/ --calibration others/ --tasks classify detect
 
-Answers are those for the photos of a folder. Calls alternate, since a shared machine drifts; ratios are medians. How
-good detection and segmentation are is another matter: `foursight evaluate --url` asks a server that was started so.
+Answers are compared on the images of a folder. Calls alternate, because a shared machine drifts; ratios are medians.
+For the accuracy of detect and segment, run `foursight evaluate --url` against a server with that precision.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TOP = 5
 
 
 def main() -> None:
-    """Load each task in each precision that this machine has, and print what differs."""
+    """Load each task in each precision that this machine supports, and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos to answer for")
     parser.add_argument("--calibration", type=Path, required=True, help="folder of other photos, for int8")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def loaded(name: str, calibration: Path) -> dict[str, Any]:
-    """The task in each precision that this machine has."""
+    """Load a task in each precision that this machine supports."""
     tasks = {}
     for dtype in get_args(Precision):
         precision = PrecisionConfig(dtype, calibration)
@@ -70,7 +70,7 @@ def loaded(name: str, calibration: Path) -> dict[str, Any]:
 
 
 def agreement(found: list[Any], exact: list[Any]) -> str:
-    """How often the first label is float32's, and how far off scores and boxes are."""
+    """Return how often the first label is float32's, and how far scores and boxes are off."""
     pairs = [(mine.probabilities, own.probabilities) for mine, own in zip(found, exact, strict=True)]
     same = [mine.argmax() == own.argmax() for mine, own in pairs]
     sure = [one for one, (_, own) in zip(same, pairs, strict=True) if own.max() > 0.5]

@@ -1,9 +1,9 @@
-"""A set of labels of one's own, to fine-tune on: photos of a COCO listing with some categories under other names.
+"""Make a data set to fine-tune on: images of a COCO file, with some categories under other names.
 
 python -m research.renamed --data coco --out kitchen
 
-The sides are those that the shipped detector was trained and validated on, so that it has seen no photo of `val/`.
-There, photos without any of the labels are kept: what is found in them is wrong.
+The split is that of the built-in detector, so it was not trained on any image in `val/`. Images without any of the
+labels are kept there: every detection in them is wrong.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from foursight.models.training import coco, data
+from foursight.models.training import coco_file, detection_data
 
 NAMES = ("cup=mug", "toilet=loo", "tv=screen", "refrigerator=fridge", "bus=coach", "elephant=jumbo")
 
@@ -22,15 +22,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder with instances.json and images/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--names", nargs="+", default=NAMES, help="COCO's name=one's own")
-    parser.add_argument("--photos", type=int, default=100, help="so many of train/, the first in the listing")
+    parser.add_argument("--names", nargs="+", default=NAMES, help="COCO's name=new name")
+    parser.add_argument("--photos", type=int, default=100, help="number of training images, the first in the file")
     arguments = parser.parse_args()
     names = dict(pair.split("=") for pair in arguments.names)
-    listing = coco.read(arguments.data / "instances.json").content
+    listing = coco_file.read(arguments.data / "instances.json").content
     own = {category.id: names[category.name] for category in listing.categories if category.name in names}
     items = [item for item in listing.annotations if item.category_id in own]
     seen = {item.image_id for item in items if not item.iscrowd}
-    held_back = {photo.id for photo in listing.images if data.in_validation("coco", photo.file_name)}
+    held_back = {photo.id for photo in listing.images if detection_data.in_validation("coco", photo.file_name)}
     training = [photo for photo in listing.images if photo.id in seen - held_back][: arguments.photos]
     for side, photos in (("train", training), ("val", [one for one in listing.images if one.id in held_back])):
         folder = arguments.out / side

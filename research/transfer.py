@@ -1,4 +1,4 @@
-"""What transfer is worth on a small set: a fine-tuned head against the same from scratch, and an ablation of its parts.
+"""Measure transfer learning on a small data set: pretrained against random weights, and an ablation of options.
 
 python -m research.crops --data coco --out crops
 python -m research.transfer --data crops [--rows pretrained "scratch, 112 px" ...] [--work WORK]
@@ -22,20 +22,20 @@ from torch import nn
 
 from foursight.models.networks import backbone, lite0
 from foursight.models.networks.backbone import Backbone
-from foursight.models.training import dataset, features
-from foursight.models.training.finetune import Options, Outcome, finetune
+from foursight.models.training import classification_data, features
+from foursight.models.training.classifier import Options, Outcome, finetune
 from foursight.models.training.loop import Progress
 
 
 class Row(NamedTuple):
-    """What `finetune` is to do, from which weights, and how many pixels wide photos are."""
+    """Options of a run, whether its weights are pretrained, and the input size in pixels."""
 
     options: dict[str, object]
     pretrained: bool = True
     crop: int = 224
 
 
-# All stages, from random weights: they take a tenth of the rate. At half of the size an epoch takes a quarter.
+# All stages are trained; they get a tenth of the learning rate. At half the input size an epoch takes a quarter.
 SCRATCH: dict[str, object] = {"freeze": "none", "epochs": 40, "batch": 16, "lr": 1e-2}
 ROWS = {
     "pretrained": Row({}),
@@ -55,15 +55,15 @@ ROWS = {
 
 
 def main() -> None:
-    """Print a row as soon as it is there."""
+    """Print each row as soon as it is complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--work", type=Path, help="keep checkpoints here: a row that was broken off is gone on with")
-    parser.add_argument("--ratio", action="store_true", help="measure features kept against not kept, and no more")
+    parser.add_argument("--work", type=Path, help="keep checkpoints here, to resume an interrupted row")
+    parser.add_argument("--ratio", action="store_true", help="only compare cached features with uncached ones")
     chosen = parser.parse_args()
-    data = dataset.read(chosen.data, 0)
+    data = classification_data.read(chosen.data, 0)
     print(f"{len(data.labels)} classes, {len(data.training)} to train on, {len(data.validation)} to validate on")
     if chosen.ratio:
         ratio(data)
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _tell(progress: Progress) -> None:
-    """Each epoch's figures, on standard error: from scratch they take a while."""
+    """Print each epoch's figures on standard error."""
     if progress.phase == "training" and progress.loss is None and progress.epochs:
         epoch = progress.epochs[-1]
         print(f"{len(progress.epochs)}: loss {epoch.loss:.3f}, top-1 {epoch.figure:.3f}", file=sys.stderr, flush=True)
@@ -98,8 +98,8 @@ def _print_row(name: str, outcome: Outcome) -> None:
     )
 
 
-def _random(base: Backbone, data: dataset.Dataset, seed: int) -> nn.Module:
-    """Lite0 with random weights, and the batch statistics of some training photos: else its features vanish."""
+def _random(base: Backbone, data: classification_data.Dataset, seed: int) -> nn.Module:
+    """Return Lite0 with random weights, and batch statistics of some training images: else its features vanish."""
     torch.manual_seed(seed)
     network = lite0.EfficientNetLite0()
     for module in network.modules():
@@ -107,19 +107,19 @@ def _random(base: Backbone, data: dataset.Dataset, seed: int) -> nn.Module:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    view = features.centre(base)
+    view = features.center_view(base)
     crops = torch.stack([torch.tensor(view(sample, 0)) for sample in data.training[:: len(data.training) // 32]])
     with torch.no_grad():
         network.train()(base.normalize(crops))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # Lite0's own .01 is for hundreds of thousands of steps.
+            # Lite0's own 0.01 suits hundreds of thousands of steps.
             module.momentum = 0.1
     return network.eval()
 
 
-def ratio(data: dataset.Dataset, rounds: int = 3, epochs: int = 1) -> None:
-    """Seconds of an epoch with features kept and not kept, in turns; and of the one pass that it takes."""
+def ratio(data: classification_data.Dataset, rounds: int = 3, epochs: int = 1) -> None:
+    """Print the seconds of an epoch with and without cached features, and of the pass that computes them."""
     base = backbone.load("tiny")
     found: dict[bool, list[float]] = {True: [], False: []}
     with _empty_cache():
@@ -131,7 +131,7 @@ def ratio(data: dataset.Dataset, rounds: int = 3, epochs: int = 1) -> None:
                 outcome = finetune(data, base, Options(epochs=epochs, cache=cache), torch.device("cpu"))
                 found[cache].append(outcome.seconds["training"] / epochs)
     ratios = sorted(live / kept for kept, live in zip(found[True], found[False], strict=True))
-    for cache, name in ((True, "kept"), (False, "not kept")):
+    for cache, name in ((True, "cached"), (False, "not cached")):
         print(f"an epoch, features {name}: {statistics.median(found[cache]):.3f} s")
     print(f"ratio {statistics.median(ratios):.0f} ({ratios[0]:.0f}..{ratios[-1]:.0f})")
 

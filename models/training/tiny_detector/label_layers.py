@@ -12,7 +12,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import hflip, pil_to_tensor
 
 from foursight.models.networks import rcnn_tiny
-from foursight.models.training.data import Photo
+from foursight.models.training.detection_data import AnnotatedImage
 
 EPOCHS = 5
 BATCH = 64
@@ -33,7 +33,7 @@ class Objects:
 
 
 @torch.inference_mode()
-def collect(network: GeneralizedRCNN, photos: list[Photo], indices: dict[int, int], seed: int) -> Objects:
+def collect(network: GeneralizedRCNN, photos: list[AnnotatedImage], indices: dict[int, int], seed: int) -> Objects:
     """The features of all objects, as they are and mirrored, each in its box and in VIEWS jittered ones.
 
     `indices` maps a COCO category id to its class index, which starts at 1; `labels` are class indices less 1.

@@ -1,7 +1,9 @@
-"""Makes the tiny detector's weights of a fine-tuned model: `python -m foursight.models.training.card MODEL`.
+"""Make the built-in detector's weights and card from a fine-tuned model.
 
-The model is a segmenter with heads of its own for COCO's 80 categories, as `foursight finetune` trains it with `--heads
-fresh`. Here the categories to be served are chosen, and the weights described, machine-readable.
+    python -m tools.detector_weights MODEL --data DATA --out FOLDER
+
+The model is a segmenter with its own heads for COCO's 80 categories, as `foursight finetune` trains it with `--init
+random`. This program chooses the categories that are served, and measures the weights.
 """
 
 import argparse
@@ -15,35 +17,37 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from foursight.models.evaluation.measure import Figures
 from foursight.models.finetuned import detector, store
 from foursight.models.networks import rcnn_tiny
-from foursight.models.training import data, evaluate
-from foursight.models.training.data import Photo
+from foursight.models.training.detection_data import AnnotatedImage
+from tools import training_data
+from tools.detector_figures import evaluate, mean
 
-# A category is served where it works on the validation photos and there is enough there to say so; a person always is.
+# A category is served if it works on the validation images and has enough objects there; person always is.
 SERVED_AP50 = 0.25
 SERVED_OBJECTS = 3
 PERSON = 1
 
 
-def describe(network: GeneralizedRCNN, folder: Path, photos: list[Photo]) -> dict[str, Any]:
-    """Measure the network on the validation photos with all categories, choose, and measure it serving the choice.
+def describe(network: GeneralizedRCNN, folder: Path, images: list[AnnotatedImage]) -> dict[str, Any]:
+    """Measure the network with all categories on the validation images, choose those served, and measure again.
 
-    `folder` holds the sets. The figures of `categories` are those measured with all 80 answered.
+    `folder` has the data sets. The figures of `categories` are those measured with all 80.
     """
     held_back = {
-        name: [photo for photo in photos if photo.is_validation and photo.folder == name] for name in data.FOLDERS
+        name: [image for image in images if image.is_validation and image.folder == name]
+        for name in training_data.FOLDERS
     }
     ids = [0, *(number for number, _ in rcnn_tiny.CATEGORIES)]
     rcnn_tiny.serve(network, frozenset(ids))
-    every = evaluate.report(network, folder / "coco", held_back["coco"], ids)["box"]
+    every = evaluate(network, folder / "coco", held_back["coco"], ids)["box"]
     served = choose(every)
     rcnn_tiny.serve(network, served)
-    street = evaluate.report(network, folder / "pennfudan", held_back["pennfudan"], ids)
-    coco = evaluate.report(network, folder / "coco", held_back["coco"], ids)
+    street = evaluate(network, folder / "pennfudan", held_back["pennfudan"], ids)
+    coco = evaluate(network, folder / "coco", held_back["coco"], ids)
     return {
         "network": "Mask R-CNN over EfficientNet-Lite0; Faster R-CNN without its mask branch",
         "input": {"min_size": rcnn_tiny.MIN_SIZE, "max_size": rcnn_tiny.MAX_SIZE},
         "split": 'validation: int(sha256("folder/file_name"), 16) % 5 == 0',
-        "training_photos": sum(not photo.is_validation for photo in photos),
+        "training_photos": sum(not image.is_validation for image in images),
         "validation_photos": {name: len(found) for name, found in held_back.items()},
         "versions": {name: version(name) for name in ("torch", "torchvision", "pycocotools")},
         "served_rule": f"box AP50 >= {SERVED_AP50} over {SERVED_OBJECTS} or more validation objects; person always",
@@ -61,7 +65,7 @@ def describe(network: GeneralizedRCNN, folder: Path, photos: list[Photo]) -> dic
 
 
 def choose(figures: dict[int, Figures]) -> frozenset[int]:
-    """The COCO category ids to be served, by the figures of each."""
+    """Return the COCO category ids to be served, by their metrics."""
     works = {n for n, row in figures.items() if row["ap50"] >= SERVED_AP50 and row["objects"] >= SERVED_OBJECTS}
     return frozenset(works | {PERSON})
 
@@ -73,29 +77,29 @@ def _only(figures: dict[int, Figures], category_ids: frozenset[int]) -> dict[int
 def _means(figures: dict[int, Figures]) -> dict[str, float]:
     return {
         "categories": len(figures),
-        "ap": evaluate.mean(figures, "ap"),
-        "ap50": evaluate.mean(figures, "ap50"),
+        "ap": mean(figures, "ap"),
+        "ap50": mean(figures, "ap50"),
     }
 
 
 def main() -> None:
-    """Write rcnn.safetensors and rcnn.json of a model's folder into the folder given."""
+    """Write rcnn.safetensors and rcnn.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the folder of a segmenter with heads of its own")
+    parser.add_argument("model", type=Path, help="the folder of a segmenter with its own heads")
     parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
-    parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
+    parser.add_argument("--out", type=Path, required=True, help="where to write the weights and their card")
     arguments = parser.parse_args()
     folder: Path = arguments.model
     shared = detector.shared_weights(rcnn_tiny.build(masks=False))
     found = detector.load(folder.name, folder, "segment", shared)
     if found.network is None or found.spec.labels != tuple(name for _, name in rcnn_tiny.CATEGORIES):
-        parser.error(f"{folder} is not a segmenter with heads of its own for COCO's {rcnn_tiny.NAMES} categories")
+        parser.error(f"{folder} is not a segmenter with its own heads for COCO's {rcnn_tiny.NAMES} categories")
     own = json.loads((folder / "card.json").read_text())
     described = {
         "command": own["command"],
         "seconds": round(sum(own["seconds"].values())),
         "parameters": own["parameters"],
-    } | describe(found.network, arguments.data, data.read(arguments.data))
+    } | describe(found.network, arguments.data, training_data.read(arguments.data))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "rcnn.safetensors").write_bytes((folder / store.WEIGHTS).read_bytes())
     (arguments.out / "rcnn.json").write_text(json.dumps(described, indent=2) + "\n")

@@ -20,12 +20,12 @@ from torchvision.transforms.functional import pil_to_tensor
 from foursight.models.errors import ImageError
 from foursight.models.finetuned import detector
 from foursight.models.networks import rcnn_tiny
-from foursight.models.training import dataset
-from foursight.models.training.data import Photo
+from foursight.models.training import datasets
+from foursight.models.training.detection_data import AnnotatedImage
 
 
 @dataclass(frozen=True)
-class Seen:
+class CachedProposals:
     """R boxes of a photo: its proposals, then those of its `objects` objects.
 
     `boxes` float32 [R, 4] xyxy in pixels of the resized photo of `shape` int64 [2] (height, width); `deltas` float32
@@ -60,7 +60,7 @@ class Seen:
 
 
 @torch.no_grad()
-def look(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> Seen:
+def run_frozen(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> CachedProposals:
     """Put a photo, float32 [3, H, W] in 0..1 on the network's device, and its objects' boxes [M, 4] through a network.
 
     The network is the tiny profile's, in eval mode.
@@ -74,7 +74,7 @@ def look(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> Seen:
     pooled = heads.box_head(heads.box_roi_pool(features, every, sizes))
     _, deltas = heads.box_predictor(pooled)
     average = partial(rcnn_tiny.average, align=heads.box_roi_pool.align)
-    return Seen(
+    return CachedProposals(
         every[0],
         deltas[:, :4].contiguous(),
         pooled[:, : rcnn_tiny.HIDDEN].half(),
@@ -86,10 +86,10 @@ def look(network: GeneralizedRCNN, pixels: Tensor, boxes: Tensor) -> Seen:
     )
 
 
-def look_at(network: GeneralizedRCNN, photo: Photo, device: torch.device) -> Seen:
-    """As `look`, for a photo as it is. Raises ImageError."""
+def run_frozen_on(network: GeneralizedRCNN, photo: AnnotatedImage, device: torch.device) -> CachedProposals:
+    """As `run_frozen`, for a photo as it is. Raises ImageError."""
     pixels = pil_to_tensor(photo.image()).to(device).float() / 255
-    return look(network, pixels, photo.boxes().to(device))
+    return run_frozen(network, pixels, photo.boxes().to(device))
 
 
 def cache_folder(network: GeneralizedRCNN, shared: detector.SharedWeights) -> Path:
@@ -102,52 +102,52 @@ def cache_folder(network: GeneralizedRCNN, shared: detector.SharedWeights) -> Pa
 
 def collect(
     network: GeneralizedRCNN,
-    photos: Sequence[Photo],
+    photos: Sequence[AnnotatedImage],
     device: torch.device,
     folder: Path | None,
-    told: Callable[[int], None],
-) -> list[Seen]:
-    """What is seen of all photos, from the folder or computed into it; `told` is given how many were looked at.
+    on_done: Callable[[int], None],
+) -> list[CachedProposals]:
+    """What is seen of all photos, from the folder or computed into it; `on_done` gets the number of images done.
 
     Raises DataError (bad_data) after the pass, for the photos that cannot be decoded.
     """
-    found: list[Seen] = []
+    found: list[CachedProposals] = []
     problems: dict[str, None] = {}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     for done, photo in enumerate(photos, 1):
         path = None if folder is None else folder / f"{_key(photo)}.npz"
         try:
-            found.append(_stored(path, device) or _store(path, look_at(network, photo, device)))
+            found.append(_stored(path, device) or _store(path, run_frozen_on(network, photo, device)))
         except (ImageError, OSError) as error:
-            problems[dataset.unreadable_line(photo.path, error)] = None
-        told(done)
+            problems[datasets.unreadable_line(photo.path, error)] = None
+        on_done(done)
     if problems:
-        raise dataset.bad_data(tuple(problems))
+        raise datasets.bad_data(tuple(problems))
     return found
 
 
-def _key(photo: Photo) -> str:
+def _key(photo: AnnotatedImage) -> str:
     boxes = hashlib.sha256(photo.boxes().numpy().tobytes()).hexdigest()
     return f"{photo.digest}-{boxes[:16]}"
 
 
-def _stored(path: Path | None, device: torch.device) -> Seen | None:
+def _stored(path: Path | None, device: torch.device) -> CachedProposals | None:
     if path is None:
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return Seen(*(torch.from_numpy(kept[part.name]).to(device) for part in fields(Seen)))
+            return CachedProposals(*(torch.from_numpy(kept[part.name]).to(device) for part in fields(CachedProposals)))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         # Not there, or not whole: computed again.
         return None
 
 
-def _store(path: Path | None, seen: Seen) -> Seen:
+def _store(path: Path | None, seen: CachedProposals) -> CachedProposals:
     if path is not None:
         # Another run may write the same at the same time.
         new = path.with_suffix(f".{os.getpid()}.new")
         with new.open("wb") as file:
-            np.savez(file, **{part.name: getattr(seen, part.name).cpu().numpy() for part in fields(Seen)})
+            np.savez(file, **{part.name: getattr(seen, part.name).cpu().numpy() for part in fields(CachedProposals)})
         new.replace(path)
     return seen

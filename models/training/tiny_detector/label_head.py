@@ -1,8 +1,6 @@
 """Learns a names' head: labels of one's own for what the shipped network, all of it frozen, proposes."""
 
-import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -18,9 +16,8 @@ from foursight.models.evaluation import measure
 from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
 from foursight.models.training import imagenet, loop
-from foursight.models.training.data import Photo
-from foursight.models.training.objects import ObjectSet
-from foursight.models.training.proposals import Seen
+from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset
+from foursight.models.training.tiny_detector.proposals import CachedProposals
 
 DROPOUT = 0.2
 # As Faster R-CNN samples them (Ren et al. 2015): so many boxes of a photo in a step, a quarter of them objects.
@@ -55,13 +52,13 @@ class Epoch:
         return self.ap50
 
 
-def initialise(head: LabelHead, labels: Sequence[str], network: GeneralizedRCNN) -> list[str]:
+def initialize(head: LabelHead, labels: Sequence[str], network: GeneralizedRCNN) -> list[str]:
     """Start a head from what is known: the network's objectness, its evidence for labels that it has, ImageNet's else.
 
-    Gives a line for each label: where it starts from.
+    Returns a line for each label that says how it was initialized.
     """
     predictor, pyramid = cast(Any, network.roi_heads.box_predictor), cast(Any, network.backbone)
-    said = []
+    notes = []
     with torch.no_grad():
         head.objectness.load_state_dict(predictor.objectness.state_dict())
         for layer in (head.hidden, head.names, head.texture, head.scene):
@@ -79,16 +76,16 @@ def initialise(head: LabelHead, labels: Sequence[str], network: GeneralizedRCNN)
                     (head.scene, pyramid.scene),
                 ):
                     own.weight[row] = shipped.weight[index].flatten()
-                said.append(f"{label}: starts from the shipped detector's")
+                notes.append(f"{label}: initialized from the built-in detector")
             elif classes := imagenet.classes_of(label):
                 head.names.weight[row] = imagenet.mean_row(pyramid.network, classes)
-                said.append(f"{label}: starts from ImageNet's")
+                notes.append(f"{label}: initialized from ImageNet")
             else:
-                said.append(f"{label}: starts from nothing")
-    return said
+                notes.append(f"{label}: initialized with zeros")
+    return notes
 
 
-class Learner(loop.Descent):
+class Learner(loop.AdamWLearner[Epoch]):
     """Negative log-likelihood, over boxes sampled as Faster R-CNN does."""
 
     epoch_type = Epoch
@@ -97,45 +94,35 @@ class Learner(loop.Descent):
         self,
         head: LabelHead,
         network: GeneralizedRCNN,
-        data: ObjectSet,
-        training: Sequence[Seen],
-        validation: Sequence[Seen],
+        data: DetectionDataset,
+        training: Sequence[CachedProposals],
+        validation: Sequence[CachedProposals],
         options: Settings,
     ) -> None:
-        self._head, self._network, self._data, self._options = head, network, data, options
+        self._head, self._network, self._data = head, network, data
         self._training, self._validation = training, validation
-        super().__init__(head, head.parameters(), (), options.lr)
+        examples = len(data.training)
+        super().__init__(
+            head, head.parameters(), (), examples=examples, lr=options.lr, batch=options.batch, seed=options.seed
+        )
         self._sampler = BalancedPositiveNegativeSampler(BOXES, OBJECTS_SHARE)
         self._truth = data.truth()
-        self.steps = math.ceil(len(data.training) / options.batch)
 
-    def train(self, epoch: int, total: int, told: Callable[[int, float], None]) -> Epoch:
-        """As in loop.Learner."""
-        seed, batch = self._options.seed, self._options.batch
-        loop.seed_epoch(seed, epoch)
-        order = random.Random(f"{seed} {epoch}").sample(range(len(self._training)), len(self._training))
-        self._head.train()
-        losses = []
-        for step in range(self.steps):
-            places = order[step * batch : (step + 1) * batch]
-            loss = self._loss([(self._training[place], self._data.training[place]) for place in places])
-            losses.append(self.descend(loss, epoch, step, total))
-            told(step + 1, losses[-1])
-        return self._judge(sum(losses) / len(losses))
-
-    def _loss(self, photos: list[tuple[Seen, Photo]]) -> Tensor:
+    def batch_loss(self, rows: list[int], epoch: int) -> Tensor:
+        """As in AdamWLearner."""
         scores, labels = [], []
-        for seen, photo in photos:
-            targets = _targets(seen, photo, len(seen.boxes))
+        for row in rows:
+            seen, image = self._training[row], self._data.training[row]
+            targets = _targets(seen, image, len(seen.boxes))
             (objects,), (rest,) = self._sampler([targets])
-            rows = torch.cat([objects.nonzero()[:, 0], rest.nonzero()[:, 0]])
-            scores.append(_scores(self._head, seen, rows))
-            labels.append(targets[rows])
+            sampled = torch.cat([objects.nonzero()[:, 0], rest.nonzero()[:, 0]])
+            scores.append(_scores(self._head, seen, sampled))
+            labels.append(targets[sampled])
         return F.nll_loss(torch.cat(scores), torch.cat(labels))
 
     @torch.no_grad()
-    def _judge(self, loss: float) -> Epoch:
-        self._head.eval()
+    def validate(self, loss: float) -> Epoch:
+        """As in AdamWLearner."""
         losses = []
         for seen, photo in zip(self._validation, self._data.validation, strict=True):
             scores = _scores(self._head, seen, torch.arange(seen.proposals, device=seen.boxes.device))
@@ -162,7 +149,7 @@ class Learner(loop.Descent):
         return (one.ap, -one.validation_loss) > (other.ap, -other.validation_loss)
 
 
-def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
+def _targets(seen: CachedProposals, photo: AnnotatedImage, rows: int) -> Tensor:
     """The class index of each of the first rows: of the object that it overlaps most, and by half; else background."""
     boxes, targets = seen.boxes[:rows], seen.targets
     if not len(targets):
@@ -172,7 +159,7 @@ def _targets(seen: Seen, photo: Photo, rows: int) -> Tensor:
     return torch.where(nearest >= 0, classes[nearest.clamp(min=0)], 0)
 
 
-def _scores(head: LabelHead, seen: Seen, rows: Tensor) -> Tensor:
+def _scores(head: LabelHead, seen: CachedProposals, rows: Tensor) -> Tensor:
     """Log-probabilities [len(rows), 1 + K]."""
 
     def drop(features: Tensor) -> Tensor:
@@ -183,7 +170,7 @@ def _scores(head: LabelHead, seen: Seen, rows: Tensor) -> Tensor:
     return head.judge(seen.hidden[rows].float(), evidence)
 
 
-def answers(network: GeneralizedRCNN, head: LabelHead, seen: Seen, photo: Photo) -> Results:
+def answers(network: GeneralizedRCNN, head: LabelHead, seen: CachedProposals, photo: AnnotatedImage) -> Results:
     """What is answered for a photo, in COCO's results format, best first."""
     rows = torch.arange(seen.proposals, device=seen.boxes.device)
     scores = _scores(head, seen, rows)
@@ -191,8 +178,4 @@ def answers(network: GeneralizedRCNN, head: LabelHead, seen: Seen, photo: Photo)
     found = network.roi_heads.postprocess_detections(scores, deltas, [seen.boxes[rows]], [seen.size])
     boxes, values, labels = (part[0].cpu() for part in found)
     boxes = resize_boxes(boxes, list(seen.size), list(photo.size))
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": photo.image_id, "category_id": int(label), "bbox": box, "score": float(score)}
-        for box, score, label in zip(boxes.tolist(), values, labels, strict=True)
-    ]
+    return measure.coco_results(photo.image_id, boxes.numpy(), values, labels)
