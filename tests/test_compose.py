@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -141,10 +140,13 @@ def test_the_image_of_the_load_test_is_installed_by_the_makefile_too() -> None:
 def test_what_the_ignore_file_lets_through_is_enough_to_install(name: str, tmp_path: Path) -> None:
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line.startswith("!"):
-            source = ROOT / line[1:]
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / source.name)
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
-    assert all((tmp_path / folder).is_dir() for folder in packages.values())
+            source, copied = ROOT / line[1:], tmp_path / line[1:]
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, copied, symlinks=True) if source.is_dir() else shutil.copy(source, copied)
+    assert {member.name for member in (tmp_path / "src" / "foursight").iterdir() if member.is_symlink()} == {
+        "clients", "drawing", "models", "schema", "serving",
+    }  # fmt: skip
+    assert all(member.exists() for member in (tmp_path / "src" / "foursight").iterdir())
     (target,) = make_targets(name)
     assert would_run(target, tmp_path) == would_run(target)
 
