@@ -1,5 +1,5 @@
-# The server (target `server`, the default) and the load test (target `load`), each installed by the Makefile target that
-# installs it on a laptop, so that `make run` and `make test` are what tests these steps.
+# The server (target `server`, the default) and the load test (target `load`). Both are installed by the Makefile, as on a
+# laptop: `make run` and `make test` test these steps.
 FROM python:3.11-slim AS base
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -10,7 +10,7 @@ RUN useradd --create-home --uid 1000 foursight \
 WORKDIR /srv/foursight
 COPY --chown=foursight:foursight . .
 USER 1000
-# What pip downloads stays in the builder's cache: a change of a source file installs again, and downloads nothing.
+# pip's downloads stay in the builder's cache: after a change of a source file nothing is downloaded again.
 ENV PIP_CACHE_DIR=/var/cache/pip
 
 FROM base AS load
@@ -18,15 +18,16 @@ RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-load
 ENTRYPOINT [".venv/bin/locust", "--locustfile", "loadtests/locustfile.py", "--headless"]
 
 FROM base AS server
-# pip reads this one by itself. PyTorch's own index of CPU builds, given here, makes the image a tenth of the size: without
-# it pip takes the CUDA build.
-ARG PIP_EXTRA_INDEX_URL=
+# The build sees no GPU, so `auto` takes PyTorch's CPU build: 1.6 GB, and 6.4 GB with CUDA. An image for a GPU needs
+# `cuda`. tools/install_torch.py reads both.
+ARG TORCH=auto
+ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-server
-# The standard profile's weights go here: a folder to mount a volume on.
+# The standard profile's weights: mount a volume here.
 ENV TORCH_HOME=/srv/torch
-# Fine-tuned models: a folder to mount this machine's on, or a volume.
+# Fine-tuned models: mount a folder of the host here, or a volume.
 ENV FOURSIGHT_MODELS_DIR=/srv/models
-# Inside, every interface: what reaches the container is decided by what is published.
+# All interfaces of the container; what reaches them is decided by the ports that are published.
 ENV FOURSIGHT_HOST=0.0.0.0
 EXPOSE 8000
 CMD [".venv/bin/foursight", "serve"]

@@ -1,10 +1,10 @@
-"""What one analysis costs against the single tasks: `/v1/analyze` beside four requests at once, and one after another.
+"""Compare one `/v1/analyze` request with four requests to the single tasks, in parallel and one after another.
 
     foursight serve &
     python loadtests/analyze.py --photo photo.jpg
 
-Rounds are interleaved, since a shared machine drifts; the ratios are those of each round, and their median is printed
-with the lowest and the highest.
+Rounds are interleaved, because a shared machine drifts. Ratios are taken within a round; their median, minimum and
+maximum are printed.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def main() -> None:
 
 
 async def compare(url: str, photo: Path, rounds: int) -> None:
-    """Time the ways of asking in turn, `rounds` times, after a round that does not count."""
+    """Time each way in turn, `rounds` times, after a warm-up round."""
     body = photo.read_bytes()
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
 
         async def post(path: str) -> None:
             (await client.post(path, content=body)).raise_for_status()
 
-        async def side_by_side() -> None:
+        async def in_parallel() -> None:
             await asyncio.gather(*(post(f"/v1/{task}") for task in TASKS))
 
         async def one_after_another() -> None:
@@ -47,7 +47,7 @@ async def compare(url: str, photo: Path, rounds: int) -> None:
 
         ways: dict[str, Callable[[], Awaitable[None]]] = {
             "analyze": lambda: post("/v1/analyze"),
-            "four side by side": side_by_side,
+            "four in parallel": in_parallel,
             "four one after another": one_after_another,
             "analyze, then=classify": lambda: post("/v1/analyze?then=classify"),
         }

@@ -1,7 +1,7 @@
-"""A server at rest, near its limit and beyond it, and under large photos: parts of `loadtests.performance`.
+"""An idle server, a server near and beyond its limit, and large images: parts of `loadtests.performance`.
 
-Memory is the proportional set size (PSS) of all of the server's processes, so that pages that several share count once,
-and for a worker the most that it ever had (VmHWM, the kernel's own figure; Linux only).
+Memory is the proportional set size (PSS) of all processes of the server, which counts shared pages once; for a worker
+it is the peak (VmHWM). Linux only.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from foursight.schema.tasks import TASKS
 from loadtests.peers import servers
 from loadtests.peers.servers import Processes
 
-# A server is at rest so long after its start; it is then watched for so long.
+# Seconds after the start until a server is idle, and seconds for which it is then observed.
 REST_S, IDLE_S = 20.0, 60.0
 CONNECTIONS = 16
 KNEE_S = 20.0
-# What is offered in the open loop, as a part of the knee's rate, and for how many seconds.
+# The rates offered in the open loop, relative to the knee's rate, and for how many seconds.
 OFFERED = ((0.7, 300.0), (1.5, 60.0))
 LARGE_S = 40.0
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 def idle(port: int) -> list[Row]:
-    """A server of all tasks that nobody asks: seconds to ready, share of a core, memory; with an empty cache first."""
+    """Measure an idle server of all tasks: seconds to ready, share of a core, memory; first with an empty cache."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="cache-") as cache:
         for cached in (False, True):
@@ -47,7 +47,7 @@ def idle(port: int) -> list[Row]:
 
 
 def open_loop(port: int, body: bytes) -> list[Row]:
-    """Classify: the rate of a closed loop, then parts and multiples of it, offered whatever comes back."""
+    """Measure classify: the rate of a closed loop, then shares and multiples of it in an open loop."""
     with _server(["classify"], port) as (server, _):
         target = benchmark.Target(f"http://127.0.0.1:{port}/v1/classify", [body])
         knee = benchmark.report("knee", asyncio.run(benchmark.closed_loop(target, CONNECTIONS, KNEE_S)), KNEE_S)
@@ -60,7 +60,7 @@ def open_loop(port: int, body: bytes) -> list[Row]:
 
 
 def large(port: int, body: bytes) -> list[Row]:
-    """Segment: photos of 12 megapixels over CONNECTIONS connections; the most memory that the worker had."""
+    """Measure segment with images of 12 megapixels over CONNECTIONS connections: the worker's peak memory."""
     with _server(["segment"], port) as (server, _):
         target = benchmark.Target(f"http://127.0.0.1:{port}/v1/segment", [body])
         before = _peak(server, "segment")
@@ -87,7 +87,7 @@ def _row(found: benchmark.Report, part: float, refusals: list[float], server: Pr
 def _server(
     tasks: list[str], port: int, environment: dict[str, str] | None = None
 ) -> Iterator[tuple[Processes, float]]:
-    """A server that is ready, as its processes and the seconds that it took."""
+    """Yield the processes of a server that is ready, and the seconds until it was."""
     with tempfile.TemporaryDirectory(prefix="limits-") as folder:
         start = time.monotonic()
         words = ["foursight", "serve", "--port", str(port), "--tasks", ",".join(tasks)]
@@ -116,12 +116,12 @@ def _processor_seconds(server: Processes) -> float:
 
 
 def _pss(server: Processes) -> float:
-    """MiB."""
+    """Return the PSS of all processes, in MiB."""
     return float(sum(one.memory_full_info().pss for one in server.all()) / 2**20)
 
 
 def _peak(server: Processes, task: str) -> float:
-    """The most that a task's worker has had in memory, in MiB."""
+    """Return the peak memory of a task's worker, in MiB."""
     (worker,) = (one for one in server.all() if f":{task}:" in " ".join(one.cmdline()))
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{worker.pid}/status").read_text())
     assert found is not None

@@ -1,11 +1,11 @@
-"""Users that upload photos, for locust; each answer's content is checked, and a wrong one counts as a failure.
+"""Locust users that upload images. The content of each answer is checked; a wrong one counts as a failure.
 
     locust -f loadtests/locustfile.py --headless -u 8 -r 8 -t 10s [--photos FOLDER]
     locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless
 
-A user of one task (Classifier, Localizer, Detector, Segmenter) asks again as soon as it is answered; a Visitor looks at
-the page and at what it answers, and an Application works through its own photos. Load goes to this machine or to the
-server of docker-compose.yml, and nowhere else.
+A user of one task (Classifier, Localizer, Detector, Segmenter) sends its next request as soon as it is answered. A
+Visitor opens the web page and pauses between images, an Application is a program with work between requests. Load goes
+to this machine or to the server of docker-compose.yml, and nowhere else.
 """
 
 import ipaddress
@@ -28,37 +28,37 @@ from foursight.schema import Answer
 DEFAULT_HOST = "http://127.0.0.1:8000"
 # Besides loopback addresses: this machine, and the service's name on the network of docker-compose.yml.
 HOSTNAMES = {"localhost", "server"}
-# Sizes in pixels, from a thumbnail to 12 megapixels, and how many uploads of a hundred have them.
+# Sizes in pixels, from a thumbnail to 12 megapixels, with their share of the uploads in percent.
 SIZES = {(160, 120): 10, (500, 400): 30, (640, 480): 25, (480, 640): 15, (1280, 960): 15, (4000, 3000): 5}
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file to upload, the size (width, height) of its upright photo, as the answer has to give it, and its share."""
+    """A file to upload, the (width, height) of its upright image, which the answer must report, and its weight."""
 
     content: bytes
     size: tuple[int, int]
     weight: int = 1
 
 
-# Filled once, before the first user starts.
+# Filled before the first user starts.
 photos: list[Photo] = []
 
 
 def add_options(parser: LocustArgumentParser) -> None:
-    """Add ours to locust's own."""
+    """Add our options to locust's."""
     parser.add_argument(
         "--photos",
         metavar="FOLDER",
         env_var="LOCUST_PHOTOS",
         default="",
-        help="Upload the photos of this folder and not drawn ones.",
+        help="Upload the images in this folder instead of drawn ones.",
     )
 
 
 def prepare(environment: Environment, **_: object) -> None:
-    """Refuse a foreign host, and fill `photos`."""
+    """Refuse other machines, and fill `photos`."""
     try:
         require_own(environment.host or DEFAULT_HOST)
         folder = environment.parsed_options.photos if environment.parsed_options else ""
@@ -68,18 +68,18 @@ def prepare(environment: Environment, **_: object) -> None:
 
 
 def require_own(url: str) -> None:
-    """Raise ValueError where `url` leads off this machine and off the network of docker-compose.yml."""
+    """Raise ValueError if `url` is neither this machine nor the server of docker-compose.yml."""
     name = urlsplit(url).hostname or ""
     try:
         own = name in HOSTNAMES or ipaddress.ip_address(name).is_loopback
     except ValueError:
         own = False
     if not own:
-        raise ValueError(f"no load for {url}: only loopback and {', '.join(sorted(HOSTNAMES))} get any.")
+        raise ValueError(f"no load for {url}: the host must be loopback or one of {', '.join(sorted(HOSTNAMES))}.")
 
 
 def read_photos(folder: Path) -> list[Photo]:
-    """The photos of a folder. Raises OSError for a file that is none, ValueError where there are none."""
+    """Return the images in a folder. Raises OSError for a file that is not an image, ValueError if there are none."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES:
@@ -91,11 +91,11 @@ def read_photos(folder: Path) -> list[Photo]:
 
 
 def draw_photos() -> list[Photo]:
-    """One JPEG of each size: discs on grain, so that it has edges and weighs as much as a photo."""
+    """Return a JPEG of each size: discs on grain, so that it has edges and about the file size of a photo."""
     source = random.Random(0)
     drawn = []
     for (width, height), weight in SIZES.items():
-        # The grain of a large photo is finer than its pixels.
+        # Large images get coarser grain, which keeps their file size that of a photo.
         grain = (min(width, 1000), min(height, 750)) if width >= height else (min(width, 750), min(height, 1000))
         image = Image.effect_noise(grain, 24).convert("RGB").resize((width, height))
         pen = ImageDraw.Draw(image)
@@ -110,12 +110,12 @@ def draw_photos() -> list[Photo]:
 
 
 def choose() -> Photo:
-    """One of the photos, the likely ones more often."""
+    """Return a random image, by weight."""
     return random.choices(photos, [photo.weight for photo in photos])[0]
 
 
 def fault(content: bytes, photo: Photo, parts: frozenset[str], always_finds: bool) -> str | None:
-    """What is wrong with the content of a 200 answer, if anything; `parts` is what each prediction has to have."""
+    """Return what is wrong with the content of a 200 response, if anything; each prediction must have `parts`."""
     try:
         answer = Answer.model_validate_json(content)
     except ValidationError as error:
@@ -132,11 +132,11 @@ def fault(content: bytes, photo: Photo, parts: frozenset[str], always_finds: boo
 
 @dataclass(frozen=True)
 class Asked:
-    """A task's path, and what its answers have to have."""
+    """A task's path, and what its answers must contain."""
 
     path: str
     parts: frozenset[str] = frozenset()
-    # Whether every photo has a prediction: there is always a best label, but not always an object.
+    # Whether every image has a prediction: there is always a best label, but not always an object.
     always_finds: bool = False
 
 
@@ -147,98 +147,98 @@ SEGMENT = Asked("/v1/segment", frozenset({"box", "mask"}))
 
 
 class Person(FastHttpUser):
-    """Whoever has photos and asks our server about them."""
+    """Base of all users."""
 
     abstract = True
     host = DEFAULT_HOST
-    # An answer elsewhere is no answer, and the load must not follow it.
+    # The load must not follow a redirect to another host.
     max_redirects = 0
 
     def __init__(self, environment: Environment, *arguments: Any) -> None:
         super().__init__(environment, *arguments)
-        # Once more, since the page of locust can change it.
+        # Check again, because locust's web page can change the host.
         require_own(self.host or "")
 
     def upload(self, asked: Asked, photo: Photo) -> None:
-        """Upload, and check the answer."""
-        # Locust's type hint of `data` forgets bytes.
+        """Upload an image and check the answer."""
+        # Locust's type hint of `data` lacks bytes.
         with self.client.post(asked.path, data=photo.content, catch_response=True) as response:  # type: ignore[arg-type]
             if response.status_code == 200:
                 if problem := fault(response.content or b"", photo, asked.parts, asked.always_finds):
                     response.failure(problem)
             elif response.status_code:
                 response.failure(f"status {response.status_code}: {(response.content or b'').decode()[:200]}")
-            # Where there is no status there was no answer, and locust itself says why.
+            # Without a status there was no response, and locust reports why.
 
 
 class Uploader(Person):
-    """Uploads one photo after the other to one task, without a pause."""
+    """Uploads one image after another to one task, without a pause."""
 
     abstract = True
     asked: ClassVar[Asked]
 
     @task
     def ask(self) -> None:
-        """Upload any photo."""
+        """Upload an image."""
         self.upload(self.asked, choose())
 
 
 class Classifier(Uploader):
-    """Most ask what is in a photo."""
+    """Sends requests to classify."""
 
     weight = 6
     asked = CLASSIFY
 
 
 class Localizer(Uploader):
-    """Some ask where the one main object is."""
+    """Sends requests to localize."""
 
     weight = 2
     asked = LOCALIZE
 
 
 class Detector(Uploader):
-    """Some ask where everything is."""
+    """Sends requests to detect."""
 
     weight = 2
     asked = DETECT
 
 
 class Segmenter(Uploader):
-    """Few ask for outlines."""
+    """Sends requests to segment."""
 
     weight = 1
     asked = SEGMENT
 
 
 class Visitor(Person):
-    """Somebody with a browser: opens the page, uploads a photo, looks at the answer, and tries another."""
+    """A person with a browser: opens the page, uploads an image, looks at the answer, and tries another one."""
 
     weight = 4
     wait_time = between(2, 8)
 
     def on_start(self) -> None:
-        """What a browser asks for first."""
+        """Load the page, as a browser does."""
         for path in ("/", "/v1/models"):
             self.client.get(path)
 
     @task
     def look(self) -> None:
-        """One photo, for two tasks."""
+        """Upload an image for two tasks."""
         photo = choose()
         for asked in (CLASSIFY, random.choice((LOCALIZE, DETECT, SEGMENT))):
             self.upload(asked, photo)
 
 
 class Application(Person):
-    """Somebody's program: mostly classifies, and has work of its own between two photos."""
+    """A client program: mostly classifies, and has other work between two requests."""
 
     weight = 4
     wait_time = between(0.05, 0.5)
 
     @task
     def work(self) -> None:
-        """One photo, for one task."""
+        """Upload an image for one task."""
         self.upload(random.choices((CLASSIFY, DETECT, SEGMENT), (7, 2, 1))[0], choose())
 
 

@@ -1,13 +1,13 @@
-"""What the SDK costs a client: peak memory and throughput of classify_many, beside plain httpx.
+"""Measure what the SDK costs a client: peak memory and throughput of classify_many, compared with plain httpx.
 
     foursight serve &
     python loadtests/many.py --photo photo.jpg --url http://127.0.0.1:8000
-    python loadtests/many.py --photo photo.jpg     # a stub that answers at once, so that the client is what counts
+    python loadtests/many.py --photo photo.jpg     # a stub that answers at once, so only the client counts
 
-Each measurement is a process of its own, which uploads the photo so many times, 8 at a time, and tells its peak
-resident memory, its rate and its CPU time. The SDK reads the photo for each upload and makes a Result; plain httpx
-reads it, and the answer as JSON. Rounds are interleaved, since a shared machine drifts; the ratio is that of each
-round, and its median counts. On a machine that others keep busy, the ratio of CPU time says more than the other.
+Each measurement runs in its own process, which uploads the image repeatedly, 8 at a time, and reports its peak resident
+memory, its rate and its CPU time. The SDK reads the file for each upload and makes a Result; plain httpx reads the file
+and parses the answer as JSON. Rounds are interleaved, because a shared machine drifts; the median of the rounds' ratios
+is printed. On a busy machine the ratio of CPU time is the more reliable one.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--url", help="a running server on loopback; without it, a stub that answers at once")
     parser.add_argument("--photo", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 5000], help="uploads, for the peak memory")
-    parser.add_argument("--uploads", type=int, default=1000, help="uploads of each measurement of the ratio")
-    parser.add_argument("--rounds", type=int, default=5, help="of the ratio; 0 leaves it out")
+    parser.add_argument("--uploads", type=int, default=1000, help="uploads per measurement of the ratio")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the ratio; 0 skips it")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "COUNT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
@@ -77,7 +77,7 @@ def _spread(ratios: list[float]) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one process: peak resident memory in MiB, uploads per second, and its CPU time per upload in ms."""
+    """Peak resident memory in MiB, uploads per second, and CPU time per upload in ms."""
 
     memory: float
     rate: float
@@ -85,7 +85,7 @@ class Measured:
 
 
 def measure(way: Callable[[str, Iterator[Path]], None], url: str, photo: Path, count: int) -> Measured:
-    """Upload a photo so many times."""
+    """Upload a file `count` times."""
     start, cpu = time.perf_counter(), time.process_time()
     way(url, itertools.repeat(photo, count))
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -94,7 +94,7 @@ def measure(way: Callable[[str, Iterator[Path]], None], url: str, photo: Path, c
 
 
 def sdk(url: str, photos: Iterator[Path]) -> None:
-    """The SDK, in threads."""
+    """Use the SDK's threads."""
     with Client(url) as client:
         for result in client.classify_many(photos, CONCURRENCY):
             if isinstance(result, Failed):
@@ -102,7 +102,7 @@ def sdk(url: str, photos: Iterator[Path]) -> None:
 
 
 def sdk_async(url: str, photos: Iterator[Path]) -> None:
-    """The SDK, in an event loop."""
+    """Use the SDK in an event loop."""
 
     async def run() -> None:
         async with AsyncClient(url) as client:
@@ -114,7 +114,7 @@ def sdk_async(url: str, photos: Iterator[Path]) -> None:
 
 
 def plain(url: str, photos: Iterator[Path]) -> None:
-    """Nothing but httpx, in threads that take photo after photo."""
+    """Use plain httpx in threads."""
     lock = threading.Lock()
 
     def work() -> None:
@@ -134,11 +134,11 @@ def plain(url: str, photos: Iterator[Path]) -> None:
 
 
 def plain_async(url: str, photos: Iterator[Path]) -> None:
-    """Nothing but httpx, in tasks that take photo after photo."""
+    """Use plain httpx in tasks of an event loop."""
 
     async def work(client: httpx.AsyncClient) -> None:
         for photo in photos:
-            # Read in a thread, as anyone must who does not want to hold up the loop.
+            # In a thread, so that reading does not block the event loop.
             content = await asyncio.to_thread(photo.read_bytes)
             (await client.post("/v1/classify", content=content)).raise_for_status().json()
 
@@ -173,7 +173,7 @@ def _server(url: str | None) -> Iterator[str]:
 
 
 def _stub(ready: Connection) -> None:
-    """Answer everything at once, as classification would."""
+    """Answer every request at once, as classify would."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_ANSWER)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,8 +1,8 @@
-"""The memory of a running server: proportional set size (PSS) of each of its processes, and the sum.
+"""Print the memory of a running server: proportional set size (PSS) of each process, and the sum.
 
     python loadtests/memory.py --port 8000
 
-PSS counts a page that n processes share as 1/n in each, so the sum is what the server costs (Linux only).
+PSS counts a page that n processes share as 1/n in each, so the sum is the server's memory (Linux only).
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def server_process(port: int) -> psutil.Process:
-    """The `foursight serve` process to which the listener on a port belongs."""
+    """Return the `foursight serve` process that owns the listener on a port."""
     listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     owners = [c.pid for c in listeners if c.laddr and c.laddr[1] == port]
     if not owners:
@@ -34,7 +34,7 @@ def server_process(port: int) -> psutil.Process:
     while process is not None and "serve" not in process.cmdline():
         process = process.parent()
     if process is None:
-        raise SystemExit(f"the listener on port {port} is no Foursight server")
+        raise SystemExit(f"the listener on port {port} is not a Foursight server")
     return process
 
 

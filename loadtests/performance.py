@@ -1,9 +1,9 @@
-"""Where the time goes, what it grows with, and the page that says so: docs/performance.md.
+"""Measure where the time of a request goes and how it grows, and write docs/performance.md.
 
-    python -m loadtests.performance steps sizes objects connections batches     # some 13 minutes
+    python -m loadtests.performance steps sizes objects connections batches     # about 13 minutes
     python -m loadtests.performance page
 
-The first measures, each part on its own if you like, and keeps the rows in loadtests/results/costs.json. The second
+The first command measures the parts that are named and stores the rows in loadtests/results/costs.json. The second
 makes the page and its plots from them and from loadtests/results/peers.json (`python -m loadtests.peers`).
 """
 
@@ -30,12 +30,12 @@ from foursight import models
 from foursight.clients import benchmark
 from foursight.models.engines import engine, environment
 from foursight.models.image import decode, decode_for
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 from loadtests import limits, page
 from loadtests.peers import servers
 from loadtests.peers.__main__ import PHOTOS, describe, make_photos
 from loadtests.peers.__main__ import SIZES as PHOTO_SIZES
-from tests.photos import encoded, photo
+from loadtests.photos import jpeg, photo
 
 COSTS = Path(__file__).parent / "results" / "costs.json"
 TASKS = ("classify", "detect", "segment")
@@ -48,16 +48,16 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the parts that are named, or make the page."""
+    """Measure the named parts, or make the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "page"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="length of one measurement")
     parser.add_argument("--port", type=int, default=8480)
-    parser.add_argument("--costs", type=Path, default=COSTS, help="where the rows are kept")
+    parser.add_argument("--costs", type=Path, default=COSTS, help="where the rows are stored")
     chosen = parser.parse_args()
     environment.require()
-    # A server that was started ends with this process, however it ends.
+    # SystemExit ends the server that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     engine.share_cores(torch.device("cpu"))
     for part in chosen.parts:
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def steps(chosen: argparse.Namespace) -> list[Row]:
-    """One request at a time: the server's own times, and those of its last steps alone in this process."""
+    """Measure one request at a time: the server's own times, and its last steps separately in this process."""
     rows: list[Row] = []
     for task in TASKS:
         with foursight(task, chosen.port) as target:
@@ -86,7 +86,7 @@ def steps(chosen: argparse.Namespace) -> list[Row]:
 
 
 def sizes(chosen: argparse.Namespace) -> list[Row]:
-    """Photos of four sizes: p50 over HTTP; in this process decode to result, the photo decoded reduced and whole."""
+    """Measure images of four sizes: p50 over HTTP, and from decoding to result in this process, reduced and full."""
     rows: list[Row] = []
     for task in ("classify", "segment"):
         alone = models.load(task)
@@ -102,7 +102,7 @@ def sizes(chosen: argparse.Namespace) -> list[Row]:
 
 
 def objects(chosen: argparse.Namespace) -> list[Row]:
-    """A picture of twelve portraits, 640 x 480, whose answer has more and more objects, each with its mask."""
+    """Measure answers with more and more objects, each with its mask: twelve portraits on 640 x 480."""
     rows = []
     with foursight("segment", chosen.port) as target:
         body = servers.form(_crowd())
@@ -117,7 +117,7 @@ def objects(chosen: argparse.Namespace) -> list[Row]:
 
 
 def connections(chosen: argparse.Namespace) -> list[Row]:
-    """More and more connections, each asking again as soon as it is answered."""
+    """Measure more and more connections, each of which sends its next request as soon as it is answered."""
     rows = []
     with foursight("classify", chosen.port) as target:
         for turn in range(chosen.rounds):
@@ -130,16 +130,16 @@ def connections(chosen: argparse.Namespace) -> list[Row]:
 
 
 def batches(chosen: argparse.Namespace) -> list[Row]:
-    """The network alone, in this process: milliseconds a photo by the number computed together."""
+    """Measure `predict` alone in this process: milliseconds per image by batch size."""
     rows = []
     for task in TASKS:
         alone = models.load(task)
-        prepared = alone.prepare(decode(_photo(640, 480)))
+        prepared, request = alone.prepare(decode(_photo(640, 480))), alone.resolve(alone.options())
         for batch in BATCHES:
-            alone.predict([(prepared, alone.options())] * batch)
+            alone.predict([(prepared, request)] * batch)
         for turn in range(chosen.rounds):
             for batch in BATCHES:
-                milliseconds = _time(partial(alone.predict, [(prepared, alone.options())] * batch), chosen.seconds / 4)
+                milliseconds = _time(partial(alone.predict, [(prepared, request)] * batch), chosen.seconds / 4)
                 rows.append({"task": task, "round": turn, "batch": batch, "ms": milliseconds / batch})
     return rows
 
@@ -158,7 +158,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 
 @contextmanager
 def foursight(task: str, port: int) -> Iterator[benchmark.Target]:
-    """A server of one task that is ready, with the photos that peers are measured with."""
+    """Yield a server of one task that is ready, with the images of the comparison with peers."""
     with tempfile.TemporaryDirectory(prefix="performance-") as name:
         folder = Path(name)
         server = servers.Server("foursight", servers.Load(task, make_photos(task, folder)), port, folder)
@@ -170,29 +170,29 @@ def foursight(task: str, port: int) -> Iterator[benchmark.Target]:
 
 
 def _photo(width: int, height: int) -> bytes:
-    """A JPEG of so many pixels. The grain makes one that was scaled up weigh, and decode, like a photo."""
+    """Return a JPEG of this size. Grain gives an enlarged image the file size and decoding time of a photo."""
     scaled = np.asarray(ImageOps.fit(photo("astronaut"), (width, height)), dtype=np.float32)
     grain = np.random.default_rng(0).normal(0, 6, scaled.shape)
-    return encoded(Image.fromarray((scaled + grain).clip(0, 255).astype(np.uint8)), "JPEG", quality=85)
+    return jpeg(Image.fromarray((scaled + grain).clip(0, 255).astype(np.uint8)), quality=85)
 
 
 def _crowd() -> bytes:
-    """A JPEG in which the network finds some 80 objects, if it may be unsure of them."""
+    """Return a JPEG in which the network finds about 80 objects with a low threshold."""
     picture, portrait = Image.new("RGB", (640, 480)), ImageOps.fit(photo("astronaut"), (160, 160))
     for left in range(0, 640, 160):
         for top in range(0, 480, 160):
             picture.paste(portrait, (left, top))
-    return encoded(picture, "JPEG", quality=90)
+    return jpeg(picture, quality=90)
 
 
 def _last_steps(task: Any, name: str) -> Row:
-    """Milliseconds from the network's output to predictions, and from those to JSON; the mean of the peers' photos."""
-    options = task.options()
+    """Return the milliseconds from the network's output to predictions, and from those to JSON, per image."""
+    request = task.resolve(task.options())
     images = [ImageOps.fit(photo(one), PHOTO_SIZES[name]) for one in PHOTOS]
-    outputs = task.predict([(task.prepare(image), options) for image in images])
+    outputs = task.predict([(task.prepare(image), request) for image in images])
 
     def finish() -> list[Any]:
-        return [task.finish(output, options) for output in outputs]
+        return [task.finish(output, request) for output in outputs]
 
     def encode() -> list[str]:
         answers = (to_answer(name, image.size, one, "rle") for image, one in zip(images, found, strict=True))
@@ -203,12 +203,12 @@ def _last_steps(task: Any, name: str) -> Row:
 
 
 def _decodes(task: Any, body: bytes) -> Row:
-    """Milliseconds from bytes to result in this process: the photo reduced as it is decoded, and decoded whole."""
-    options = task.options()
+    """Return the milliseconds from bytes to result in this process, decoded at a reduced and at the full size."""
+    request = task.resolve(task.options())
 
     def answer(photo: Callable[[], Any]) -> None:
-        (output,) = task.predict([(photo(), options)])
-        task.finish(output, options)
+        (output,) = task.predict([(photo(), request)])
+        task.finish(output, request)
 
     reduced = partial(answer, lambda: task.prepare(*decode_for(body, task.short_side)))
     return {"reduced": _time(reduced, 0.3), "whole": _time(partial(answer, lambda: task.prepare(decode(body))), 0.3)}
@@ -220,7 +220,7 @@ def _count(counts: set[int], content: bytes) -> bool:
 
 
 def _time(call: Callable[[], object], seconds: float) -> float:
-    """The median of calls for so many seconds, three at the least; in milliseconds."""
+    """Return the median time of a call in milliseconds, over `seconds` but at least three calls."""
     found: list[float] = []
     stop = perf_counter() + seconds
     while len(found) < 3 or perf_counter() < stop:

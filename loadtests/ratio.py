@@ -1,11 +1,11 @@
-"""How much of the bare model's throughput reaches a user: HTTP against decode + model in this process.
+"""Measure which share of the bare model's throughput reaches a client: HTTP against decode + model in this process.
 
     foursight serve &
     python loadtests/ratio.py --task classify --photo photo.jpg
 
-The limit: one process, the server's number of threads, photo after photo: decode, prepare, predict, finish. Then the
-server at 1 and at 16 connections with the same photo. Rounds are interleaved, since a shared machine drifts; the
-medians of the rounds are compared, and the spread of the ratios is printed.
+The limit is one process with the server's number of threads that decodes, prepares, predicts and finishes one image
+after another. The server is measured with 1 and 16 connections and the same image. Rounds are interleaved, because a
+shared machine drifts; the medians of the rounds and the spread of the ratios are printed.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     chosen = parser.parse_args()
-    # The limit computes as the workers do.
+    # The environment of the server's workers.
     environment.require()
     body = chosen.photo.read_bytes()
     engine.share_cores(torch.device("cpu"))
@@ -46,7 +46,7 @@ def main() -> None:
             over_http(f"{chosen.url}/v1/{chosen.task}", body, count, chosen.seconds)
         )
     for measure in ways.values():
-        measure()  # a round that does not count: caches, connections, clocks
+        measure()  # warm-up
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(chosen.rounds):
         for name, measure in ways.items():
@@ -56,22 +56,22 @@ def main() -> None:
     for name, found in rates.items():
         ratios = sorted(rate / base for rate, base in zip(found, rates["bare"], strict=True))
         median = statistics.median(found)
-        print(f"{name:22} {median:8.1f} photos/s   {median / limit:.2f} of bare ({ratios[0]:.2f}..{ratios[-1]:.2f})")
+        print(f"{name:22} {median:8.1f} images/s   {median / limit:.2f} of bare ({ratios[0]:.2f}..{ratios[-1]:.2f})")
 
 
 def bare(task: Task, body: bytes, seconds: float) -> float:
-    """Photos per second of decode + model in this process, one after the other."""
-    options = task.options()
+    """Return images per second of decode + model in this process, one after another."""
+    request = task.resolve(task.options())
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        (output,) = task.predict([(task.prepare(*decode_for(body, task.short_side)), options)])
-        task.finish(output, options)
+        (output,) = task.predict([(task.prepare(*decode_for(body, task.short_side)), request)])
+        task.finish(output, request)
         done += 1
     return done / (time.perf_counter() - start)
 
 
 async def over_http(url: str, body: bytes, connections: int, seconds: float) -> float:
-    """Answers per second over so many keep-alive connections, each asking again as soon as it is answered."""
+    """Return answers per second over keep-alive connections; each sends its next request as soon as it is answered."""
     samples = await benchmark.closed_loop(benchmark.Target(url, [body]), connections, seconds)
     found = benchmark.report("", samples, seconds)
     if found.failed or found.refused:

@@ -1,9 +1,9 @@
-"""Plots a run of locust: throughput and latency over time, and against the number of users.
+"""Plot a run of locust: throughput and latency over time and by number of users.
 
     locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless --csv out/run --csv-full-history
     python loadtests/report.py out/run --out out/report.png
 
-`make load` does both. The knee is the step after which more users bring less than a tenth more answers.
+`make load` does both. The knee is the step after which more users add less than a tenth to the throughput.
 """
 
 import argparse
@@ -19,13 +19,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 KNEE = 1.1
-# What locust calls the figures.
+# The columns of locust's CSV file.
 COLUMNS = {"rate": "Requests/s", "failures": "Failures/s", "p50": "50%", "p95": "95%", "p99": "99%"}
 
 
 @dataclass(frozen=True)
 class Load:
-    """A number of users and what came of it: requests and failures a second, percentiles in milliseconds."""
+    """A number of users with its requests and failures per second, and percentiles in milliseconds."""
 
     users: int
     rate: float
@@ -37,17 +37,17 @@ class Load:
 
 @dataclass(frozen=True)
 class Second(Load):
-    """One row of locust's history, `time` seconds after the first; its percentiles are of the last ten seconds."""
+    """A row of locust's history, `time` seconds after the first; percentiles are over the last ten seconds."""
 
     time: float
 
 
 def read(prefix: Path) -> list[Second]:
-    """The aggregated rows of `PREFIX_stats_history.csv`, those without an answer left out."""
+    """Return the aggregated rows of `PREFIX_stats_history.csv` that have an answer."""
     with prefix.with_name(prefix.name + "_stats_history.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated" and row["50%"] != "N/A"]
     if not rows:
-        raise SystemExit(f"{prefix}: there is no answer in this run.")
+        raise SystemExit(f"{prefix}: this run has no answer.")
     start = float(rows[0]["Timestamp"])
     return [
         Second(
@@ -60,7 +60,7 @@ def read(prefix: Path) -> list[Second]:
 
 
 def steps(seconds: list[Second]) -> list[Load]:
-    """Of each number of users the medians of the last half of its time, when the step before is forgotten."""
+    """Return the medians of the second half of each step, which the step before does not affect."""
     found = []
     for users in sorted({second.users for second in seconds}):
         held = [second for second in seconds if second.users == users]
@@ -71,7 +71,7 @@ def steps(seconds: list[Second]) -> list[Load]:
 
 
 def knee(found: list[Load]) -> Load:
-    """The step after which more users bring less than a tenth more good answers."""
+    """Return the step after which more users add less than a tenth of successful answers."""
     best = found[0]
     for step in found[1:]:
         if step.rate - step.failures >= KNEE * (best.rate - best.failures):
@@ -80,7 +80,7 @@ def knee(found: list[Load]) -> Load:
 
 
 def plot(seconds: list[Second], found: list[Load], path: Path) -> None:
-    """Over time to the left, against users to the right."""
+    """Plot over time on the left, by users on the right."""
     figure, ((rate, load), (latency, spread)) = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
     times = [second.time for second in seconds]
     rate.plot(times, [second.rate for second in seconds], label="requests/s")
@@ -106,7 +106,7 @@ def plot(seconds: list[Second], found: list[Load], path: Path) -> None:
 def main() -> None:
     """Read, plot, and print the steps as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("prefix", type=Path, help="what locust's --csv was given")
+    parser.add_argument("prefix", type=Path, help="the prefix that was passed to locust as --csv")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write")
     chosen = parser.parse_args()
     seconds = read(chosen.prefix)

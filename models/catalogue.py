@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.results import Card, Predictions, Profile
+from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema.options import Options
 from foursight.schema.tasks import TASKS
 
@@ -18,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Task(Protocol):
-    """What a task's `load(profile, device, numerics)` gives.
+    """What a task's `load(profile, device, precision)` gives.
 
     A photo goes through three steps, so that a server can run the first and last for many photos side by side while one
     thread computes: `prepare` (resize and crop; any thread), `predict` (the network, on a whole batch; one thread at a
@@ -30,8 +31,8 @@ class Task(Protocol):
     # A large photo may be reduced before `prepare`, as long as its shorter side keeps so many pixels.
     short_side: int
 
-    def check(self, options: Any) -> None:
-        """Raise OptionError where options that are valid by themselves do not fit this model."""
+    def resolve(self, options: Any) -> ResolvedRequest[Any, Any]:
+        """Find the model that the options name. Raises OptionError where options do not fit it."""
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
         """Turn an upright RGB image into what `predict` takes.
@@ -40,33 +41,33 @@ class Task(Protocol):
         """
 
     def predict(self, batch: list[tuple[Any, Any]]) -> list[Any]:
-        """Run the network once over [(prepared, options), ...]; photos of different sizes may stand together."""
+        """Run the network once over [(prepared, request), ...]; images may have different sizes."""
 
-    def finish(self, output: Any, options: Any) -> Predictions:
+    def finish(self, output: Any, request: Any) -> Predictions:
         """Turn one element of what `predict` returned into predictions in pixels of the original."""
 
 
 @runtime_checkable
-class Host(Protocol):
+class SupportsFineTuned(Protocol):
     """A task that serves fine-tuned models besides its own, chosen by the option `model`."""
 
     def install(self, name: str, folder: Path) -> None:
         """Serve a model from its folder, in the place of one that has the name already. Raises StoreError."""
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered."""
+        """Serve a model no longer; requests that were resolved before are still answered."""
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """What is served besides the task's own model; parameters and bytes are those that are not shared."""
 
 
-def load(name: str, profile: Profile = "tiny", device: Device = "auto", numerics: Numerics = FLOAT32) -> Task:
-    """Load a task by its catalogue name, weights included; `numerics` is what a CPU computes it in.
+def load(name: str, profile: Profile = "tiny", device: Device = "auto", precision: PrecisionConfig = FLOAT32) -> Task:
+    """Load a task by its catalogue name, weights included; `precision` is what a CPU computes it in.
 
     Raises KeyError for a name that the catalogue lacks, WeightsError where the profile's weights cannot be had and
     PrecisionError where the photos to calibrate on cannot.
     """
-    task: Task = import_module(TASKS[name].module).load(profile, device, numerics)
+    task: Task = import_module(TASKS[name].module).load(profile, device, precision)
     return task
 
 
@@ -78,7 +79,6 @@ def fetch(name: str) -> None:
 
 def run(task: Task, image: Image.Image, **options: object) -> Predictions:
     """Answer for one upright RGB image; `options` are those of the task's options class."""
-    chosen = task.options(**options)
-    task.check(chosen)
-    (output,) = task.predict([(task.prepare(image), chosen)])
-    return task.finish(output, chosen)
+    request = task.resolve(task.options(**options))
+    (output,) = task.predict([(task.prepare(image), request)])
+    return task.finish(output, request)

@@ -28,7 +28,11 @@ class ImageError(ModelError):
 
 
 class OptionError(ModelError):
-    """Codes: unknown_parameter, invalid_parameter, unknown_class."""
+    """Codes: unknown_parameter, invalid_parameter, unknown_class. `option` is the name of the option, if known."""
+
+    def __init__(self, code: str, detail: str, hint: str, option: str | None = None) -> None:
+        super().__init__(code, detail, hint)
+        self.option = option
 
 
 class PrecisionError(ModelError):

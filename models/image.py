@@ -1,5 +1,6 @@
-"""From the bytes of an upload to an upright RGB image: the only place where pictures are decoded."""
+"""Decoding: from the bytes of a file to an upright RGB image. All images are decoded here."""
 
+import struct
 from io import BytesIO
 
 import numpy as np
@@ -11,8 +12,8 @@ MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
 READABLE = ", ".join(FORMATS)
 
-# How files of our own formats begin, where that alone proves the format: (offset, magic bytes, name).
-_OURS = (
+# First bytes that prove one of FORMATS: (offset, magic bytes, name).
+_SUPPORTED = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"GIF8", "GIF"),
@@ -20,8 +21,8 @@ _OURS = (
     (4, b"ftypavif", "AVIF"),
     (4, b"ftypavis", "AVIF"),
 )
-# Pictures and documents that people do upload and that we do not read: (offset, magic bytes, name).
-_FOREIGN = (
+# First bytes of other files that people upload: (offset, magic bytes, name).
+_UNSUPPORTED = (
     (4, b"ftypheic", "HEIC"),
     (4, b"ftypheix", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
@@ -35,57 +36,28 @@ _FOREIGN = (
     (0, b"<?xml", "XML or SVG"),
 )
 
-# The limit on pixels is our own, checked from the header: Pillow's would warn first and raise later.
-Image.MAX_IMAGE_PIXELS = None
-ImageFile.LOAD_TRUNCATED_IMAGES = False
-
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the first frame of `data` to mode RGB, EXIF orientation applied, alpha laid over white.
+    """Decode the first frame of a file to mode RGB: EXIF orientation applied, alpha composited over white.
 
     Raises ImageError: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels.
     """
     return _load(_open(data, max_pixels), data)
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header only."""
-    if not data:
-        raise ImageError("empty_body", "The image is empty.", f"Send the bytes of one photo ({READABLE}).")
-    try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-    except Exception as error:
-        raise _refusal(data) from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            "too_many_pixels",
-            f"The image has {width} x {height} = {width * height:,} pixels.",
-            f"At most {max_pixels:,} are accepted: scale it down before the upload.",
-        )
-    return image
-
-
-def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    try:
-        image.load()
-    except Exception as error:
-        raise _damaged(data, str(image.format)) from error
-    return to_rgb(_upright(image))
-
-
 def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode as `decode` does, for who needs no more than `short_side` pixels of a photo's shorter side.
+    """Decode as `decode` does, at a lower resolution if that leaves `short_side` pixels of the shorter side.
 
-    A JPEG is decoded to a half, a quarter or an eighth of its sides where so many are left, which spares most of the
-    work and the memory. Gives the image and the (width, height) of the whole photo. Raises ImageError as `decode`.
+    A JPEG is decoded to a half, a quarter or an eighth of its sides, which saves most of the time and the memory; other
+    formats are decoded in full. Returns the image and the (width, height) of the upright original. Raises ImageError as
+    `decode` does.
     """
     opened = _open(data, max_pixels)
     width, height = size = opened.size
     factor = reduction(size, short_side)
-    # Below, the sides tell whether EXIF has turned the photo: they must not become equal.
+    # The last line tells by the sides whether EXIF has turned the image, so unequal sides must stay unequal.
     if width == height or -(-width // factor) != -(-height // factor):
-        # Does nothing where the file is no JPEG.
+        # Does nothing unless the file is a JPEG.
         opened.draft(None, (width // factor, height // factor))
     stored = opened.size
     image = _load(opened, data)
@@ -93,18 +65,18 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
 
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:
-    """The image averaged to a half, a quarter or an eighth of its sides, where its shorter one keeps `short_side`."""
+    """Average an image down to a half, a quarter or an eighth of its sides; the shorter side keeps `short_side`."""
     factor = reduction(image.size, short_side)
     return image.reduce(factor) if factor > 1 else image
 
 
 def reduction(size: tuple[int, int], short_side: int) -> int:
-    """By what an image of `size` may be divided: 8, 4, 2 or 1, so that its shorter side keeps `short_side` pixels."""
+    """The largest of 8, 4, 2, 1 that both sides of `size` can be divided by, leaving `short_side` of the shorter."""
     return next(factor for factor in (8, 4, 2, 1) if factor == 1 or min(size) >= factor * short_side)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB: alpha over white, 16-bit and wider samples scaled to 8 bits."""
+    """Convert any Pillow mode to RGB: alpha composited over white, samples of 16 and 32 bits scaled to 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode[0] in "IF":
@@ -116,11 +88,60 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header and check it."""
+    if not data:
+        raise ImageError("empty_body", "The image is empty.", f"Send the bytes of one image ({READABLE}).")
+    try:
+        image = _read_header(data)
+    except Image.DecompressionBombError as error:
+        raise _too_large(error) from error
+    except Exception as error:
+        raise _unreadable(data) from error
+    if image is None:
+        raise _unreadable(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_many_pixels",
+            f"The image has {width} x {height} = {width * height:,} pixels.",
+            f"At most {max_pixels:,} are accepted: scale the image down.",
+        )
+    return image
+
+
+def _read_header(data: bytes) -> ImageFile.ImageFile | None:
+    """Open a file with the first of Pillow's plugins that accepts it, as Image.open does; None if none does.
+
+    Image.open would also apply Image.MAX_IMAGE_PIXELS, which belongs to the program that imports this package. (The
+    plugins for TIFF and WebP apply it still, to tiles and to twice the limit; it is above our default limit.)
+    """
+    Image.init()
+    for name in FORMATS:
+        factory, accept = Image.OPEN[name]
+        try:
+            if accept is None or accept(data[:16]) is True:
+                return factory(BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    return None
+
+
+def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    try:
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise _too_large(error) from error
+    except Exception as error:
+        raise _truncated(data, str(image.format)) from error
+    return to_rgb(_upright(image))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        # EXIF that cannot be read says nothing of the orientation; the pixels are there.
+        # Broken EXIF data says nothing about the orientation, and the pixels are intact.
         return image
 
 
@@ -129,8 +150,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     else:
-        # 32-bit samples have no nominal range: what lies within 0..255 (fractions: 0..1) is taken as it is, the rest by
-        # its own extremes.
+        # 32-bit samples have no nominal range. Samples in 0..255 (fractions: in 0..1) keep their scale, others are
+        # scaled by their own minimum and maximum.
         finite = samples[np.isfinite(samples)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         if low >= 0 and high <= 255:
@@ -139,27 +160,31 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
 
 
-def _damaged(data: bytes, name: str) -> ImageError:
-    return ImageError(
-        "truncated_image",
-        f"The {name} image ends early or is damaged: {len(data):,} bytes arrived.",
-        "Send the whole file; check that it opens in a viewer.",
-    )
-
-
-def _refusal(data: bytes) -> ImageError:
-    for offset, magic, name in _OURS:
+def _unreadable(data: bytes) -> ImageError:
+    for offset, magic, name in _SUPPORTED:
         if name in FORMATS and data[offset : offset + len(magic)] == magic:
-            return _damaged(data, name)
-    for offset, magic, name in _FOREIGN:
+            return _truncated(data, name)
+    for offset, magic, name in _UNSUPPORTED:
         if data[offset : offset + len(magic)].lower() == magic.lower():
             return ImageError(
-                "unsupported_image_type", f"This is {name}, which is not supported.", f"Send one of {READABLE}."
+                "unsupported_image_type", f"The file is {name}, which is not supported.", f"Send one of {READABLE}."
             )
     head = data[:12]
     printable = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in head)
     return ImageError(
         "not_an_image",
-        f"The {len(data):,} bytes are no image that we can read: they begin with {head.hex(' ')} ({printable!r}).",
-        f"Send the bytes of one photo ({READABLE}).",
+        f"The {len(data):,} bytes are not an image: they begin with {head.hex(' ')} ({printable!r}).",
+        f"Send the bytes of one image ({READABLE}).",
+    )
+
+
+def _too_large(error: Image.DecompressionBombError) -> ImageError:
+    return ImageError("too_many_pixels", f"{error}.", "Scale the image down.")
+
+
+def _truncated(data: bytes, name: str) -> ImageError:
+    return ImageError(
+        "truncated_image",
+        f"The {name} image is truncated or damaged ({len(data):,} bytes).",
+        "Send the whole file, and check that it opens in a viewer.",
     )

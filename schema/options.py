@@ -1,99 +1,124 @@
-"""What a request may ask of a task: the query parameters of its endpoint, and keyword arguments in Python."""
+"""The options of each task, declared once: query parameters over HTTP, keyword arguments in Python, CLI options.
 
-from typing import Annotated, Literal
+Descriptions state units and ranges. The defaults are the fields' own.
+"""
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
-def _split(value: object) -> object:
+class Options(BaseModel):
+    """Base of all options: immutable; unknown names are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def synonyms(cls) -> dict[str, str]:
+        """Other libraries' names for these options, each with ours: {"conf": "score_threshold", ...}.
+
+        They are not accepted: error messages use them to suggest the right name.
+        """
+        ours: dict[str, str] = {}
+        for name, field in cls.model_fields.items():
+            extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            ours |= dict.fromkeys(extra.get("synonyms", ()), name)
+        return ours
+
+
+def split_commas(value: object) -> object:
+    """The names in comma-separated text; anything but text is returned unchanged."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-def _present(names: list[str] | None) -> list[str] | None:
+def _require_names(names: list[str] | None) -> list[str] | None:
     if names is not None and not all(names):
-        raise ValueError("a class name is empty")
+        raise ValueError("a class name must not be empty")
     return names
 
 
 Classes = Annotated[
     list[str] | None,
-    BeforeValidator(_split),
-    AfterValidator(_present),
-    Field(description="Comma-separated labels to keep; the rest is left out."),
+    BeforeValidator(split_commas),
+    AfterValidator(_require_names),
+    Field(
+        description="Labels to keep, comma-separated. All others are left out.",
+        json_schema_extra={"synonyms": ["class", "filter", "label", "labels"]},
+    ),
 ]
 
 
-MIN_SIDE, MAX_SIDE = 32, 1344
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """A network's input as (height, width) from "224" (a square) or "WIDTHxHEIGHT". Raises ValueError."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
-        raise ValueError(f"{text!r} is no size: give one side, as 224, or WIDTHxHEIGHT, as 640x480")
-    width, height = int(sides[0]), int(sides[-1])
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
-        raise ValueError(f"the sides of {text!r} have to lie in {MIN_SIDE}..{MAX_SIDE}")
-    return height, width
-
-
-class Options(BaseModel):
-    """Base: whatever a task does not know is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class ModelOptions(Options):
-    """Options of a task that serves fine-tuned models besides its own."""
+    """Options of a task that can serve fine-tuned models."""
 
-    model: str | None = Field(None, description="Name of a fine-tuned model, as GET /v1/models lists it.")
+    model: str | None = Field(
+        None,
+        description="Name of a fine-tuned model. Without it, the built-in model answers.",
+        json_schema_extra={"synonyms": ["model_id", "model_name", "weights"]},
+    )
 
-    _pinned: object = PrivateAttr(None)
 
-    def pin(self, model: object) -> None:
-        """Hold on to the model that was found by its name, until the answer is done."""
-        self._pinned = model
-
-    def pinned(self) -> object:
-        """What `pin` was given, or None."""
-        return self._pinned
+_TOP_K: dict[str, Any] = {"synonyms": ["k", "n", "num_labels", "top", "topk"]}
+_SCORE_THRESHOLD: dict[str, Any] = {
+    "synonyms": ["conf", "confidence", "confidence_threshold", "min_confidence", "min_score", "score", "threshold"]
+}
 
 
 class ClassifyOptions(ModelOptions):
-    """Options of classification."""
+    """Options of `classify`."""
 
-    top_k: int = Field(5, ge=1, le=1000, description="How many labels to give, best first.")
-    score_threshold: float = Field(0.0, ge=0, le=1, description="Labels with a lower score are left out.")
+    top_k: int = Field(
+        5, ge=1, le=1000, description="Number of labels, best first: 1 to 1000.", json_schema_extra=_TOP_K
+    )
+    score_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Lowest score of a label: 0 to 1. Labels below it are left out.",
+        json_schema_extra=_SCORE_THRESHOLD,
+    )
     classes: Classes = None
 
 
 class LocalizeOptions(ModelOptions):
-    """Options of localization."""
+    """Options of `localize`."""
 
-    top_k: int = Field(1, ge=1, le=1000, description="How many labels to give for the one box, best first.")
+    top_k: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Number of labels for the one box, best first: 1 to 1000.",
+        json_schema_extra=_TOP_K,
+    )
 
 
 class DetectOptions(ModelOptions):
-    """Options of detection. Below a score of 0.05 nothing leaves the network."""
+    """Options of `detect`."""
 
-    score_threshold: float = Field(0.5, ge=0.05, le=1, description="Objects with a lower score are left out.")
-    max_detections: int = Field(100, ge=1, le=100, description="At most so many objects, best first.")
+    # The networks themselves discard scores below 0.05.
+    score_threshold: float = Field(
+        0.5,
+        ge=0.05,
+        le=1,
+        description="Lowest score of an object: 0.05 to 1. Objects below it are left out.",
+        json_schema_extra=_SCORE_THRESHOLD,
+    )
+    max_detections: int = Field(
+        100,
+        ge=1,
+        le=100,
+        description="Maximum number of objects, best first: 1 to 100.",
+        json_schema_extra={"synonyms": ["limit", "max", "max_det", "max_dets", "max_objects", "max_results"]},
+    )
     classes: Classes = None
 
 
 class SegmentOptions(DetectOptions):
-    """Options of segmentation."""
+    """Options of `segment`."""
 
     mask_format: Literal["rle", "polygon", "none"] = Field(
-        "rle", description="COCO compressed run-length encoding, polygons [x1, y1, x2, y2, ...], or no masks."
-    )
-
-
-class LayersOptions(Options):
-    """Options of the table of a network's layers."""
-
-    size: Annotated[tuple[int, int] | None, BeforeValidator(parse_size)] = Field(
-        None,
-        description=f"The network's input in pixels: one side, as 224, or WIDTHxHEIGHT, as 640x480; sides in "
-        f"{MIN_SIDE}..{MAX_SIDE}. Without it, the size that the task works at.",
+        "rle",
+        description="Encoding of masks: `rle` (COCO compressed run-length encoding), `polygon` (outlines [x1, y1, x2, "
+        "y2, ...] in pixels, holes filled), or `none` (no masks).",
+        json_schema_extra={"synonyms": ["format", "mask", "mask_encoding", "masks", "masks_format"]},
     )

@@ -1,38 +1,67 @@
-"""Admission: so many photos may be taken in and not yet answered, and what is more is refused at once."""
+"""Admission control: a request that cannot be answered soon is refused at once, before its body is read.
+
+The queue is bounded by the number of images in it, and by the time that they are expected to take: the standard profile
+needs 8 s an image on a CPU, so that a queue of 72 would outlast every proxy's timeout.
+"""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
 from foursight.serving.metrics import RequestMetrics
+from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
+
+# HAProxy gives up on an answer after SERVER_TIMEOUT_S. Half of it is left for uploads and for a wrong estimate.
+MAX_WAIT_S = SERVER_TIMEOUT_S / 2
 
 
-class Places:
-    """The places that a worker has for photos; `name` is that of its path, as in "detect"."""
+class AdmissionControl:
+    """Counts the images that are admitted and not yet answered. `name` is the last part of the path, as in "detect"."""
 
-    def __init__(self, name: str, total: int, metrics: RequestMetrics) -> None:
+    def __init__(self, name: str, capacity: int, metrics: RequestMetrics, max_wait_s: float = MAX_WAIT_S) -> None:
         self._name = name
-        self._total = total
+        self._capacity = capacity
+        self._max_wait_s = max_wait_s
         self._metrics = metrics
-        self._taken = 0
+        self._seconds_per_image = 0.0
+        self.admitted = 0
 
     @contextmanager
-    def take(self, count: int) -> Iterator[None]:
-        """Take so many places for as long as the context lasts. Raises Refusal (overloaded)."""
-        if count and self._taken + count > self._total:
-            raise Refusal(
-                "overloaded",
-                f"{self._taken} photos wait for {self._name!r} already; there is room for {self._total}.",
-                "Try again after the time that Retry-After says.",
-                {"Retry-After": str(max(1, math.ceil(self._taken * self._metrics.seconds_per_photo)))},
+    def reserve(self, count: int) -> Iterator[None]:
+        """Reserve places for `count` images while the context lasts. Raises ApiError (overloaded)."""
+        if count and self.admitted + count > self._capacity:
+            raise self._overloaded(
+                f"The queue for {self._name!r} is full ({self.admitted} of {self._capacity}).", self.admitted
             )
-        self._move(count)
+        # An image that nothing waits before is always admitted, however slow the model is.
+        if count and self.admitted and self._wait_s(self.admitted + count) > self._max_wait_s:
+            raise self._overloaded(
+                f"The queue for {self._name!r} would take {self._wait_s(self.admitted + count):.0f} s; "
+                f"the limit is {self._max_wait_s:.0f} s.",
+                self.admitted,
+            )
+        self._admit(count)
         try:
             yield
         finally:
-            self._move(-count)
+            self._admit(-count)
 
-    def _move(self, count: int) -> None:
-        self._taken += count
-        self._metrics.waiting.set(self._taken)
+    def observe(self, seconds_per_image: float) -> None:
+        """Update the estimate, a moving average, with a measured value; the first value is taken as it is."""
+        weight = 0.2 if self._seconds_per_image else 1.0
+        self._seconds_per_image += weight * (seconds_per_image - self._seconds_per_image)
+
+    def _wait_s(self, images: int) -> float:
+        return images * self._seconds_per_image
+
+    def _overloaded(self, detail: str, waiting: int) -> ApiError:
+        retry_after = max(1, math.ceil(self._wait_s(waiting)))
+        return ApiError("overloaded", detail, _HINT, {"Retry-After": str(retry_after)})
+
+    def _admit(self, count: int) -> None:
+        self.admitted += count
+        self._metrics.queue_images.set(self.admitted)
+
+
+_HINT = "Retry after the delay in Retry-After. Send large batches in smaller requests."

@@ -1,139 +1,182 @@
-"""POST /v1/analyze: several tasks for one upload, side by side, and what ImageNet's labels say of each object found.
+"""POST /v1/analyze: several tasks for one upload, side by side, and the classification of each object found.
 
     request --> bytes --> [pool: decode] --> shared memory --> worker: classify  --> one answer, a part for each task
                                                          '--> worker: detect ... --'
                                     then=classify: objects' boxes --> worker: classify (cuts them out, one batch)
 
-A photo is decoded once, here. Its pixels stand in Ray's object store, which the workers of a machine read in place;
-what goes between the processes is a reference. Each worker takes it in by its own rules (serving/endpoint.py), so that
-a task that is full, or dead, costs the others nothing.
+The image is decoded once, here. Its pixels are in Ray's object store, which the workers of a machine read in place; the
+messages between processes carry a reference. Each worker admits or refuses it by its own rules (serving/endpoint.py),
+so that a task that is full or down does not affect the others.
 """
 
 import asyncio
 import math
-import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import ray
-from pydantic import AfterValidator, BeforeValidator, Field
-from ray import ObjectRef, serve
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray import ObjectRef
+from ray.serve.handle import DeploymentResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from foursight.models import image as images
-from foursight.models.errors import OptionError
-from foursight.schema import Analysis, Answer, Box, ImageSize
+from foursight.models.engines import environment
+from foursight.schema import Analysis, Answer, Box, ImageSize, Prediction
+from foursight.schema.analyze import MARGIN, MAX_OBJECTS
 from foursight.schema.options import ClassifyOptions, Options
-from foursight.schema.tasks import TASKS
-from foursight.serving import registry, responses, upload
-from foursight.serving.admission import Places
-from foursight.serving.endpoint import Answered, Region
-from foursight.serving.errors import STATUS, Refusal, logger, refusal_of
+from foursight.serving import responses, upload
+from foursight.serving.admission import AdmissionControl
+from foursight.serving.analyze_request import AnalyzeRequest, read_query
+from foursight.serving.endpoint import Region
+from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
+from foursight.serving.finetuned import served_models
 from foursight.serving.metrics import RequestMetrics
+from foursight.serving.pipeline import TimedAnswer, run_all
+from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 from foursight.serving.settings import Settings
+from foursight.serving.task_handles import TaskHandles
 
 Value = TypeVar("Value")
 
-# So many objects of a task are classified, best first, and this share of a box is added on each side of it.
-MAX_OBJECTS = 16
-MARGIN = 0.1
-FINDING = tuple(name for name, task in TASKS.items() if task.has_boxes)
-# A worker says at once whether it takes a photo; one that is silent so long is dead or restarting.
-ADMIT_TIMEOUT_S = 5.0
-# Below HAProxy's own, which would lose what the other tasks have found.
-ANSWER_TIMEOUT_S = 60.0
+# For all of a request's calls to workers. HAProxy would otherwise give up first, and lose what the other tasks found.
+ANSWER_TIMEOUT_S = SERVER_TIMEOUT_S - 20
+# A call to a task whose workers are all down waits for a new one. After this time, and again and again, it is checked
+# that a worker is there.
+CHECK_INTERVAL_S = 2.0
 
 
-def _names(value: object) -> object:
-    return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+class Analyzer:
+    """Answers POST /v1/analyze."""
 
+    def __init__(self, settings: Settings, metrics: RequestMetrics, handles: TaskHandles) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._admission = AdmissionControl("analyze", settings.max_queue + settings.max_batch, metrics)
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="image")
+        self._handles = handles
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise ValueError(f"there is no task {', '.join(map(repr, unknown))}")
-    return tuple(dict.fromkeys(names))
+    async def answer(self, http: Request) -> Response:
+        """Answer a request; errors are problem details."""
+        start = perf_counter()
+        try:
+            response = await self._respond(http, start)
+        except ClientDisconnect:
+            response = Response(status_code=499)
+        except Exception as error:
+            response = responses.error_response(as_api_error(error))
+        self._metrics.answered(response.status_code, perf_counter() - start)
+        return response
 
+    async def _respond(self, http: Request, start: float) -> Response:
+        request = read_query(http.url.query, self._settings.tasks, self._task_of)
+        responses.negotiate(http.headers.get("accept", ""), ("application/json",))
+        with self._admission.reserve(1):
+            bodies = await upload.read_images(http, self._settings.max_upload_bytes)
+            if len(bodies) > 1:
+                raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
+            body, seconds = await self._analyze(bodies.pop(), request, start)
+            seconds["total"] = perf_counter() - start
+            # Little's law: of `admitted` requests at a time, one is answered every total / admitted seconds.
+            self._admission.observe(seconds["total"] / self._admission.admitted)
+        timing = ", ".join(f"{step};dur={1000 * duration:.1f}" for step, duration in seconds.items())
+        return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 
-class AnalyzeOptions(Options):
-    """What a request asks of several tasks."""
+    async def _analyze(self, content: bytes, request: AnalyzeRequest, start: float) -> tuple[str, dict[str, float]]:
+        """Return the answer as JSON, and the seconds that each step took."""
+        deadline = start + ANSWER_TIMEOUT_S
+        image, size = await self._in_pool(partial(self._decode, content))
+        del content
+        seconds = {"decode": perf_counter() - start}
 
-    tasks: Annotated[
-        tuple[str, ...] | None,
-        BeforeValidator(_names),
-        AfterValidator(lambda names: None if names is None else _known(names)),
-        Field(description=f"Comma-separated tasks of {', '.join(TASKS)}; all that are served if left out."),
-    ] = None
-    then: Literal["classify"] | None = Field(
-        None,
-        description=f"`classify`: cut out each object found (at most {MAX_OBJECTS} for each task, best first, its box "
-        f"with {MARGIN:.0%} more on each side), and classify it.",
-    )
+        async def ask(task: str, options: Options) -> Answer | ApiError:
+            begin = perf_counter()
+            answers = await self._call(deadline, task, image, options)
+            seconds[task] = perf_counter() - begin
+            return answers if isinstance(answers, ApiError) else answers[0].content
 
+        answers = await run_all([ask(task, options) for task, options in request.tasks.items()])
+        parts = dict(zip(request.tasks, answers, strict=True))
+        if all(isinstance(part, ApiError) for part in answers):
+            raise _worst(parts)
+        failed: ApiError | None = None
+        if request.then:
+            begin = perf_counter()
+            labels = await self._classify_objects(deadline, image, parts, request.then, size)
+            if isinstance(labels, ApiError):
+                failed = labels
+            else:
+                parts = {task: _with_labels(part, labels, size) for task, part in parts.items()}
+            if labels:
+                seconds["then"] = perf_counter() - begin
+        return await self._in_pool(partial(_to_json, size, parts, failed)), seconds
 
-@dataclass(frozen=True)
-class Asked:
-    """What a request asks for: the options of each of its tasks, and of the classification of what they find."""
+    async def _classify_objects(
+        self,
+        deadline: float,
+        image: ObjectRef,
+        parts: Mapping[str, Answer | ApiError],
+        options: ClassifyOptions,
+        size: tuple[int, int],
+    ) -> dict[Region, list[Prediction]] | ApiError:
+        """Classify the region of each object found; the labels by region."""
+        # Two tasks often find the same box, and `localize` returns one box for all its labels.
+        regions = list(dict.fromkeys(region for part in parts.values() for region in _regions(part, size) if region))
+        if not regions:
+            return {}
+        answers = await self._call(deadline, "classify", image, options, regions)
+        if isinstance(answers, ApiError):
+            return answers
+        return {region: answer.content.predictions for region, answer in zip(regions, answers, strict=True)}
 
-    tasks: dict[str, Options]
-    then: ClassifyOptions | None
+    async def _call(
+        self, deadline: float, task: str, image: ObjectRef, options: Options, regions: list[Region] | None = None
+    ) -> list[TimedAnswer[Answer]] | ApiError:
+        try:
+            # By reference: messages would carry the pixels otherwise. In a list: Ray would otherwise fetch the pixels
+            # before the worker has admitted the image.
+            handle = (await self._handles.get(task)).options(_by_reference=True)
+            call: DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]
+            call = handle.answer.remote([image], options, regions)
+            return await self._wait(call, task, deadline)
+        except Exception as error:
+            logger.warning("no answer from the task %s: %s", task, type(error).__name__)
+            return unavailable(task)
 
+    async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: float) -> Value:
+        """Return a worker's answer. Raises TimeoutError if it takes too long or no worker is there, or Ray's errors."""
+        answer: asyncio.Future[Value] = asyncio.ensure_future(call)
+        try:
+            while perf_counter() < deadline:
+                done, _ = await asyncio.wait({answer}, timeout=CHECK_INTERVAL_S)
+                if done:
+                    return answer.result()
+                if not await self._handles.broadcast(task, "ping"):
+                    break
+            raise TimeoutError
+        finally:
+            if not answer.done():
+                answer.cancel()
+                call.cancel()
 
-def read_query(query: str, served: tuple[str, ...], task_of: Callable[[str], str | None] = lambda name: None) -> Asked:
-    """What a query string asks of the tasks that are served.
+    def _decode(self, content: bytes) -> tuple[ObjectRef, tuple[int, int]]:
+        image = images.decode(content, self._settings.max_image_pixels)
+        return ray.put(np.asarray(image)), image.size
 
-    Each task gets the options that it knows; `task_of` gives the task of a fine-tuned model, for which the others
-    answer as they are. Raises OptionError (unknown_parameter, invalid_parameter) for one that
-    none of them knows, or that one of them cannot take.
-    """
-    values = upload.parse_query(query)
-    own = upload.to_options(_only(values, AnalyzeOptions.model_fields), AnalyzeOptions)
-    tasks = own.tasks or served
-    absent = [name for name in (*tasks, *([own.then] if own.then else [])) if name not in served]
-    if absent:
-        raise OptionError(
-            "invalid_parameter", f"The task {absent[0]!r} is not served here.", f"There are: {', '.join(served)}."
-        )
-    if own.then and not set(tasks) & set(FINDING):
-        raise OptionError(
-            "invalid_parameter",
-            f"then={own.then} needs a task that finds objects, and tasks={','.join(tasks)} has none.",
-            f"Add one of {', '.join(FINDING)}.",
-        )
-    kinds = {task: TASKS[task].options for task in tasks}
-    # Of classification only top_k is for the objects: classes and thresholds are those of the task that finds them.
-    of_objects = ("top_k",) if own.then else ()
-    known = dict.fromkeys(
-        (*AnalyzeOptions.model_fields, *(n for k in kinds.values() for n in k.model_fields), *of_objects)
-    )
-    for name in values:
-        if name not in known:
-            raise upload.unknown_parameter(name, known)
-    owner = task_of(values["model"]) if "model" in values else None
-    fields = {
-        task: [name for name in kind.model_fields if name != "model" or owner in (None, task)]
-        for task, kind in kinds.items()
-    }
-    return Asked(
-        {task: upload.to_options(_only(values, fields[task]), kind) for task, kind in kinds.items()},
-        upload.to_options(_only(values, of_objects), ClassifyOptions) if own.then else None,
-    )
+    def _task_of(self, name: str) -> str | None:
+        entry = served_models.read(self._settings).get(name)
+        return entry.task if entry else None
 
-
-def _only(values: dict[str, str], names: Iterable[str]) -> dict[str, str]:
-    return {name: values[name] for name in names if name in values}
+    async def _in_pool(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def region_of(box: Box, width: int, height: int) -> Region:
-    """The whole pixels (left, top, right, bottom) of a photo under a box and MARGIN of its sides around it."""
+    """Return the whole pixels (left, top, right, bottom) of a box with MARGIN of its sides around it."""
     left, top, right, bottom = box
     x, y = MARGIN * (right - left), MARGIN * (bottom - top)
     x1, y1 = max(0, math.floor(left - x)), max(0, math.floor(top - y))
@@ -145,188 +188,38 @@ def region_of(box: Box, width: int, height: int) -> Region:
     )
 
 
-class _Timing:
-    """Where the time of a request goes, in seconds by the name of the step."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, step: str) -> Iterator[None]:
-        """Measure a step."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[step] = perf_counter() - start
-
-    def header(self, total: float) -> str:
-        """The Server-Timing header (W3C), in milliseconds."""
-        steps = self._seconds | {"total": total}
-        return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in steps.items())
+def _regions(part: Answer | ApiError, size: tuple[int, int]) -> list[Region | None]:
+    """Return the region of each prediction that is to be classified, or None."""
+    if isinstance(part, ApiError):
+        return []
+    return [
+        region_of(one.box, *size) if one.box and index < MAX_OBJECTS else None
+        for index, one in enumerate(part.predictions)
+    ]
 
 
-async def _together(work: dict[str, Coroutine[Any, Any, Value]]) -> dict[str, Value]:
-    return dict(zip(work, await asyncio.gather(*work.values()), strict=True))
+def _with_labels(
+    part: Answer | ApiError, labels: Mapping[Region, list[Prediction]], size: tuple[int, int]
+) -> Answer | ApiError:
+    """Return a copy of an answer whose objects carry the labels of their regions."""
+    if isinstance(part, ApiError):
+        return part
+    predictions = [
+        one.model_copy(update={"classification": labels[region]}) if region else one
+        for one, region in zip(part.predictions, _regions(part, size), strict=True)
+    ]
+    return part.model_copy(update={"predictions": predictions})
 
 
-async def _within(seconds: float, call: DeploymentResponse[Value]) -> Value:
-    """What a worker answers; a call that nobody waits for any more is called off. Raises TimeoutError, Ray's errors."""
-    try:
-        return await asyncio.wait_for(call, seconds)
-    except BaseException:
-        call.cancel()
-        raise
+def _worst(parts: Mapping[str, Answer | ApiError]) -> ApiError:
+    """Return the error with the highest status: of several, one that passes by itself is worth a retry."""
+    return max((one for one in parts.values() if isinstance(one, ApiError)), key=lambda one: one.status)
 
 
-def _unavailable(task: str, error: object) -> Refusal:
-    logger.warning("no answer from the task %s: %s", task, type(error).__name__)
-    return Refusal(
-        "unavailable",
-        f"The worker of the task {task!r} does not answer.",
-        "It is being restarted: try again in 2 seconds.",
-        {"Retry-After": "2"},
-    )
-
-
-def _worst(found: Mapping[str, Answer | Refusal]) -> Refusal:
-    """Of several refusals the one with the highest status: what passes by itself is to be tried again."""
-    return max((one for one in found.values() if isinstance(one, Refusal)), key=lambda one: STATUS[one.code])
-
-
-def _to_json(size: tuple[int, int], parts: dict[str, Answer | Refusal], then: Refusal | None) -> str:
+def _to_json(size: tuple[int, int], parts: Mapping[str, Answer | ApiError], then: ApiError | None) -> str:
     analysis = Analysis.model_construct(
         image=ImageSize(width=size[0], height=size[1]),
-        tasks={task: responses.failure(part) if isinstance(part, Refusal) else part for task, part in parts.items()},
+        tasks={task: responses.failure(part) if isinstance(part, ApiError) else part for task, part in parts.items()},
         then=responses.failure(then) if then else None,
     )
     return analysis.model_dump_json(exclude_none=True)
-
-
-class Analyzer:
-    """Answers POST /v1/analyze."""
-
-    def __init__(self, settings: Settings, metrics: RequestMetrics) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._places = Places("analyze", settings.max_queue + settings.max_batch, metrics)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
-        self._handles: dict[str, DeploymentHandle] = {}
-
-    async def answer(self, request: Request) -> Response:
-        """The answer to a request, or the problem details of why there is none."""
-        start = perf_counter()
-        try:
-            response = await self._respond(request, start)
-        except ClientDisconnect:
-            response = Response(status_code=499)
-        except Exception as error:
-            response = responses.refusal_response(refusal_of(error))
-        self._metrics.answered(response.status_code, perf_counter() - start)
-        return response
-
-    async def _respond(self, request: Request, start: float) -> Response:
-        asked = read_query(request.url.query, self._settings.tasks, self._task_of)
-        responses.negotiate(request.headers.get("accept", ""), ("application/json",))
-        with self._places.take(1):
-            # Asked before the body is read: what nobody takes is refused before it costs memory.
-            found: dict[str, Answer | Refusal] = {
-                task: refusal for task, refusal in (await self._admit(asked)).items() if refusal
-            }
-            if len(found) == len(asked.tasks):
-                raise _worst(found)
-            bodies = await upload.read_images(request, self._settings.max_bytes)
-            if len(bodies) > 1:
-                raise Refusal("too_many_images", f"The upload has {len(bodies)} images.", "An analysis takes one.")
-            timing = _Timing()
-            with timing.of("decode"):
-                photo, size = await self._in_pool(partial(self._decode, bodies.pop()))
-            admitted = [task for task in asked.tasks if task not in found]
-            found |= await _together({t: self._ask(t, photo, asked.tasks[t], timing) for t in admitted})
-            if all(isinstance(result, Refusal) for result in found.values()):
-                raise _worst(found)
-            failed = await self._classify_objects(photo, found, asked.then, size, timing) if asked.then else None
-            parts = {task: found[task] for task in asked.tasks}
-            body = await self._in_pool(partial(_to_json, size, parts, failed))
-        headers = {"Server-Timing": timing.header(perf_counter() - start)}
-        return Response(body, media_type="application/json", headers=headers)
-
-    async def _admit(self, asked: Asked) -> dict[str, Refusal | None]:
-        async def admit(task: str, options: Options) -> Refusal | None:
-            try:
-                # Of all replicas, and not routed to one: who routes waits for a worker that is not there.
-                call = (await self._handle(task)).broadcast("admit", options)
-                said = await call.results_async(timeout_s=ADMIT_TIMEOUT_S, return_exceptions=True)
-            except Exception as error:
-                return _unavailable(task, error)
-            if None in said:
-                return None
-            refusals = [one for one in said if isinstance(one, Refusal)]
-            return refusals[0] if refusals else _unavailable(task, said[0])
-
-        return await _together({task: admit(task, options) for task, options in asked.tasks.items()})
-
-    async def _ask(self, task: str, photo: ObjectRef, options: Options, timing: "_Timing") -> Answer | Refusal:
-        with timing.of(task):
-            results = await self._call(task, photo, options)
-        return results if isinstance(results, Refusal) else results[0].answer
-
-    async def _classify_objects(
-        self,
-        photo: ObjectRef,
-        found: dict[str, Answer | Refusal],
-        options: ClassifyOptions,
-        size: tuple[int, int],
-        timing: "_Timing",
-    ) -> Refusal | None:
-        """Put into `found` what classification says of each object; the result is why it could not."""
-        objects = {
-            task: [(one, region_of(one.box, *size)) for one in answer.predictions[:MAX_OBJECTS] if one.box]
-            for task, answer in found.items()
-            if isinstance(answer, Answer)
-        }
-        # Two tasks often find the same box, and localize gives one for all its labels.
-        regions = list(dict.fromkeys(region for some in objects.values() for _, region in some))
-        if not regions:
-            return None
-        with timing.of("then"):
-            results = await self._call("classify", photo, options, regions)
-        if isinstance(results, Refusal):
-            return results
-        labels = dict(zip(regions, (result.answer.predictions for result in results), strict=True))
-        for task, some in objects.items():
-            answer = found[task]
-            if isinstance(answer, Answer) and some:
-                named = [one.model_copy(update={"classification": labels[region]}) for one, region in some]
-                found[task] = answer.model_copy(update={"predictions": named + answer.predictions[MAX_OBJECTS:]})
-        return None
-
-    async def _call(
-        self, task: str, photo: ObjectRef, options: Options, regions: list[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
-        try:
-            # By reference, as else each message would have the pixels; and in a list, as else Ray would fetch them
-            # before the worker has a place for them.
-            handle = (await self._handle(task)).options(_by_reference=True)
-            call = handle.answer.remote([photo], options, regions)
-            results: list[Answered[Answer]] | Refusal = await _within(ANSWER_TIMEOUT_S, call)
-        except Exception as error:
-            return _unavailable(task, error)
-        return results
-
-    async def _handle(self, task: str) -> DeploymentHandle:
-        if task not in self._handles:
-            # In a thread, since it waits for Serve's controller.
-            self._handles[task] = await asyncio.to_thread(serve.get_app_handle, task)
-        return self._handles[task]
-
-    def _decode(self, body: bytes) -> tuple[ObjectRef, tuple[int, int]]:
-        image = images.decode(body, self._settings.max_pixels)
-        return ray.put(np.asarray(image)), image.size
-
-    def _task_of(self, name: str) -> str | None:
-        entry = registry.read(self._settings).get(name)
-        return entry.task if entry else None
-
-    async def _in_pool(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

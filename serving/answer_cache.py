@@ -1,6 +1,6 @@
-"""Repeated questions answered once: who asks what is being computed shares it, and recent answers are kept.
+"""Identical requests share one computation, and recent answers are reused.
 
-All of it runs on one event loop, so that between a look and what follows from it nothing else happens.
+Runs on one event loop: nothing else happens between a lookup and what follows from it.
 """
 
 import asyncio
@@ -11,69 +11,71 @@ from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 Value = TypeVar("Value")
-# From what was kept; from a computation that another question began; by computing.
-Way = Literal["hit", "shared", "miss"]
+# From the cache; from a computation that another request started; computed.
+CacheStatus = Literal["hit", "shared", "miss"]
 
 
 @dataclass(eq=False)
-class _Flight(Generic[Value]):
-    """A computation and how many wait for it."""
+class InFlight(Generic[Value]):
+    """A computation, and how many requests wait for it."""
 
     task: "asyncio.Task[Value]"
-    waiting: int = 0
+    waiters: int = 0
 
 
-class Repeats(Generic[Value]):
-    """Answers by question, at most `limit` bytes of them by `size`; those that were asked for longest ago go first."""
+class AnswerCache(Generic[Value]):
+    """Answers by key, up to `capacity` bytes as `size` counts them; the least recently used are evicted first."""
 
-    def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
-        self._limit = limit
+    def __init__(self, capacity: int, size: Callable[[Value], int]) -> None:
+        self._capacity = capacity
         self._size = size
-        self._kept: OrderedDict[Hashable, Value] = OrderedDict()
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
         self._bytes = 0
-        self._flights: dict[Hashable, _Flight[Value]] = {}
+        self._in_flight: dict[Hashable, InFlight[Value]] = {}
 
-    def ask(self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, Value]]) -> tuple[Way, Awaitable[Value]]:
-        """How a question is answered, and its answer, which has to be awaited at once.
+    def get_or_compute(
+        self, key: Hashable, compute: Callable[[], Coroutine[Any, Any, Value]]
+    ) -> tuple[CacheStatus, Awaitable[Value]]:
+        """Return where the answer comes from, and the answer, which must be awaited at once.
 
-        An error of `compute` reaches all that wait for it, and is not kept. Who is cancelled leaves the others their
-        answer; the last one that leaves cancels the computation.
+        An error of `compute` reaches every waiter and is not cached. Cancelling one waiter does not affect the others;
+        cancelling the last one cancels the computation.
         """
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return "hit", _ready(self._kept[key])
-        flight = self._flights.get(key)
-        way: Way = "shared" if flight else "miss"
+        if key in self._values:
+            self._values.move_to_end(key)
+            return "hit", _ready(self._values[key])
+        flight = self._in_flight.get(key)
+        status: CacheStatus = "shared" if flight else "miss"
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(compute()))
-            flight.task.add_done_callback(partial(self._land, key, flight))
-        flight.waiting += 1
-        return way, self._wait(key, flight)
+            flight = self._in_flight[key] = InFlight(asyncio.create_task(compute()))
+            flight.task.add_done_callback(partial(self._store, key, flight))
+        flight.waiters += 1
+        return status, self._wait(key, flight)
 
-    def has_room_for(self, value: Value) -> bool:
-        """Whether an answer is kept at all."""
-        return self._size(value) <= self._limit
+    def accepts(self, value: Value) -> bool:
+        """Whether an answer is small enough to be cached."""
+        return self._size(value) <= self._capacity
 
-    async def _wait(self, key: Hashable, flight: _Flight[Value]) -> Value:
+    async def _wait(self, key: Hashable, flight: InFlight[Value]) -> Value:
         try:
             return await asyncio.shield(flight.task)
         finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                # Who asks from now on must not join what ends.
-                del self._flights[key]
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                # A later request must not join a computation that is being cancelled.
+                del self._in_flight[key]
                 flight.task.cancel()
 
-    def _land(self, key: Hashable, flight: _Flight[Value], task: "asyncio.Task[Value]") -> None:
-        if self._flights.get(key) is not flight:
+    def _store(self, key: Hashable, flight: InFlight[Value], task: "asyncio.Task[Value]") -> None:
+        if self._in_flight.get(key) is not flight:
             return
-        del self._flights[key]
-        if task.cancelled() or task.exception() or not self.has_room_for(task.result()):
+        del self._in_flight[key]
+        if task.cancelled() or task.exception() or not self.accepts(task.result()):
             return
-        self._kept[key] = task.result()
+        self._values[key] = task.result()
         self._bytes += self._size(task.result())
-        while self._bytes > self._limit:
-            self._bytes -= self._size(self._kept.popitem(last=False)[1])
+        while self._bytes > self._capacity:
+            self._bytes -= self._size(self._values.popitem(last=False)[1])
 
 
 async def _ready(value: Value) -> Value:

@@ -41,8 +41,8 @@ def main(words: Sequence[str]) -> int:
         settings = Settings(**vars(parser.parse_args(words)))
     except ValidationError as error:
         for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else "settings"
-            print(f"foursight serve: --{name.replace('_', '-')}: {problem['msg']}", file=sys.stderr)
+            option = f"--{str(problem['loc'][0]).replace('_', '-')}: " if problem["loc"] else ""
+            print(f"foursight serve: {option}{problem['msg']}", file=sys.stderr)
         return 2
     start = time.monotonic()
     print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)

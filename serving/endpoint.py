@@ -1,278 +1,175 @@
-"""A task's photos inside a worker: decode, queue, compute, encode; the event loop only hands on.
+"""A task's HTTP endpoint, in its worker: the ASGI application, and the same answers for `analyze`.
 
-    request --> bytes --> [pool: decode, prepare] --> [queue] --> [compute thread: predict]
-                              response <-- [pool: finish, encode or draw] <--'
+    request --> admission --> read the body --> answer cache --> pipeline: decode, predict, encode --> response
 
-The pool decodes photos as they arrive, while the batch before them is in the compute thread. Photos come over HTTP
-(this is the ASGI application of the worker), or decoded, from `analyze` (`Endpoint.answer`), and go the same way. With
-an answer cache, a photo over HTTP that was answered of late, or is being answered, goes no way at all.
+With the cache on, images that were answered recently or are in flight skip the pipeline.
 """
 
-import asyncio
-import hashlib
-import os
-import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from starlette.requests import ClientDisconnect, Request
+from starlette import requests
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foursight.models import image as images
 from foursight.models.catalogue import Task
 from foursight.schema import Answer
-from foursight.schema.options import ModelOptions, Options
-from foursight.serving import responses, upload
-from foursight.serving.admission import Places
-from foursight.serving.answer_cache import Repeats, Way
-from foursight.serving.batching import Batcher, Timing
-from foursight.serving.errors import STATUS, Refusal, refusal_of
+from foursight.schema.options import Options
+from foursight.serving import query, responses, upload
+from foursight.serving.admission import AdmissionControl
+from foursight.serving.batching import Batcher, BatcherFailed
+from foursight.serving.cached_pipeline import CachedAnswer, CachedPipeline
+from foursight.serving.encoding import Format, to_json
+from foursight.serving.errors import ApiError, as_api_error, unavailable
 from foursight.serving.metrics import WorkerMetrics
-from foursight.serving.responses import Format
+from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.settings import Settings
 
-Value = TypeVar("Value")
-Content = TypeVar("Content")
-Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 
 
-# What an answer in the cache takes besides its own bytes (key, times, a place in a dict), rounded up from 650.
-ENTRY_BYTES = 1024
-
-
-@dataclass(frozen=True)
-class Answered(Generic[Content]):
-    """One photo's answer, as an object or as the bytes that are sent, and where its time went."""
-
-    answer: Content
-    decode: float
-    timing: Timing
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One photo's part of a response, and how it was come by; `way` is None where there is no cache."""
-
-    answered: Answered[bytes]
-    way: Way | None = None
-
-
 class Endpoint:
-    """POST on the task's own path. Everything else is refused."""
+    """Serves POST on the task's own path; all else is an error.
 
-    def __init__(self, name: str, task: Task, settings: Settings, metrics: WorkerMetrics) -> None:
+    `is_fatal` says after which errors of the task nothing can be computed any more: `batcher.alive` is then false.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        settings: Settings,
+        metrics: WorkerMetrics,
+        is_fatal: Callable[[BaseException], bool] = lambda error: False,
+    ) -> None:
+        self._name = name
         self._task = task
-        self._settings = settings
+        self._max_bytes = settings.max_upload_bytes
         self._metrics = metrics
-        self._places = Places(name, settings.max_queue + settings.max_batch, metrics)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="photo")
-        self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, metrics.computed)
-        self._repeats: Repeats[Answered[bytes]] | None = (
-            Repeats(settings.answer_cache * 2**20, _weight) if settings.answer_cache else None
-        )
+        self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
+        self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, self._observe, is_fatal)
+        self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher)
+        self._cached = CachedPipeline(self._pipeline, settings.answer_cache_mib, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _handle_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
         else:
             start = perf_counter()
-            response = await self._respond(Request(scope, receive), start)
+            response = await self._respond(requests.Request(scope, receive), start)
             self._metrics.answered(response.status_code, perf_counter() - start)
             await response(scope, receive, send)
 
     def close(self) -> None:
-        """End the threads; what waits is cancelled."""
+        """End the threads; work in the queue is cancelled."""
         self.batcher.close()
-        self._pool.shutdown(cancel_futures=True)
-
-    def admit(self, options: Options) -> Refusal | None:
-        """Why a photo with these options would not be answered now; None where it would."""
-        try:
-            self._task.check(options)
-            with self._places.take(1):
-                return None
-        except Exception as error:
-            return refusal_of(error)
+        self._pipeline.close()
 
     async def answer(
         self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
-        """Answer for a decoded photo, uint8 [H, W, 3], or for regions of it, (left, top, right, bottom) in its pixels.
+    ) -> list[TimedAnswer[Answer]] | ApiError:
+        """Answer for a decoded image, uint8 [H, W, 3], or for regions of it: (left, top, right, bottom) in pixels.
 
-        `fetch` gives the photo once there is a place for it.
+        `fetch` is called once the image is admitted.
         """
         start = perf_counter()
         status = 200
         try:
-            self._task.check(options)
-            with self._places.take(len(regions) if regions else 1):
-                pixels = await fetch()
-                parts = [pixels] if regions is None else [pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in regions]
-                del pixels
-                photos = [self._answer(part, options, False, self._to_answer) for part in parts]
-                parts.clear()
-                return await asyncio.gather(*photos)
+            request = self._task.resolve(options)
+            with self.admission.reserve(len(regions) if regions else 1):
+                images = _cut(await fetch(), regions)
+                return await run_all([self._pipeline.answer(image, request) for image in images])
         except Exception as error:
-            refusal = refusal_of(error)
-            status = STATUS[refusal.code]
-            return refusal
+            api_error = self._as_api_error(error)
+            status = api_error.status
+            return api_error
         finally:
             self._metrics.answered(status, perf_counter() - start)
 
-    async def _respond(self, request: Request, start: float) -> Response:
+    async def _respond(self, http: requests.Request, start: float) -> Response:
         try:
-            options, form = self._read_head(request)
-            # A place is taken before the body is read: what cannot be answered soon is refused before it costs memory.
-            with self._places.take(1):
-                bodies = await upload.read_images(request, self._settings.max_bytes)
-                if len(bodies) > 1 and form != "application/json":
-                    raise Refusal(
-                        "not_acceptable", "A drawn picture answers one photo.", "Ask for JSON, or send one photo."
+            request, media_type = self._read_head(http)
+            # Before the body is read: what cannot be answered soon must not cost memory.
+            with self.admission.reserve(1):
+                images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes)]
+                if len(images) > 1 and media_type != "application/json":
+                    raise ApiError(
+                        "not_acceptable",
+                        f"{media_type} is available for one image, not for {len(images)}.",
+                        "Accept application/json, or send one image.",
                     )
-                with self._places.take(len(bodies) - 1):
-                    return await self._answer_all(bodies, options, form, start)
+                with self.admission.reserve(len(images) - 1):
+                    answers = await self._answer_all(images, request, media_type)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            return responses.refusal_response(refusal_of(error))
+            return responses.error_response(self._as_api_error(error))
+        return self._to_response(answers, media_type, perf_counter() - start)
 
-    def _read_head(self, request: Request) -> tuple[Options, Format]:
-        """What is asked for, before the body is looked at."""
-        if request.url.path.removeprefix(request.scope["root_path"]) not in ("", "/"):
-            raise Refusal("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
-        if request.method != "POST":
-            detail = f"{request.method} is not possible here."
-            raise Refusal("method_not_allowed", detail, "POST a photo.", {"Allow": "POST"})
-        options = upload.parse_options(request.url.query, self._task.options)
-        self._task.check(options)
-        return options, responses.negotiate(request.headers.get("accept", ""))
+    def _read_head(self, http: requests.Request) -> tuple[Request, Format]:
+        """Return what is wanted, from everything before the body."""
+        path = http.url.path
+        if path.removeprefix(http.scope["root_path"]) not in ("", "/"):
+            raise ApiError("not_found", f"The path {path} does not exist.", "GET /docs lists all paths.")
+        if http.method != "POST":
+            raise ApiError(
+                "method_not_allowed",
+                f"{path} does not support {http.method}.",
+                "Use POST with an image as the body.",
+                {"Allow": "POST"},
+            )
+        options = query.parse_options(http.url.query, self._task.options)
+        return self._task.resolve(options), responses.negotiate(http.headers.get("accept", ""))
 
-    async def _answer_all(self, bodies: list[bytes], options: Options, form: Format, start: float) -> Response:
-        # A photo of several that fails leaves the others their answers; a lone one fails the request.
-        several = len(bodies) > 1
-        photos = [self._reply(body, options, form) for body in bodies]
-        bodies.clear()
-        replies = await asyncio.gather(*photos, return_exceptions=several)
-        contents = [_content(reply) for reply in replies]
-        if form == "application/json":
+    async def _answer_all(
+        self, images: list[EncodedImage], request: Request, media_type: Format
+    ) -> list[CachedAnswer | ApiError]:
+        """Answer for each image. If one of several fails, the others are still answered; a lone one raises."""
+        if len(images) == 1:
+            return [await self._cached.render(images[0], request, media_type)]
+
+        async def answer(image: EncodedImage) -> CachedAnswer | ApiError:
+            try:
+                return await self._cached.render(image, request, media_type)
+            except Exception as error:
+                return self._as_api_error(error)
+
+        return await run_all([answer(image) for image in images])
+
+    def _to_response(self, answers: list[CachedAnswer | ApiError], media_type: Format, total_s: float) -> Response:
+        contents = [
+            to_json(responses.failure(one)) if isinstance(one, ApiError) else one.answer.content for one in answers
+        ]
+        if media_type == "application/json":
             response = responses.json_response(contents)
         else:
-            response = Response(contents[0], media_type=form)
-        computed = [reply.answered for reply in replies if isinstance(reply, Reply) and reply.way in (None, "miss")]
-        response.headers["Server-Timing"] = _server_timing(computed, perf_counter() - start)
+            response = Response(contents[0], media_type=media_type)
+        response.headers["Server-Timing"] = responses.server_timing(answers, total_s)
         response.headers["Vary"] = "Accept"
-        if self._repeats:
-            response.headers["Cache-Status"] = ", ".join(_cache_status(reply, self._repeats) for reply in replies)
+        if self._cached.has_cache:
+            response.headers["Cache-Status"] = ", ".join(map(responses.cache_status, answers))
         return response
 
-    async def _reply(self, photo: bytes, options: Options, form: Format) -> Reply:
-        draw = form != "application/json"
-        compute = partial(self._answer, options=options, draw=draw, encode=partial(self._to_bytes, form))
-        if self._repeats is None:
-            answer = compute(photo)
-            photo = b""
-            return Reply(await answer)
-        # In a thread, and none that decodes: 12 megapixels are hashed in milliseconds, and a hit should not wait.
-        digest = (await asyncio.to_thread(hashlib.sha256, photo)).digest()
-        # A model that takes another's name has a key of its own, and no key keeps a model that is removed.
-        model = options.pinned() if isinstance(options, ModelOptions) else None
-        key = digest, form, options.model_dump_json(), None if model is None else weakref.ref(model)
-        way, kept = self._repeats.ask(key, partial(compute, photo))
-        photo = b""
-        self._metrics.repeats(way)
-        return Reply(await kept, way)
+    def _as_api_error(self, error: Exception) -> ApiError:
+        return unavailable(self._name) if isinstance(error, BatcherFailed) else as_api_error(error)
 
-    async def _answer(
-        self,
-        photo: bytes | Pixels,
-        options: Options,
-        draw: bool,
-        encode: Callable[[Any, Options, tuple[int, int], Image.Image | None], Content],
-    ) -> Answered[Content]:
-        start = perf_counter()
-        # While it waits, a photo is there once only: as the network's input, unless it is to be drawn on.
-        canvas, size, prepared = await self._in_pool(partial(self._decode, photo, draw))
-        photo = b""
-        decoded = perf_counter()
-        output, timing = await self.batcher.submit((prepared, options))
-        answer = await self._in_pool(partial(encode, output, options, size, canvas))
-        return Answered(answer, decoded - start, timing)
-
-    def _decode(self, photo: bytes | Pixels, draw: bool) -> tuple[Image.Image | None, tuple[int, int], Any]:
-        """The photo, where it is to be drawn on, its (width, height), and the network's input."""
-        if isinstance(photo, bytes) and not draw:
-            image, size = images.decode_for(photo, self._task.short_side, self._settings.max_pixels)
-            return None, size, self._task.prepare(image, size)
-        image = images.decode(photo, self._settings.max_pixels) if isinstance(photo, bytes) else Image.fromarray(photo)
-        return image if draw else None, image.size, self._task.prepare(image)
-
-    def _to_answer(self, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None) -> Answer:
-        found = self._task.finish(output, options)
-        mask_format = "rle" if canvas else getattr(options, "mask_format", "none")
-        name = getattr(options, "model", None) or self._task.card.name
-        return responses.to_answer(name, size, found, mask_format)
-
-    def _to_bytes(
-        self, form: Format, output: Any, options: Options, size: tuple[int, int], canvas: Image.Image | None
-    ) -> bytes:
-        answer = self._to_answer(output, options, size, canvas)
-        return responses.to_picture(canvas, answer, form) if canvas else responses.to_json(answer)
-
-    async def _in_pool(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def _observe(self, batch_size: int, seconds: float) -> None:
+        self._metrics.computed(batch_size, seconds)
+        self.admission.observe(seconds / batch_size)
 
 
-def _weight(answered: Answered[bytes]) -> int:
-    return len(answered.answer) + ENTRY_BYTES
+def _cut(pixels: Pixels, regions: Sequence[Region] | None) -> list[PixelImage]:
+    if regions is None:
+        return [PixelImage(pixels)]
+    return [PixelImage(pixels[y1:y2, x1:x2]) for x1, y1, x2, y2 in regions]
 
 
-def _content(reply: Reply | BaseException) -> bytes:
-    if isinstance(reply, Reply):
-        return reply.answered.answer
-    if isinstance(reply, Exception):
-        return responses.to_json(responses.failure(refusal_of(reply)))
-    raise reply
-
-
-def _cache_status(reply: Reply | BaseException, repeats: Repeats[Answered[bytes]]) -> str:
-    """One photo's member of the Cache-Status header (RFC 9211)."""
-    if not isinstance(reply, Reply):
-        return "foursight; fwd=miss"
-    if reply.way == "miss":
-        return "foursight; fwd=miss" + ("; stored" if repeats.has_room_for(reply.answered) else "")
-    return "foursight; hit" if reply.way == "hit" else "foursight; fwd=miss; collapsed"
-
-
-def _server_timing(computed: list[Answered[bytes]], total: float) -> str:
-    """The Server-Timing header (W3C), in milliseconds; of several photos the longest time of each step.
-
-    Only `total` where all answers were there already.
-    """
-    steps = [f"total;dur={1000 * total:.1f}"]
-    if computed:
-        slowest = {
-            "decode": max(one.decode for one in computed),
-            "queue": max(one.timing.queue for one in computed),
-            "inference": max(one.timing.inference for one in computed),
-        }
-        steps = [f"{name};dur={1000 * seconds:.1f}" for name, seconds in slowest.items()] + steps
-        steps.append(f'batch;desc="{max(one.timing.batch for one in computed)}"')
-    return ", ".join(steps)
-
-
-async def _live(receive: Receive, send: Send) -> None:
+async def _handle_lifespan(receive: Receive, send: Send) -> None:
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     await send({"type": "lifespan.shutdown.complete"})

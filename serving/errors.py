@@ -1,34 +1,8 @@
-"""Everything that the server refuses, as RFC 9457 problem details: one table of codes, one type to raise.
-
-code                       status   when
-empty_body                 400      no bytes arrived
-unknown_parameter          400      a query parameter that the task does not have
-invalid_parameter          400      a query parameter with a value that it cannot have
-unknown_class              400      `classes` names something the model does not know
-invalid_multipart          400      a multipart body that is broken, or without a field `image`
-too_many_images            400      more than 32 images in one upload
-invalid_model_name         400      a name that no model can have
-not_found                  404      no such path
-unknown_model              404      no task or model of that name is served
-method_not_allowed         405      the path takes another method
-not_acceptable             406      the Accept header leaves no format that we have
-upload_timeout             408      the upload took too long
-builtin_model              409      a task's own model cannot be replaced or dropped
-model_corrupt              409      a model's files are not whole, or not those that belong together
-model_mismatch             409      a model that is for another task or another backbone
-body_too_large             413      more bytes than the limit
-too_many_pixels            413      more pixels than the limit
-not_an_image               415      bytes that are no picture
-unsupported_image_type     415      a picture, but of a kind that we do not read
-unsupported_media_type     415      a Content-Type that cannot be a photo
-truncated_image            422      a picture that ends early or is damaged
-internal_error             500      our fault; the log has the request id
-overloaded                 503      the queue is full: Retry-After says when to come back
-unavailable                503      the task's worker is starting, or restarting
-"""
+"""The errors of the HTTP API, as RFC 9457 problem details: one table of codes, and the exception to raise."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from foursight.models.errors import ModelError
@@ -36,37 +10,59 @@ from foursight.schema import Problem
 
 logger = logging.getLogger("ray.serve")
 
-STATUS = {
-    "empty_body": 400,
-    "unknown_parameter": 400,
-    "invalid_parameter": 400,
-    "unknown_class": 400,
-    "invalid_multipart": 400,
-    "too_many_images": 400,
-    "invalid_model_name": 400,
-    "not_found": 404,
-    "unknown_model": 404,
-    "method_not_allowed": 405,
-    "not_acceptable": 406,
-    "upload_timeout": 408,
-    "builtin_model": 409,
-    "model_corrupt": 409,
-    "model_mismatch": 409,
-    "body_too_large": 413,
-    "too_many_pixels": 413,
-    "not_an_image": 415,
-    "unsupported_image_type": 415,
-    "unsupported_media_type": 415,
-    "truncated_image": 422,
-    "internal_error": 500,
-    "overloaded": 503,
-    "unavailable": 503,
-}
 MEDIA_TYPE = "application/problem+json"
 
 
-class Refusal(Exception):
-    """A request that is answered with an error. `code` is one of STATUS."""
+@dataclass(frozen=True)
+class ErrorCode:
+    """The HTTP status of a code, and when it occurs."""
+
+    status: int
+    when: str
+
+
+CODES = {
+    "empty_body": ErrorCode(400, "The request body is empty."),
+    "unknown_parameter": ErrorCode(400, "The task has no such query parameter."),
+    "invalid_parameter": ErrorCode(400, "The value of a query parameter is not valid."),
+    "unknown_class": ErrorCode(400, "`classes` names a label that the model does not have."),
+    "invalid_multipart": ErrorCode(400, "The multipart body is malformed or has no field `image`."),
+    "too_many_images": ErrorCode(400, "The upload has more images than one request may have."),
+    "invalid_model_name": ErrorCode(400, "The name is not valid for a model."),
+    "not_found": ErrorCode(404, "The path does not exist."),
+    "unknown_model": ErrorCode(404, "No task or model of that name is served."),
+    "method_not_allowed": ErrorCode(405, "The path does not support this method."),
+    "not_acceptable": ErrorCode(406, "The Accept header rules out every available format."),
+    "upload_timeout": ErrorCode(408, "The upload took too long."),
+    "builtin_model": ErrorCode(409, "A built-in model cannot be replaced or removed."),
+    "model_exists": ErrorCode(409, "A model of that name exists already."),
+    "model_corrupt": ErrorCode(409, "A model's files are incomplete or damaged."),
+    "model_mismatch": ErrorCode(409, "The model was made for another task or another backbone."),
+    "checkpoint_mismatch": ErrorCode(409, "A training checkpoint belongs to another run."),
+    "body_too_large": ErrorCode(413, "The upload is larger than the limit."),
+    "too_many_pixels": ErrorCode(413, "The image has more pixels than the limit."),
+    "not_an_image": ErrorCode(415, "The body is not an image."),
+    "unsupported_image_type": ErrorCode(415, "The image format is not supported."),
+    "unsupported_media_type": ErrorCode(415, "The Content-Type is not an image type."),
+    "truncated_image": ErrorCode(422, "The image is truncated or damaged."),
+    "bad_data": ErrorCode(422, "A data set cannot be trained on."),
+    "no_data": ErrorCode(422, "A data set has no images to train on."),
+    "internal_error": ErrorCode(500, "The server failed. Its log has the details, under the request ID."),
+    "precision_unavailable": ErrorCode(500, "The machine cannot compute in the configured precision."),
+    "weights_corrupt": ErrorCode(500, "A weights file does not match its checksum."),
+    "overloaded": ErrorCode(503, "The queue is full. Retry after the delay in Retry-After."),
+    "unavailable": ErrorCode(503, "The task's worker is starting or restarting. Retry after the delay in Retry-After."),
+    "weights_unavailable": ErrorCode(503, "A weights file could not be downloaded."),
+}
+# What only a client of the HTTP API can do about an error of foursight.models.
+_HTTP_HINTS = {
+    "unknown_class": "GET /v1/models lists all labels.",
+    "unknown_model": "GET /v1/models lists all models.",
+}
+
+
+class ApiError(Exception):
+    """A request that is answered with an error. `code` is one of CODES."""
 
     def __init__(self, code: str, detail: str, hint: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(code, detail, hint)
@@ -75,19 +71,37 @@ class Refusal(Exception):
         self.hint = hint
         self.headers = dict(headers or {})
 
+    @property
+    def status(self) -> int:
+        """The HTTP status of the code."""
+        return CODES[self.code].status
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Return the ApiError that answers an exception. Unexpected exceptions are logged, never sent to the client."""
+    if isinstance(error, ApiError | ModelError) and error.code in CODES:
+        if isinstance(error, ApiError):
+            return error
+        hint = _HTTP_HINTS.get(error.code, "")
+        return ApiError(error.code, error.detail, error.hint if hint in error.hint else f"{error.hint} {hint}".strip())
+    logger.error("unexpected error while answering a request", exc_info=error)
+    return ApiError(
+        "internal_error", "The server failed to answer this request.", "Try again, or report the request ID."
+    )
+
+
+def unavailable(task: str) -> ApiError:
+    """Return the error for a worker that does not answer."""
+    return ApiError(
+        "unavailable",
+        f"The worker of {task!r} does not answer.",
+        "It is being restarted. Retry in 2 seconds.",
+        {"Retry-After": "2"},
+    )
+
 
 def problem(code: str, detail: str, hint: str) -> Problem:
-    """The problem details for a code."""
-    status = STATUS[code]
+    """Return the problem details of an error."""
+    status = CODES[code].status
     title = HTTPStatus(status).phrase
     return Problem(type=f"/docs#{code}", title=title, status=status, code=code, detail=detail, hint=hint)
-
-
-def refusal_of(error: Exception) -> Refusal:
-    """The refusal that answers an exception; what nobody foresaw goes to the log and not to the client."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, ModelError):
-        return Refusal(error.code, error.detail, error.hint)
-    logger.error("unforeseen error while answering a request", exc_info=error)
-    return Refusal("internal_error", "The server failed on this request.", "It is logged; try again, or report the id.")

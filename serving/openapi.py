@@ -1,23 +1,32 @@
-"""One OpenAPI 3.1 document for all tasks, and the page that shows it without a script or a foreign server."""
+"""One OpenAPI 3.1 document for all tasks, and the same document as a web page without scripts."""
 
+from collections.abc import Iterable
 from html import escape
 from importlib.metadata import version
 from typing import Any
 
 from foursight.schema import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
-from foursight.schema.options import LayersOptions
-from foursight.serving.analyze import AnalyzeOptions
-from foursight.serving.errors import MEDIA_TYPE, STATUS
-from foursight.serving.errors import __doc__ as errors_doc
+from foursight.schema.analyze import AnalyzeOptions
+from foursight.schema.layers import LayersOptions
+from foursight.schema.options import Options
+from foursight.schema.tasks import TASKS, TaskSpec
+from foursight.serving.errors import CODES, MEDIA_TYPE
 from foursight.serving.upload import MAX_IMAGES
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_FINDS = {
+    "labels": "labels of the whole image",
+    "object": "the main object, with a box",
+    "objects": "each object, with a box",
+    "masks": "each object, with a box and a mask",
+}
 
 
-def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document for tasks whose options have the JSON schemas `options`, by task name."""
+def document(tasks: Iterable[str]) -> dict[str, Any]:
+    """Return the document of a server that serves these tasks."""
+    specs = [TASKS[name] for name in tasks]
     schemas: dict[str, Any] = {}
     for model in (Analysis, Answer, Answers, LayerTable, ModelCards, Problem):
         schema = model.model_json_schema(ref_template=_REF)
@@ -28,72 +37,60 @@ def document(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "info": {
             "title": "Foursight",
             "version": version("foursight-vision"),
-            "description": "Vision inference: upload a photo, get what is in it.",
+            "description": "Vision inference: upload an image, get what is in it.",
         },
-        "paths": {f"/v1/{task}": {"post": _operation(task, schema)} for task, schema in options.items()}
-        | {"/v1/analyze": {"post": _analysis(options)}}
-        | _FRONT,
+        "paths": {f"/v1/{task.name}": {"post": _task(task)} for task in specs}
+        | {"/v1/analyze": {"post": _analysis(specs)}}
+        | _GATEWAY,
         "components": {"schemas": schemas},
     }
 
 
-def _operation(task: str, options: dict[str, Any]) -> dict[str, Any]:
-    photo = {"type": "array", "maxItems": MAX_IMAGES, "items": {"type": "string", "format": "binary"}}
-    multipart = {"type": "object", "properties": {"image": photo}, "required": ["image"]}
-    one_or_several = {"anyOf": [_ref("Answer"), _ref("Answers")]}
+def _task(task: TaskSpec) -> dict[str, Any]:
+    images = {"type": "array", "maxItems": MAX_IMAGES, "items": {"type": "string", "format": "binary"}}
     return {
-        "operationId": task,
-        "summary": f"{task.capitalize()} a photo",
-        "description": f"A photo as the body, or up to {MAX_IMAGES} as fields `image` of a multipart body.",
-        "parameters": [_parameter(name, schema) for name, schema in options["properties"].items()],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": _BYTES,
-                "application/octet-stream": _BYTES,
-                "multipart/form-data": {"schema": multipart},
-            },
-        },
+        "operationId": task.name,
+        "summary": task.summary,
+        "description": f"Returns {_FINDS[task.finds]}. Send an image as the body, or up to {MAX_IMAGES} images as "
+        "fields `image` of a multipart body.",
+        "parameters": _parameters(task.options),
+        "requestBody": _request_body(images),
         "responses": {
             "200": {
-                "description": "The answer; as a picture where Accept prefers one.",
-                "content": {"application/json": {"schema": one_or_several}, "image/jpeg": _BYTES, "image/png": _BYTES},
+                "description": "The answer, or the image with the answer drawn on it if the Accept header prefers one.",
+                "content": {
+                    "application/json": {"schema": {"anyOf": [_ref("Answer"), _ref("Answers")]}},
+                    "image/jpeg": _BYTES,
+                    "image/png": _BYTES,
+                },
             },
             "default": _problem(),
         },
     }
 
 
-def _analysis(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    own = AnalyzeOptions.model_json_schema()["properties"]
-    # Bounds and defaults are each task's own: here only that the parameter is passed on, and to whom.
-    known: dict[str, list[str]] = {}
-    for task, schema in options.items():
-        for name in schema["properties"]:
-            known.setdefault(name, []).append(task)
-    photo = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}, "required": ["image"]}
+def _analysis(tasks: list[TaskSpec]) -> dict[str, Any]:
+    # Ranges and defaults differ between tasks: here are only the name of each parameter, and which tasks have it.
+    tasks_with: dict[str, list[str]] = {}
+    for task in tasks:
+        for name in task.options.model_fields:
+            tasks_with.setdefault(name, []).append(task.name)
     return {
         "operationId": "analyze",
-        "summary": "Several tasks for one photo",
-        "description": "Side by side, decoded once. A task that fails has its error in its part.",
+        "summary": "Run several tasks on one image.",
+        "description": "The tasks run side by side, and the image is decoded once. If a task fails, its part of the "
+        "answer is the error.",
         "parameters": [
-            *(_parameter(name, schema) for name, schema in own.items()),
+            *_parameters(AnalyzeOptions),
             *(
-                _parameter(name, {"type": "string", "description": f"As for {', '.join(tasks)}."})
-                for name, tasks in known.items()
+                _parameter(name, {"type": "string", "description": f"Passed to {', '.join(names)}."})
+                for name, names in tasks_with.items()
             ),
         ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": _BYTES,
-                "application/octet-stream": _BYTES,
-                "multipart/form-data": {"schema": photo},
-            },
-        },
+        "requestBody": _request_body({"type": "string", "format": "binary"}),
         "responses": {
             "200": {
-                "description": "A part for each task.",
+                "description": "An answer or an error for each task.",
                 "content": {"application/json": {"schema": _ref("Analysis")}},
             },
             "default": _problem(),
@@ -101,15 +98,35 @@ def _analysis(options: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _request_body(image: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "properties": {"image": image}, "required": ["image"]}
+    return {
+        "required": True,
+        "content": {
+            "image/*": _BYTES,
+            "application/octet-stream": _BYTES,
+            "multipart/form-data": {"schema": form},
+        },
+    }
+
+
+def _parameters(options: type[Options]) -> list[dict[str, Any]]:
+    return [_parameter(name, schema) for name, schema in options.model_json_schema()["properties"].items()]
+
+
 def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "in": "query",
         "description": schema.get("description", ""),
-        "schema": {key: value for key, value in schema.items() if key not in ("description", "title")},
+        "schema": {key: value for key, value in schema.items() if key not in ("description", "title", "synonyms")},
         # Lists are comma-separated.
-        **({"style": "form", "explode": False} if name in ("classes", "tasks") else {}),
+        **({"style": "form", "explode": False} if _is_list(schema) else {}),
     }
+
+
+def _is_list(schema: dict[str, Any]) -> bool:
+    return any(part.get("type") == "array" for part in schema.get("anyOf", [schema]))
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -131,18 +148,18 @@ def _on_model(summary: str, status: str) -> dict[str, Any]:
     return {"summary": summary, "responses": {status: {"description": summary, **content}, "default": _problem()}}
 
 
-_FRONT = {
+_GATEWAY = {
     "/v1/models/{name}/layers": {
         "get": {
             "operationId": "layers",
-            "summary": "What a model's layers do",
+            "summary": "List the layers of a model.",
             "description": "Kernel, stride, padding, sizes, receptive field, parameters and multiply-adds of each.",
             "parameters": [
                 {
                     "name": "name",
                     "in": "path",
                     "required": True,
-                    "description": "A task, as detect, or a model by its name, fine-tuned or not.",
+                    "description": "The name of a model, or of a task for its built-in model.",
                     "schema": {"type": "string"},
                 },
                 {
@@ -154,27 +171,27 @@ _FRONT = {
             ],
             "responses": {
                 "200": {
-                    "description": "The layers by stages, in the order in which they run.",
+                    "description": "The layers by stage, in the order in which they run.",
                     "content": {"application/json": {"schema": _ref("LayerTable")}},
                 },
                 "default": _problem(),
             },
         }
     },
-    "/v1/models": _get("Each task's models", {"application/json": {"schema": _ref("ModelCards")}}),
+    "/v1/models": _get("List all models.", {"application/json": {"schema": _ref("ModelCards")}}),
     "/v1/models/{name}": {
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
-        "get": _on_model("One model", "200"),
-        "put": _on_model("Load a model of the models folder, or load it anew", "200"),
-        "delete": _on_model("Drop a model; requests in flight are answered", "204"),
+        "get": _on_model("Describe a model.", "200"),
+        "put": _on_model("Load or reload a fine-tuned model from the models folder.", "200"),
+        "delete": _on_model("Stop serving a fine-tuned model. Requests in flight are answered.", "204"),
     },
-    "/healthz": _get("The server runs", _TEXT),
+    "/healthz": _get("Check that the server runs.", _TEXT),
     "/readyz": _get(
-        "Every task answers",
+        "Check that every task answers.",
         {"application/json": {"schema": {"type": "object"}}},
-        **{"503": {"description": "Some task does not answer yet."}},
+        **{"503": {"description": "A task does not answer yet."}},
     ),
-    "/metrics": _get("Metrics for Prometheus", _TEXT),
+    "/metrics": _get("Return metrics for Prometheus.", _TEXT),
 }
 
 _STYLE = """
@@ -187,7 +204,7 @@ td,th{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;border-bott
 
 
 def page(described: dict[str, Any], address: str) -> str:
-    """The document as a web page; `address` is where the reader reached the server, for the curl lines."""
+    """Return the document as a web page; `address` is the server's as the reader reached it, for the curl commands."""
     blocks = [
         _block(path, verb, operation, address)
         for path, verbs in described["paths"].items()
@@ -195,11 +212,12 @@ def page(described: dict[str, Any], address: str) -> str:
         if verb != "parameters"
     ]
     rows = "".join(
-        f'<tr id="{code}"><td><code>{code}</code><td>{STATUS[code]}<td>{escape(when)}' for code, when in _error_table()
+        f'<tr id="{code}"><td><code>{code}</code><td>{error.status}<td>{escape(error.when)}'
+        for code, error in CODES.items()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Foursight</title><style>{_STYLE}</style><h1>Foursight</h1>"
+        f"<title>Foursight API</title><style>{_STYLE}</style><h1>Foursight</h1>"
         f"<p>{escape(described['info']['description'])} "
         f'Version {described["info"]["version"]}. Machine-readable: <a href="/openapi.json">/openapi.json</a>.'
         f"{''.join(blocks)}<h2>Errors</h2><p>Every error is <code>{MEDIA_TYPE}</code> (RFC 9457).<table>{rows}</table>"
@@ -215,12 +233,6 @@ def _block(path: str, verb: str, operation: dict[str, Any], address: str) -> str
     )
     table = f"<table><tr><th>parameter<th>default<th>{rows}</table>" if rows else ""
     return (
-        f'<h2><span class="verb">{verb.upper()}</span> {path}</h2><p>{escape(operation["summary"])}. '
+        f'<h2><span class="verb">{verb.upper()}</span> {path}</h2><p>{escape(operation["summary"])} '
         f"{escape(operation.get('description', ''))}<pre>curl{upload} {escape(address)}{path}</pre>{table}"
     )
-
-
-def _error_table() -> list[tuple[str, str]]:
-    """(code, when) from the table in the docstring of serving/errors.py, its one home."""
-    lines = [line.split(maxsplit=2) for line in (errors_doc or "").splitlines()]
-    return [(line[0], line[2]) for line in lines if len(line) == 3 and line[0] in STATUS]

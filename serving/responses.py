@@ -1,26 +1,21 @@
-"""From a task's predictions to a response: JSON, or the photo with the predictions drawn on it."""
+"""HTTP responses: the format that the client accepts, bodies, and the headers that describe an answer."""
 
 from collections.abc import Sequence
-from io import BytesIO
-from typing import Literal
 
-from PIL import Image
 from starlette.responses import Response
 
-from foursight.drawing.draw import draw
-from foursight.models.results import Predictions
-from foursight.schema import Answer, Failure, ImageSize, Polygons, Prediction, Rle
-from foursight.serving import masks
-from foursight.serving.errors import MEDIA_TYPE, STATUS, Refusal, problem
+from foursight.schema import Failure
+from foursight.serving.cached_pipeline import CachedAnswer
+from foursight.serving.encoding import Format
+from foursight.serving.errors import MEDIA_TYPE, ApiError, problem
 
-Format = Literal["application/json", "image/jpeg", "image/png"]
 FORMATS: tuple[Format, ...] = ("application/json", "image/jpeg", "image/png")
 
 
 def negotiate(accept: str, offered: Sequence[Format] = FORMATS) -> Format:
-    """The format of those offered that an Accept header prefers (RFC 9110, section 12.5.1); the first if it is all one.
+    """Return the offered format that an Accept header prefers (RFC 9110, section 12.5.1), the first one if several tie.
 
-    Raises Refusal (not_acceptable).
+    Raises ApiError (not_acceptable).
     """
     best: tuple[float, Format] | None = None
     ranges = [_media_range(part) for part in accept.split(",") if part.strip()]
@@ -34,68 +29,56 @@ def negotiate(accept: str, offered: Sequence[Format] = FORMATS) -> Format:
         if quality > 0 and (best is None or quality > best[0]):
             best = (quality, candidate)
     if best is None:
-        raise Refusal("not_acceptable", f"Accept: {accept} leaves no format.", f"There is {', '.join(offered)}.")
+        raise ApiError(
+            "not_acceptable",
+            f"Accept: {accept} rules out every available format.",
+            f"Available: {', '.join(offered)}.",
+        )
     return best[1]
 
 
-def to_answer(model: str, size: tuple[int, int], found: Predictions, mask_format: str) -> Answer:
-    """The wire form of predictions for a photo of `size` (width, height)."""
-    width, height = size
-    boxes = None if found.boxes is None else found.boxes.tolist()
-    predictions = []
-    for index, (label, class_id, score) in enumerate(
-        zip(found.labels, found.class_ids.tolist(), found.scores.tolist(), strict=True)
-    ):
-        outline: Rle | Polygons | None = None
-        if found.masks is not None:
-            mask = found.masks[index]
-            outline = masks.to_polygons(mask) if mask_format == "polygon" else masks.to_rle(mask, height, width)
-        predictions.append(
-            Prediction.model_construct(
-                label=label,
-                class_id=class_id,
-                score=round(score, 5),
-                wnid=found.wnids[index] if found.wnids else None,
-                box=tuple(round(side, 2) for side in boxes[index]) if boxes else None,
-                mask=outline,
-            )
-        )
-    return Answer.model_construct(
-        model=model, image=ImageSize.model_construct(width=width, height=height), predictions=predictions
-    )
-
-
-def to_picture(image: Image.Image, answer: Answer, media_type: Format) -> bytes:
-    """The photo with the answer drawn on it, as JPEG or PNG."""
-    out = BytesIO()
-    drawn = draw(image, answer.predictions)
-    if media_type == "image/png":
-        drawn.save(out, "PNG", compress_level=3)
-    else:
-        drawn.save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def to_json(result: Answer | Failure) -> bytes:
-    """One photo's result as JSON."""
-    return result.model_dump_json(exclude_none=True).encode()
-
-
 def json_response(results: Sequence[bytes]) -> Response:
-    """One result of `to_json` as itself, several as {"results": [...]}."""
+    """Return one JSON result as the body, or several as {"results": [...]}."""
     body = results[0] if len(results) == 1 else b'{"results":[%b]}' % b",".join(results)
     return Response(body, media_type="application/json")
 
 
-def refusal_response(refusal: Refusal) -> Response:
-    """The problem details of a refusal."""
-    body = problem(refusal.code, refusal.detail, refusal.hint)
-    return Response(body.model_dump_json(), STATUS[refusal.code], refusal.headers, MEDIA_TYPE)
+def error_response(error: ApiError) -> Response:
+    """Return the problem details of an error."""
+    body = problem(error.code, error.detail, error.hint)
+    return Response(body.model_dump_json(), error.status, error.headers, MEDIA_TYPE)
 
 
-def failure(refusal: Refusal) -> Failure:
-    """A refusal in the place of one photo's answer."""
-    return Failure(error=problem(refusal.code, refusal.detail, refusal.hint))
+def failure(error: ApiError) -> Failure:
+    """Return an error in place of one image's answer."""
+    return Failure(error=problem(error.code, error.detail, error.hint))
+
+
+def cache_status(answer: CachedAnswer | ApiError) -> str:
+    """Return one image's member of the Cache-Status header (RFC 9211)."""
+    if isinstance(answer, ApiError):
+        return "foursight; fwd=miss"
+    if answer.status == "miss":
+        return "foursight; fwd=miss" + ("; stored" if answer.stored else "")
+    return "foursight; hit" if answer.status == "hit" else "foursight; fwd=miss; collapsed"
+
+
+def server_timing(answers: Sequence[CachedAnswer | ApiError], total_s: float) -> str:
+    """Return the Server-Timing header (W3C), in milliseconds; of several images, the longest time of each step.
+
+    Only `total` if nothing was computed.
+    """
+    steps = [f"total;dur={1000 * total_s:.1f}"]
+    computed = [one.answer for one in answers if isinstance(one, CachedAnswer) and one.status == "miss"]
+    if computed:
+        slowest = {
+            "decode": max(one.decode_s for one in computed),
+            "queue": max(one.timing.queue_s for one in computed),
+            "inference": max(one.timing.inference_s for one in computed),
+        }
+        steps = [f"{name};dur={1000 * seconds:.1f}" for name, seconds in slowest.items()] + steps
+        steps.append(f'batch;desc="{max(one.timing.batch_size for one in computed)}"')
+    return ", ".join(steps)
 
 
 def _media_range(part: str) -> tuple[str, float]:

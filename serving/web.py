@@ -1,4 +1,4 @@
-"""The page at `/`: static files without a build step, under a Content-Security-Policy that leaves nothing open."""
+"""The web page at `/`: static files, without a build step, under a strict Content-Security-Policy."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).parent / "page"
 HEADERS = {
-    # Of the page's own files, these kinds only; of others, nothing.
+    # Only the page's own files, and only these kinds.
     "Content-Security-Policy": "; ".join(
         (
             "default-src 'none'",
@@ -28,24 +28,24 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    # Kept, but asked for again with the ETag each time: a script of one version never meets one of another.
+    # Cached, but validated by ETag each time, so that scripts of two versions are never mixed.
     "Cache-Control": "no-cache",
 }
 
 
 class Files(StaticFiles):
-    """The folder's files with the headers above."""
+    """Static files with HEADERS."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """One file, or 304 where the browser has it."""
+        """Return one file, or 304 if the browser has it."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
 
 
 def routes() -> list[BaseRoute]:
-    """`/` and `/page/...`."""
-    # An editable installation has links in the place of files.
+    """Return the routes `/` and `/page/...`."""
+    # In an editable installation this folder is reached through a symbolic link.
     files = Files(directory=FOLDER, follow_symlink=True)
 
     async def index(request: Request) -> Response:

@@ -1,11 +1,11 @@
-"""A task's worker: one Serve replica, with the model, and with its own HTTP ingress."""
+"""A worker: one Serve replica of a task. It has the models, and HAProxy sends it HTTP requests directly."""
 
 import asyncio
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from time import perf_counter
 
 from PIL import Image
 from ray import ObjectRef, serve
@@ -14,57 +14,58 @@ from foursight.models import catalogue
 from foursight.models.errors import ModelError
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
-from foursight.serving import loopback
-from foursight.serving.endpoint import Answered, Endpoint, Pixels, Region
-from foursight.serving.errors import Refusal, refusal_of
-from foursight.serving.hosting import Hosting
+from foursight.serving.endpoint import Endpoint, Region
+from foursight.serving.errors import ApiError, as_api_error
+from foursight.serving.finetuned.loader import ModelLoader
+from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.metrics import WorkerMetrics
-from foursight.serving.registry import Entry
+from foursight.serving.pipeline import Pixels, TimedAnswer
+from foursight.serving.ray_internals import loopback
 from foursight.serving.settings import Settings
 
 
 class Worker:
-    """Loads one task of the catalogue and answers for it."""
+    """Loads one task and answers its requests. Public methods are called by Serve, or by the gateway through Serve."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
-        # Imported here: who starts the server names this class too, and needs no torch (270 MB) for that.
+        # Imported here, because the process that starts the server imports this class but needs no torch (270 MB).
         from foursight.models.engines import devices, engine  # noqa: PLC0415
 
-        # Ray sets one OpenMP thread for an actor; a task that is alone at work should have the whole machine.
+        # Ray sets one OpenMP thread per actor; a task that computes alone should use all cores.
         engine.share_cores(devices.resolve(settings.device))
         self._name = name
         self._settings = settings
-        self._task = catalogue.load(name, settings.profile, settings.device, settings.numerics)
+        self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)
         self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
-        self._hosting = Hosting(name, self._task, settings)
-        self._hosting.sync()
-        self._endpoint = Endpoint(name, self._task, settings, self._metrics)
-        self._measuring = Lock()
-        self._measured = lru_cache(maxsize=16)(self._measure)
+        self._loader = ModelLoader(name, self._task, settings)
+        self._loader.sync()
+        self._endpoint = Endpoint(name, self._task, settings, self._metrics, devices.is_fatal_device_error)
+        self._summary_lock = Lock()
+        self._cached_summary = lru_cache(maxsize=16)(self._summarize)
         self._warm_up()
 
     def __serve_build_asgi_app__(self) -> Endpoint:
-        """What Serve calls to get the ASGI application."""
+        """Return the ASGI application. Serve calls this method."""
         return self._endpoint
 
     async def check_health(self) -> None:
-        """What Serve asks from time to time; a worker whose computing thread is gone is replaced.
+        """Raise RuntimeError if the compute thread has ended; Serve then replaces this worker.
 
-        The registry is looked at as well: a worker that was starting while the others were told has missed it.
+        Models are synchronised too: a worker that was starting during a broadcast has missed it.
         """
         await self.sync_models()
         if not self._endpoint.batcher.alive:
-            raise RuntimeError("the computing thread has ended")
+            raise RuntimeError("the compute thread has ended")
 
     async def ping(self) -> str:
-        """The name of the task, as proof of life."""
+        """Return the name of the task if the worker is healthy."""
         await self.check_health()
         return self._name
 
     def cards(self) -> list[ModelCard]:
-        """What `GET /v1/models` says of this worker: its task's own model, then the fine-tuned ones by name."""
-        tuned = sorted(self._hosting.cards(), key=lambda card: card.name)
+        """Return the cards for `GET /v1/models`: the built-in model, then the fine-tuned ones by name."""
+        finetuned = sorted(self._loader.cards(), key=lambda card: card.name)
         return [
             ModelCard(
                 task=self._name,
@@ -74,72 +75,72 @@ class Worker:
                 labels=list(card.labels),
                 **{name: value for name, value in vars(card).items() if name != "labels"},
             )
-            for card in (self._task.card, *tuned)
+            for card in (self._task.card, *finetuned)
         ]
 
     async def sync_models(self) -> dict[str, tuple[str, str, str]]:
-        """Bring the fine-tuned models in line with the registry; gives what was refused (serving/hosting.py)."""
-        # In a thread: requests are taken in meanwhile, and the batch at hand is computed.
-        return await asyncio.to_thread(self._hosting.sync)
-
-    async def admit(self, options: Options) -> Refusal | None:
-        """Why a photo with these options would not be answered now; None where it would."""
-        return self._endpoint.admit(options)
+        """Load and remove fine-tuned models; see ModelLoader.sync."""
+        # In a thread, so that requests are answered meanwhile.
+        return await asyncio.to_thread(self._loader.sync)
 
     async def answer(
-        self, photo: list[ObjectRef], options: Options, regions: list[Region] | None = None
-    ) -> list[Answered[Answer]] | Refusal:
-        """Answer for a decoded photo, uint8 [H, W, 3] in Ray's object store, or for regions of it.
+        self, image: list[ObjectRef], options: Options, regions: list[Region] | None = None
+    ) -> list[TimedAnswer[Answer]] | ApiError:
+        """Answer for a decoded image, uint8 [H, W, 3] in Ray's object store, or for regions of it.
 
-        `photo` holds one reference, in a list that is emptied: a photo that waits should not fill the store.
+        `image` is a list with one reference. It is emptied, so that the store is free once the image is fetched.
         """
 
         async def fetch() -> Pixels:
-            pixels: Pixels = await photo.pop()
+            pixels: Pixels = await image.pop()
             return pixels
 
         return await self._endpoint.answer(fetch, options, regions)
 
     def metrics(self) -> str:
-        """This worker's metrics in Prometheus' text format."""
+        """Return this worker's metrics in Prometheus' text format."""
         return self._metrics.page()
 
-    def options(self) -> dict[str, Any]:
-        """The JSON schema of this task's options, for the OpenAPI document."""
-        return self._task.options.model_json_schema()
+    async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | ApiError:
+        """Return the layers of the task's network, or of a fine-tuned model's.
 
-    async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | Refusal:
-        """The table of the layers of the task's network, or of a fine-tuned model's.
-
-        For an input of `size` (height, width), or of the task's own size.
+        The input has the given `size` (height, width), or the task's own.
         """
-        entry = self._hosting.entry(model) if model else None
+        entry = self._loader.entry(model) if model else None
         if model and entry is None:
-            return Refusal("unknown_model", f"{model!r} is served no longer.", "GET /v1/models lists all.")
+            return ApiError("unknown_model", f"{model!r} is no longer served.", "GET /v1/models lists all models.")
         try:
-            return await asyncio.to_thread(self._measured, size, model, entry)
+            return await asyncio.to_thread(self._cached_summary, size, model, entry)
         except ModelError as error:
-            return refusal_of(error)
+            return as_api_error(error)
 
-    def _measure(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
+    def _summarize(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
         from foursight.models.finetuned import networks  # noqa: PLC0415
         from foursight.models.inspection import summary  # noqa: PLC0415
 
-        # One at a time: it computes beside the photos. Networks that answer have gone to their engines.
-        with self._measuring:
+        # One at a time, because it competes with requests for the cores. The network is loaded anew, since engines have
+        # replaced the modules of the one that answers.
+        with self._summary_lock:
             if model and entry:
                 network = networks.load(model, Path(entry.folder))
             else:
                 network = summary.build(self._name, self._settings.profile)
-            found = summary.dissect(network, size)
+            found = summary.summarize(network, size)
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
-        """Answer for blank photos once, so that no user waits for allocations and for kernels to be chosen."""
+        """Answer for blank images once, so that no request waits for allocations and for kernels to be chosen.
+
+        The time of the last one is the first estimate of the time an image takes.
+        """
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))
-            options = self._task.options()
-            self._task.finish(self._task.predict([(prepared, options)])[0], options)
+            request = self._task.resolve(self._task.options())
+            start = perf_counter()
+            (output,) = self._task.predict([(prepared, request)])
+            seconds = perf_counter() - start
+            self._task.finish(output, request)
+        self._endpoint.admission.observe(seconds)
 
     def __del__(self) -> None:
         self._endpoint.close()

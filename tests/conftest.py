@@ -1,4 +1,4 @@
-"""One real server for the whole session of tests, as `foursight serve` starts it, on a free port of loopback."""
+"""One real server for all tests, started with `foursight serve` on a free loopback port."""
 
 import os
 import socket
@@ -11,20 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtests.memory import server_process
-
 MAX_QUEUE = 16
+_pids: dict[str, int] = {}
 
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models folder of `server`; empty at its start."""
+    """The models folder of `server`; empty at the start."""
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
-    """The base URL of a server with all four tasks of the tiny profile."""
+    """The URL of a server with all four tasks of the tiny profile."""
     environment = {"FOURSIGHT_MAX_QUEUE": str(MAX_QUEUE), "FOURSIGHT_MODELS_DIR": str(models_dir)}
     with Running(free_port(), tmp_path_factory.mktemp("server") / "log", **environment) as running:
         yield running.url
@@ -36,17 +35,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def process_of(url: str) -> psutil.Process:
+    """The `foursight serve` process of a server that these tests started."""
+    return psutil.Process(_pids[url])
+
+
 def kill_worker(url: str, task: str) -> None:
-    """Kill the process that computes a task, of the server at this address and of no other, and wait for its end."""
-    family = server_process(int(url.rsplit(":", 1)[1])).children(recursive=True)
+    """Kill the worker process of a task, of the server at this URL only, and wait for its end."""
+    family = process_of(url).children(recursive=True)
     (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
     worker.kill()
-    # Until it has ended its sockets are open, and take requests that nobody answers.
+    # Until then its sockets accept requests that are never answered.
     assert gone([worker.pid])
 
 
 class Running:
-    """A `foursight serve` process that is ready; SIGTERM ends it with the context. Its output is kept in `log`."""
+    """A `foursight serve` process that is ready. The context ends it with SIGTERM; its output is in `log`."""
 
     def __init__(self, port: int, log: Path, *options: str, **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -59,6 +63,7 @@ class Running:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+        _pids[self.url] = self.process.pid
         while "Ctrl-C stops it." not in self.log.read_text():
             try:
                 self.process.wait(timeout=0.1)
@@ -73,19 +78,19 @@ class Running:
         family = family_of(self.process.pid)
         self.process.terminate()
         self.process.wait(timeout=60)
-        # Whatever was asked of it before, it ends in order, and leaves nothing behind.
+        # Whatever happened before, it ends in order and leaves nothing behind.
         assert self.process.returncode == 0
         assert gone(family)
         assert self.log.read_text().rpartition("Stopping")[2].split() == ["...", "Stopped."]
 
 
 def family_of(pid: int) -> list[int]:
-    """A process and all that come of it."""
+    """The process ids of a process and its descendants."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def gone(family: list[int]) -> bool:
-    """Whether all processes end; they are given a moment for it."""
+    """Whether all processes end within 30 seconds."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if not any(_is_alive(pid) for pid in family):

@@ -1,4 +1,4 @@
-"""Photos for tests: scikit-image's own, and their bytes."""
+"""scikit-image's sample photos, and image files."""
 
 from io import BytesIO
 from typing import Any
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 def photo(name: str) -> Image.Image:
-    """A photo that scikit-image carries: chelsea (a cat), coffee, astronaut."""
+    """One of scikit-image's sample photos: chelsea (a cat), coffee or astronaut."""
     return Image.fromarray(getattr(skimage.data, name)())
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """The bytes of an image file."""
+    """Encode an image as a file."""
     if kind == "PNG":
         options.setdefault("compress_level", 1)
     out = BytesIO()

@@ -1,4 +1,4 @@
-"""Small photos that differ by what is drawn on them, so that learning can be checked; and models not trained at all."""
+"""Small images that a classifier can learn to tell apart, and models with random weights."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,7 @@ KINDS = ("disc", "grid", "stripes")
 
 
 def shape(kind: str, chance: random.Random) -> Image.Image:
-    """A photo of 96 x 80 pixels in random colours."""
+    """An image of 96 x 80 pixels in random colours."""
     back, front = (tuple(chance.randrange(256) for _ in range(3)) for _ in range(2))
     image = Image.new("RGB", (96, 80), back)
     pen = ImageDraw.Draw(image)
@@ -32,7 +32,7 @@ def shape(kind: str, chance: random.Random) -> Image.Image:
 
 
 def folders(root: Path, each: int = 10) -> Path:
-    """A folder for each kind, with so many photos."""
+    """Write a folder for each kind, with `each` images."""
     chance = random.Random(0)
     for kind in KINDS:
         (root / kind).mkdir(parents=True)
@@ -50,14 +50,14 @@ def write_model(
     labels: tuple[str, ...] = KINDS,
     **head: object,
 ) -> TunedClassifier:
-    """A classifier with random weights in a model's folder, as finetune writes it; the classifier itself."""
+    """Write a classifier with random weights to a model's folder, as finetune does, and return it."""
     torch.manual_seed(seed)
     published = stages.split(base.network)
     frozen = len(published) if frozen is None else frozen
     spec = HeadSpec.model_validate(head)
     model = TunedClassifier(published, frozen, ClassifierHead(spec, classifier.channels(published), len(labels))).eval()
     with torch.no_grad():
-        # Its own stages are another network's, and not those published.
+        # Its own stages differ from the published ones.
         for parameter in model.stages.parameters():
             parameter.mul_(1 + 0.1 * seed)
     files = store.pack(model.state_dict(), classifier.spec_of(base, model, stages.fingerprint(published), labels))

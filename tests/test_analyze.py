@@ -238,7 +238,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def waiting(client: httpx.Client, task: str) -> float:
     """How many photos a task has taken in and not yet answered."""
-    return metric(client, "foursight_waiting", task)
+    return metric(client, "foursight_queue_images", task)
 
 
 def metric(client: httpx.Client, name: str, task: str) -> float:
@@ -279,7 +279,7 @@ def test_when_analyses_are_too_many_they_are_refused_and_the_tasks_are_not(clien
 
 
 def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
-    before = metric(client, "foursight_photos_total", "segment")
+    before = metric(client, "foursight_images_total", "segment")
     host, port = server.removeprefix("http://").split(":")
     head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n".encode()
     callers = [socket.create_connection((host, int(port))) for _ in range(20)]
@@ -290,7 +290,7 @@ def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -
         caller.close()
     until(lambda: waiting(client, "segment") + waiting(client, "analyze") == 0)
     # What was being computed is finished; what waited never is.
-    assert metric(client, "foursight_photos_total", "segment") - before < len(callers)
+    assert metric(client, "foursight_images_total", "segment") - before < len(callers)
     assert_same(analyze(client, ASTRONAUT, tasks="segment").tasks["segment"], alone(client, "segment", ASTRONAUT))
 
 

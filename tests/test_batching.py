@@ -61,7 +61,7 @@ def test_a_lone_item_is_computed_alone_without_company(batcher: Batcher[int, int
     async def scenario() -> None:
         for item in (3, 4):
             result, timing = await batcher.submit(item)
-            assert (result, timing.batch) == (10 * item, 1)
+            assert (result, timing.batch_size) == (10 * item, 1)
 
     run(scenario)
     assert compute.batches == [[3], [4]]
@@ -73,7 +73,7 @@ def test_what_arrives_during_a_batch_is_computed_together(batcher: Batcher[int, 
         compute.gate.set()
         answers = await asyncio.gather(*tasks)
         assert [result for result, _ in answers] == [10 * item for item in range(11)]
-        assert [timing.batch for _, timing in answers] == [1, 4, 4, 4, 4, 4, 4, 4, 4, 2, 2]
+        assert [timing.batch_size for _, timing in answers] == [1, 4, 4, 4, 4, 4, 4, 4, 4, 2, 2]
 
     run(scenario)
     assert compute.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
@@ -210,7 +210,7 @@ def test_a_wrong_number_of_results_is_an_error_for_all_and_the_thread_goes_on() 
     batcher: Batcher[int, int] = Batcher(lambda items: [] if 0 in items else items, 4)
 
     async def scenario() -> None:
-        with pytest.raises(RuntimeError, match="1 items went in and 0 results"):
+        with pytest.raises(RuntimeError, match="returned 0 results for 1 items"):
             await batcher.submit(0)
         assert (await batcher.submit(7))[0] == 7
 

@@ -103,7 +103,7 @@ def test_the_crop_is_that_of_resizing_all_and_cropping(size: tuple[int, int], re
     resized = image.resize((int(256 * size[0] / short), int(256 * size[1] / short)), resample)
     left, top = (round((side - 224) / 2) for side in resized.size)
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
-    difference = np.abs(base.crop_photo(image) - expected)
+    difference = np.abs(base.crop_image(image) - expected)
     # Pillow may take the two passes of a resize in another order, and each rounds: one sample in 30,000 is off by two.
     assert (difference > 1).mean() < 1e-4
     assert difference.max() <= 2
@@ -150,8 +150,8 @@ def test_an_unknown_class_is_refused_with_the_closest_labels(ask: Callable) -> N
 
 
 def test_a_photo_in_a_batch_is_answered_as_it_is_alone(task: classify.Classification) -> None:
-    options = task.options()
-    items = [(task.prepare(photo(name)), options) for name in PHOTOS]
+    request = task.resolve(task.options())
+    items = [(task.prepare(photo(name)), request) for name in PHOTOS]
     alone = [task.predict([item])[0].probabilities for item in items]
     for one, other in zip(alone, (output.probabilities for output in task.predict(items)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

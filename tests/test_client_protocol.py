@@ -107,6 +107,19 @@ def test_each_failure_has_its_error_and_the_requests_id(kind: str, reply: Reply,
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
+def test_a_model_that_a_lost_attempt_has_unloaded_is_unloaded(kind: str, pauses: list[float]) -> None:
+    missing = Reply(problem(404, "unknown_model").model_dump_json().encode(), 404)
+    replies = iter([Reply(None), missing, missing])
+    with Scripted(lambda _: next(replies)) as server, twins.make(kind, server.url, retries=1) as asking:
+        asking.unload_model("cups")
+        assert len(server.asked) == 2
+        # Without an earlier attempt, the model was never there.
+        with pytest.raises(Rejected) as refused:
+            asking.unload_model("cups")
+    assert refused.value.code == "unknown_model"
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
 def test_the_id_that_the_server_gives_is_the_one_reported(kind: str) -> None:
     reply = refusal(400, X_Request_ID="the-servers-own")
     with Scripted(lambda _: reply) as server, twins.make(kind, server.url) as asking:

@@ -69,7 +69,7 @@ TASKS = RANDOM_TASKS | {
 }
 ASTRONAUT = photo("astronaut")
 PHOTOS = {
-    # Less than twice what the networks look at: a larger photo is reduced first (tests/test_reduced.py).
+    # Less than twice what the networks look at: a larger photo is reduced first (tests/test_reduced_decoding.py).
     "square": ASTRONAUT.resize((380, 380)),
     "portrait": ASTRONAUT.resize((300, 420)),
     "landscape": photo("chelsea"),
@@ -200,10 +200,10 @@ def test_the_networks_find_enough_for_these_tests(name: str) -> None:
 
 def test_photos_of_different_sizes_in_a_batch_are_answered_as_alone(name: str) -> None:
     task = made(name)
-    options = task.options(score_threshold=0.05)
-    outputs = task.predict([(task.prepare(image), options) for image in PHOTOS.values()])
+    request = task.resolve(task.options(score_threshold=0.05))
+    outputs = task.predict([(task.prepare(image), request) for image in PHOTOS.values()])
     for (photo_name, image), output in zip(PHOTOS.items(), outputs, strict=True):
-        assert_same(task.finish(output, options), everything_in(name, photo_name), image)
+        assert_same(task.finish(output, request), everything_in(name, photo_name), image)
 
 
 def test_each_photo_of_a_batch_has_its_own_options(random: str) -> None:
@@ -212,10 +212,10 @@ def test_each_photo_of_a_batch_has_its_own_options(random: str) -> None:
     asked: list[dict[str, Any]] = [{}, {"max_detections": 2}, {"classes": [label]}, {"score_threshold": 1}]
     if task.options is SegmentOptions:
         asked.append({"mask_format": "none"})
-    options = [task.options(**{"score_threshold": 0.05} | one) for one in asked]
+    requests = [task.resolve(task.options(**{"score_threshold": 0.05} | one)) for one in asked]
     prepared = task.prepare(PHOTOS["landscape"])
-    outputs = task.predict([(prepared, one) for one in options])
-    found = [task.finish(output, one) for output, one in zip(outputs, options, strict=True)]
+    outputs = task.predict([(prepared, one) for one in requests])
+    found = [task.finish(output, one) for output, one in zip(outputs, requests, strict=True)]
     assert_same(found[0], everything, PHOTOS["landscape"])
     np.testing.assert_allclose(found[1].scores, everything.scores[:2], atol=1e-3)
     assert_same(found[2], chosen(everything, np.array(everything.labels) == label), PHOTOS["landscape"])
@@ -266,7 +266,7 @@ def served(task: instances.Rcnn, found: Predictions) -> str:
 def test_what_is_no_class_to_be_served_is_refused(name: str, unknown: str) -> None:
     task = made(name)
     with pytest.raises(OptionError) as caught:
-        task.check(task.options(classes=["person", unknown]))
+        task.resolve(task.options(classes=["person", unknown]))
     assert caught.value.code == "unknown_class"
     assert repr(unknown) in caught.value.detail
     assert ("person" in caught.value.hint) == unknown.startswith("pers")

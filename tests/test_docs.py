@@ -37,7 +37,7 @@ LEFT_OUT = (
     # They compute for a minute; tests/test_finetune_detector.py trains, and asks for what was trained.
     r"foursight finetune (kitchen|DATA)|curl .*model=kitchen",
     # The developers' measurements: minutes long, of data sets that are not here.
-    r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|foursight\.models\.training)",
+    r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|-m (research|tools)\.)",
 )
 # After these words a command line names a file that it writes.
 WRITES = re.compile(r"(?:--draw|--out|--sheet|-o|>) (\S+)")

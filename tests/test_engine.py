@@ -71,7 +71,8 @@ def assert_equal(run: engine.Engine, part: nn.Module) -> None:
 
 
 def answers(task: Any, **options: float) -> list[Any]:
-    return task.predict([(task.prepare(photo(name)), task.options(**options)) for name in PHOTOS])
+    request = task.resolve(task.options(**options))
+    return task.predict([(task.prepare(photo(name)), request) for name in PHOTOS])
 
 
 def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
@@ -105,7 +106,7 @@ def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert isinstance(task.network.backbone, lazy_pyramid.SmoothedLater)
+    assert isinstance(task.network.backbone, lazy_pyramid.LazyPyramid)
     for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
         assert mine.indices.tolist() == own.indices.tolist()
         np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)

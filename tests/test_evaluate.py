@@ -230,9 +230,9 @@ def test_an_annotation_with_the_id_0_counts_and_what_a_tool_left_out_is_filled_i
     results = [{"image_id": 0, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
     perfect = measure(file, [0], results, "bbox")
     assert perfect.overall["ap"] == 1
-    assert (perfect.photos[0].found, perfect.photos[0].missed, perfect.photos[0].wrong) == (2, 0, 0)
+    assert (perfect.images[0].found, perfect.images[0].missed, perfect.images[0].wrong) == (2, 0, 0)
     half = measure(file, [0], [results[0], results[1] | {"bbox": [150, 20, 30, 60]}], "bbox")
-    assert (half.photos[0].found, half.photos[0].missed, half.photos[0].wrong, half.photos[0].f1) == (1, 1, 1, 0.5)
+    assert (half.images[0].found, half.images[0].missed, half.images[0].wrong, half.images[0].f1) == (1, 1, 1, 0.5)
     assert measure(file, [0], [], "bbox").overall["ap"] == 0
 
 

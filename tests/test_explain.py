@@ -101,7 +101,9 @@ def test_evidence_of_a_fine_tuned_model_adds_up_to_its_logit(
     image = photo("coffee")
     found = explain(task, image, "grid", layer="stages.stage9", model="shapes")
     with torch.no_grad():
-        maps = own.trunk(stages.split(task.base.network), task.base.normalize(torch.tensor(task.prepare(image))[None]))
+        maps = own.features(
+            stages.split(task.base.network), task.base.normalize(torch.tensor(task.prepare(image))[None])
+        )
         logits = own.head(maps)[0]
     index = KINDS.index("grid")
     assert (found.label, found.score) == ("grid", pytest.approx(float(logits.softmax(0)[index]), abs=1e-5))

@@ -1,4 +1,4 @@
-"""Fine-tuning a classifier: its parts against plain torch, what is learnt, and what is said of data that is no good."""
+"""Fine-tuning a classifier: its parts compared with plain torch, what it learns, and how bad data is reported."""
 
 import json
 import os
@@ -20,9 +20,11 @@ from foursight.models.finetuned import classifier, store
 from foursight.models.networks import backbone, stages
 from foursight.models.networks.backbone import Backbone, ResNet50
 from foursight.models.networks.head import ClassifierHead, HeadSpec, pool
-from foursight.models.training import dataset, report
-from foursight.models.training.finetune import Options, Outcome, finetune
-from foursight.models.training.loop import CHECKPOINT, Progress, prepare_work, work_folder
+from foursight.models.training import classification_data, report
+from foursight.models.training.checkpoints import CHECKPOINT, prepare, work_folder
+from foursight.models.training.classification_data import Dataset
+from foursight.models.training.classifier import Options, Outcome, finetune
+from foursight.models.training.loop import Progress
 from tests.shapes import KINDS, folders
 
 CPU = torch.device("cpu")
@@ -38,16 +40,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def base() -> Backbone:
-    """The tiny profile's backbone, at a tenth of its pixels."""
+    """The tiny profile's backbone, with a tenth of its pixels."""
     return replace(backbone.load("tiny"), resize=72, crop=64)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> dataset.Dataset:
-    return dataset.read(folders(tmp_path_factory.mktemp("shapes") / "data"), seed=0)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return classification_data.read(folders(tmp_path_factory.mktemp("shapes") / "data"), seed=0)
 
 
-def train(data: dataset.Dataset, base: Backbone, **values: object) -> Outcome:
+def train(data: Dataset, base: Backbone, **values: object) -> Outcome:
     return finetune(data, base, Options.model_validate({"epochs": 6, "lr": 5e-3, "batch": 8} | values), CPU)
 
 
@@ -60,11 +62,11 @@ def test_pooling_is_that_of_torch() -> None:
     maps = torch.randn(3, 5, 7, 4)
     assert torch.allclose(pool(maps, "avg"), F.adaptive_avg_pool2d(maps, 1).flatten(1), atol=1e-6)
     assert torch.equal(pool(maps, "max"), F.adaptive_max_pool2d(maps, 1).flatten(1))
-    # torch's L2 pooling sums where the generalised mean averages: they differ by the root of the number of places.
+    # torch's L2 pooling sums, the generalised mean averages: they differ by the root of the number of places.
     assert torch.allclose(pool(maps, "l2"), F.lp_pool2d(maps, 2, (7, 4)).flatten(1) / 28**0.5, atol=1e-6)
 
 
-def test_l2_pooling_of_a_silent_channel_has_a_gradient_that_is_finite() -> None:
+def test_l2_pooling_of_a_silent_channel_has_a_finite_gradient() -> None:
     maps = torch.zeros(1, 2, 3, 3, requires_grad=True)
     pool(maps, "l2").sum().backward()
     assert maps.grad.isfinite().all()
@@ -90,7 +92,7 @@ def test_dropout_drops_in_training_only_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("network", ["lite0", "resnet50"])
-def test_the_stages_of_a_backbone_in_a_row_are_its_features(network: str) -> None:
+def test_the_stages_of_a_backbone_compute_its_features(network: str) -> None:
     torch.manual_seed(0)
     whole = backbone.load("tiny").network if network == "lite0" else ResNet50(resnet50()).eval()
     pixels = torch.randn(1, 3, 64, 64)
@@ -102,9 +104,7 @@ def test_the_stages_of_a_backbone_in_a_row_are_its_features(network: str) -> Non
     assert found.shape[1] == classifier.channels(published) == {"lite0": 1280, "resnet50": 2048}[network]
 
 
-def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(
-    data: dataset.Dataset, base: Backbone
-) -> None:
+def test_a_head_on_frozen_features_learns_and_the_backbone_does_not_change(data: Dataset, base: Backbone) -> None:
     before = stages.fingerprint(stages.split(base.network))
     outcome = train(data, base, epochs=20)
     assert outcome.cached
@@ -115,7 +115,7 @@ def test_a_head_on_frozen_features_learns_and_the_backbone_stays_as_it_was(
     assert not len(outcome.model.stages)
 
 
-def test_trained_stages_are_copies_with_statistics_of_their_own(data: dataset.Dataset, base: Backbone) -> None:
+def test_trained_stages_are_copies_with_their_own_statistics(data: Dataset, base: Backbone) -> None:
     published = stages.split(base.network)
     before = stages.fingerprint(published)
     model = train(data, base, freeze="stage8", epochs=2, head={"hidden": 8, "pool": "l2"}).model
@@ -127,23 +127,23 @@ def test_trained_stages_are_copies_with_statistics_of_their_own(data: dataset.Da
 
 
 @pytest.mark.parametrize("values", [{}, {"head": {"hidden": 8}}, {"freeze": "stage8"}], ids=["pooled", "map", "stages"])
-def test_kept_features_give_what_computing_them_each_time_gives(
-    data: dataset.Dataset, base: Backbone, values: dict[str, object]
+def test_cached_features_give_the_same_model_as_online_features(
+    data: Dataset, base: Backbone, values: dict[str, object]
 ) -> None:
-    kept, live = (train(data, base, epochs=2, cache=cache, **values) for cache in (True, False))
-    assert (kept.cached, live.cached) == (True, False)
-    # Photos are computed in other groups, so that the last bits differ.
-    assert equal(kept.model, live.model, 1e-4)
+    cached, online = (train(data, base, epochs=2, cache=cache, **values) for cache in (True, False))
+    assert (cached.cached, online.cached) == (True, False)
+    # The batches differ, and so do the last bits.
+    assert equal(cached.model, online.model, 1e-4)
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: dataset.Dataset, base: Backbone) -> None:
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(data: Dataset, base: Backbone) -> None:
     first, second, third = (train(data, base, seed=seed, augment=True, epochs=1) for seed in (1, 1, 2))
     assert equal(first.model, second.model)
     assert not equal(first.model, third.model, 1e-3)
 
 
-def test_an_interrupted_run_keeps_its_best_and_a_resumed_one_ends_where_the_whole_one_does(
-    data: dataset.Dataset, base: Backbone, tmp_path: Path
+def test_an_interrupted_run_keeps_its_best_epoch_and_a_resumed_one_ends_like_an_uninterrupted_one(
+    data: Dataset, base: Backbone, tmp_path: Path
 ) -> None:
     options = Options(epochs=6, lr=5e-3, batch=8)
     whole = finetune(data, base, options, CPU)
@@ -158,13 +158,13 @@ def test_an_interrupted_run_keeps_its_best_and_a_resumed_one_ends_where_the_whol
     assert broken.epochs[broken.best].accuracy == max(epoch.accuracy for epoch in broken.epochs)
     with pytest.raises(DataError, match="other data, options or backbone"):
         finetune(data, base, options.model_copy(update={"lr": 1e-3}), CPU, work=tmp_path)
-    # The last epoch's checkpoint was not reached: it is done again.
+    # The last epoch has no checkpoint: it is trained again.
     resumed = finetune(data, base, options, CPU, work=tmp_path)
     assert resumed.epochs == whole.epochs
     assert equal(resumed.model, whole.model)
 
 
-def test_before_the_first_epoch_an_interruption_is_one(data: dataset.Dataset, base: Backbone) -> None:
+def test_an_interruption_before_the_first_epoch_is_raised(data: Dataset, base: Backbone) -> None:
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
@@ -172,11 +172,11 @@ def test_before_the_first_epoch_an_interruption_is_one(data: dataset.Dataset, ba
         finetune(data, base, Options(), CPU, interrupt)
 
 
-def test_the_model_folder_has_a_card_that_says_what_was_measured(
-    data: dataset.Dataset, base: Backbone, tmp_path: Path
-) -> None:
+def test_the_model_folder_has_a_card_with_the_validation_figures(data: Dataset, base: Backbone, tmp_path: Path) -> None:
     outcome = train(data, base)
-    report.write(tmp_path / "shapes", data, base, Options(), outcome, {"command": "foursight finetune shapes"})
+    report.write_classifier(
+        tmp_path / "shapes", data, base, Options(), outcome, {"command": "foursight finetune shapes"}
+    )
     card = json.loads((tmp_path / "shapes" / "card.json").read_text())
     assert card["validation"]["top1"] == pytest.approx(outcome.epochs[outcome.best].accuracy, abs=1e-4)
     assert card["validation"]["top5"] == 1
@@ -193,7 +193,7 @@ def test_the_model_folder_has_a_card_that_says_what_was_measured(
     assert equal(loaded, outcome.model)
 
 
-def test_a_folder_that_cannot_be_written_whole_is_not_written(tmp_path: Path) -> None:
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     def fill(text: str) -> None:
         with store.writing(tmp_path / "model") as new:
             (new / "model.json").write_text(text)
@@ -212,12 +212,12 @@ def test_a_folder_that_cannot_be_written_whole_is_not_written(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_split_keeps_doubles_together_and_is_the_same_every_time(tmp_path: Path) -> None:
+def test_a_split_keeps_copies_together_and_is_always_the_same(tmp_path: Path) -> None:
     root = folders(tmp_path / "data", each=6)
     for number in range(6):
-        # Each photo of a class has a double under another name.
-        (root / "disc" / f"double-{number}.png").write_bytes((root / "disc" / f"{number}.png").read_bytes())
-    first, again, other = (dataset.read(root, seed) for seed in (0, 0, 3))
+        # Each image of a class has a copy under another name.
+        (root / "disc" / f"copy-{number}.png").write_bytes((root / "disc" / f"{number}.png").read_bytes())
+    first, again, other = (classification_data.read(root, seed) for seed in (0, 0, 3))
     assert first == again
     assert {sample.path for sample in first.validation} != {sample.path for sample in other.validation}
     digests = [{sample.digest for sample in side} for side in (first.training, first.validation)]
@@ -230,47 +230,47 @@ def test_folders_train_and_val_are_the_split(tmp_path: Path) -> None:
     folders(tmp_path / "data" / "val", each=2)
     (tmp_path / "data" / "val" / "grid").rename(tmp_path / "data" / "val" / "grids")
     with pytest.raises(DataError) as refused:
-        dataset.read(tmp_path / "data", 0)
-    assert refused.value.problems == ("val/: unknown category 'grids': train/ does not have it",)
+        classification_data.read(tmp_path / "data", 0)
+    assert refused.value.problems == ("val/: unknown category 'grids', which train/ does not have",)
     (tmp_path / "data" / "val" / "grids").rename(tmp_path / "data" / "val" / "grid")
-    found = dataset.read(tmp_path / "data", 0)
+    found = classification_data.read(tmp_path / "data", 0)
     assert (len(found.training), len(found.validation)) == (9, 6)
     assert "train/ and val/" in found.split
 
 
-def test_all_that_is_wrong_with_folders_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_folders_are_reported_at_once(tmp_path: Path) -> None:
     root = folders(tmp_path / "data", each=3)
     (root / "empty").mkdir()
     whole = (root / "disc" / "0.png").read_bytes()
     (root / "disc" / "0.png").write_bytes(whole[:-200])
     (root / "grid" / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
+        classification_data.read(root, 0)
     empty, cut, text = refused.value.problems
     assert empty == "class 'empty' is empty"
-    assert cut.startswith("disc/0.png: The PNG image ends early")
+    assert cut.startswith("disc/0.png: The PNG image is truncated")
     assert text.startswith("grid/1.png: The 10 bytes are no image")
 
 
-def test_unreadable_photos_are_listed_after_the_pass_that_finds_them(tmp_path: Path, base: Backbone) -> None:
+def test_unreadable_images_are_reported_together_after_the_pass(tmp_path: Path, base: Backbone) -> None:
     root = folders(tmp_path / "data", each=3)
     for kind in ("disc", "grid"):
         (root / kind / "2.png").write_bytes(b"no picture of a " + kind.encode())
     for cache in (True, False):
         with pytest.raises(DataError) as refused:
-            train(dataset.read(root, 0), base, cache=cache)
+            train(classification_data.read(root, 0), base, cache=cache)
         assert {line.split(":")[0] for line in refused.value.problems} == {"disc/2.png", "grid/2.png"}
 
 
-def test_one_class_and_no_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither folders of photos nor a COCO listing"):
-        dataset.read(tmp_path / "nowhere", 0)
+def test_one_class_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a folder per class nor a COCO file"):
+        classification_data.read(tmp_path / "nowhere", 0)
     root = folders(tmp_path / "data", each=3)
     for kind in KINDS[1:]:
         (root / kind).rename(tmp_path / kind)
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
-    assert refused.value.problems == ("one class only (disc): there is nothing to tell apart",)
+        classification_data.read(root, 0)
+    assert refused.value.problems == ("only one class (disc): a classifier needs two or more",)
 
 
 def listing(root: Path, annotations: list[dict[str, object]]) -> Path:
@@ -289,28 +289,28 @@ def annotation(number: int, image: int, category: int, *box: float, crowd: int =
     return {"id": number, "image_id": image, "category_id": category, "bbox": list(box), "iscrowd": crowd}
 
 
-def test_each_object_of_a_listing_is_an_example_cut_out_square(tmp_path: Path) -> None:
+def test_each_object_of_a_coco_file_is_an_example_cut_out_as_a_square(tmp_path: Path) -> None:
     rows = [annotation(2 * n, n, 3, 10, 30, 40, 20) for n in range(1, 11)]
     rows += [annotation(2 * n + 1, n, 7, 150, 20, 50, 60) for n in range(1, 11)]
     rows += [annotation(90, 1, 3, 0, 0, 8, 8), annotation(91, 1, 3, 0, 0, 200, 100, crowd=1)]
     with pytest.raises(DataError) as refused:
-        dataset.read(listing(tmp_path / "small", rows), 0)
-    # 20 pixels are too few.
+        classification_data.read(listing(tmp_path / "small", rows), 0)
+    # Objects of 20 pixels are too small.
     assert "class 'left' is empty" in refused.value.problems
     rows[:10] = [annotation(2 * n, n, 3, 10, 30, 40, 40) for n in range(1, 11)]
-    found = dataset.read(listing(tmp_path / "data", rows), 0)
+    found = classification_data.read(listing(tmp_path / "data", rows), 0)
     assert found.labels == ("left", "right")
     assert (len(found.training), len(found.validation)) == (16, 4)
     boxes = {found.labels[sample.label]: sample.box for sample in found.training}
-    # 1.1 times the longer side, moved into the photo.
+    # 1.1 times the longer side, moved into the image.
     assert boxes == {"left": (8, 28, 52, 72), "right": (134, 17, 200, 83)}
-    # Both objects of a photo are on one side.
+    # Both objects of an image are on the same side.
     assert not {s.path for s in found.training} & {s.path for s in found.validation}
     assert found.notes == ("left out: 1 objects under 32 pixels, 1 crowds",)
     assert found.training[0].image().size == (44, 44)
 
 
-def test_all_that_is_wrong_with_a_listing_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_coco_file_are_reported_at_once(tmp_path: Path) -> None:
     good = [annotation(n, n, 3 if n % 2 else 7, 10, 10, 50, 50) for n in range(1, 9)]
     bad = [
         annotation(1, 9, 3, 10, 10, 50, 50),
@@ -322,39 +322,39 @@ def test_all_that_is_wrong_with_a_listing_is_said_at_once(tmp_path: Path) -> Non
     root = listing(tmp_path / "data", good + bad)
     (root / "images" / "10.png").unlink()
     with pytest.raises(DataError) as refused:
-        dataset.read(root, 0)
+        classification_data.read(root, 0)
     assert refused.value.problems == (
         "instances.json: annotation id 1 occurs 2 times",
-        "instances.json: image 10: there is no file 10.png",
+        "instances.json: image 10: 10.png does not exist",
         "instances.json: annotation 20: unknown category 5",
         "instances.json: annotation 21: unknown image 99",
-        "instances.json: annotation 22: the box [180, 10, 50, 50] lies outside 1.png (200 x 100)",
+        "instances.json: annotation 22: the box [180, 10, 50, 50] is outside 1.png (200 x 100)",
         "instances.json: annotation 23: the box [10, 10, 0, 50] of 1.png has no area",
     )
 
 
-def test_a_stage_that_is_not_there_is_refused() -> None:
-    # Nine are there of Lite0, five of ResNet-50.
+def test_an_unknown_stage_is_refused() -> None:
+    # Lite0 has nine stages, ResNet-50 five.
     assert Options(freeze="stage9").frozen(9) == 9
     with pytest.raises(ValueError, match=r"stage1 \.\. stage5"):
         Options(freeze="stage9").frozen(5)
-    with pytest.raises(ValueError, match="one of all, none, stage1"):
+    with pytest.raises(ValueError, match="must be all, none, stage1"):
         Options(freeze="layer1")
 
 
-def test_a_name_that_is_taken_is_refused_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
+def test_a_name_that_is_taken_is_refused_unless_it_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StoreError, match="There is a model 'taken' already"):
-        prepare_work(tmp_path / "taken", resume=False, replace=False)
-    assert prepare_work(tmp_path / "taken", resume=False, replace=True) == work_folder(tmp_path / "taken")
+    with pytest.raises(StoreError, match="A model named 'taken' already exists"):
+        prepare(tmp_path / "taken", resume=False, replace=False)
+    assert prepare(tmp_path / "taken", resume=False, replace=True) == work_folder(tmp_path / "taken")
     for name in (".hidden", "classify"):
         with pytest.raises(StoreError, match="no name for a model"):
-            prepare_work(tmp_path / name, resume=False, replace=False)
-    with pytest.raises(StoreError, match="no run of 'new' to resume"):
-        prepare_work(tmp_path / "new", resume=True, replace=False)
+            prepare(tmp_path / name, resume=False, replace=False)
+    with pytest.raises(StoreError, match="There is no run of 'new' to resume"):
+        prepare(tmp_path / "new", resume=True, replace=False)
 
 
-def test_a_kill_while_training_leaves_no_model_and_the_run_is_resumed(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_model_and_can_be_resumed(tmp_path: Path) -> None:
     root, models = folders(tmp_path / "data", each=4), tmp_path / "models"
     command = [sys.executable, "-m", "foursight", "finetune", str(root), "--name", "shapes", "--epochs", "2000"]
     environment = os.environ | {"FOURSIGHT_MODELS_DIR": str(models), "OMP_NUM_THREADS": "1"}
@@ -366,7 +366,7 @@ def test_a_kill_while_training_leaves_no_model_and_the_run_is_resumed(tmp_path: 
     assert [path.name for path in models.iterdir()] == [".shapes.training"]
     with subprocess.Popen([*command, "--resume"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         said = iter(process.stdout)
-        # It goes on from the checkpoint, which was written after the second epoch at least.
+        # It resumes from the checkpoint, which is of the second epoch or later.
         assert int(next(line for line in said if line.startswith("epoch ")).split()[1].rstrip(":")) >= 2
         process.send_signal(signal.SIGINT)
         assert "the best of them is kept; --resume goes on" in "".join(said)

@@ -1,4 +1,4 @@
-"""Fine-tuning a detector and a segmenter: what is learnt, that it is served as trained, and what is refused."""
+"""Fine-tuning detectors, segmenters and localizers: what they learn, that they are served as trained, and errors."""
 
 import json
 import random
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight import models
@@ -20,11 +21,14 @@ from foursight.models.engines import engine
 from foursight.models.errors import DataError, OptionError, StoreError
 from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned import store
-from foursight.models.finetuned.detector import NamesHead
+from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
 from foursight.models.tasks import instances, localize
-from foursight.models.training import detector, detector_report, heads, jobs, names_head, objects
+from foursight.models.training import detection_data, jobs, tiny_detector
+from foursight.models.training.detection_data import DetectionDataset
 from foursight.models.training.loop import Progress
+from foursight.models.training.tiny_detector import Options, Outcome, heads, label_head
+from foursight.models.training.tiny_detector.finetune import predict
 from foursight.schema.options import SegmentOptions
 from tests.helpers import as_tensor, iou
 from tests.photos import encoded, photo
@@ -35,7 +39,7 @@ torch.set_num_threads(1)
 
 
 def pasted(root: Path, count: int = 10, **more: Any) -> Path:
-    """A COCO set: a cat and a cup pasted on grey, each where chance puts it; `more` changes the listing."""
+    """Write a COCO data set with a cat and a cup pasted on grey at random places; `more` changes the file."""
     chance = random.Random(0)
     parts = photo("chelsea").crop((40, 10, 330, 290)), photo("coffee").crop((150, 60, 460, 330))
     (root / "images").mkdir(parents=True)
@@ -66,7 +70,7 @@ def pasted(root: Path, count: int = 10, **more: Any) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Photos at a third of their size, no engine to compile, and a cache of our own."""
+    """Images at a third of their size, no engine to compile, and an own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(engine, "has_openvino", lambda: False)
@@ -81,20 +85,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def data(folder: Path) -> objects.ObjectSet:
-    return objects.read([folder], 0, "content", masks=True)
+def data(folder: Path) -> DetectionDataset:
+    return detection_data.read([folder], 0, "content", masks=True)
 
 
 @pytest.fixture(scope="module")
-def outcome(data: objects.ObjectSet) -> detector.Outcome:
-    return detector.finetune(data, "segment", detector.Options(epochs=12, batch=4), CPU)
+def outcome(data: DetectionDataset) -> Outcome:
+    return tiny_detector.finetune(data, "segment", Options(epochs=12, batch=4), CPU)
 
 
 @pytest.fixture(scope="module")
-def written(data: objects.ObjectSet, outcome: detector.Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(data: DetectionDataset, outcome: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the model "pets"."""
     path = tmp_path_factory.mktemp("models") / "pets"
-    detector_report.write(path, data, detector.Options(), outcome, {"command": "foursight finetune pasted"})
+    tiny_detector.write(path, data, Options(), outcome, {"command": "foursight finetune pasted"})
     return path
 
 
@@ -103,18 +107,27 @@ def segmenter() -> instances.Rcnn:
     return models.load("segment", "tiny", "cpu")  # type: ignore[return-value]
 
 
-def test_names_of_ones_own_are_learnt_over_the_frozen_network(outcome: detector.Outcome) -> None:
+def test_own_labels_are_learnt_over_the_frozen_network(outcome: Outcome) -> None:
     assert outcome.epochs[outcome.best].ap50 > 0.8
     assert outcome.epochs[-1].loss < outcome.epochs[0].loss / 2
-    assert outcome.measured["box"].overall["ap50"] == pytest.approx(outcome.epochs[outcome.best].ap50)
-    assert outcome.measured["mask"].overall["ap50"] > 0.5
+    assert outcome.metrics["box"].overall["ap50"] == pytest.approx(outcome.epochs[outcome.best].ap50)
+    assert outcome.metrics["mask"].overall["ap50"] > 0.5
 
 
-def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
-    outcome: detector.Outcome, written: Path, segmenter: instances.Rcnn, folder: Path
+def test_mask_figures_are_measured_from_masks(data: DetectionDataset, segmenter: instances.Rcnn) -> None:
+    results = predict(segmenter, data.validation)
+    found = [models.run(segmenter, image.image(), score_threshold=0.05) for image in data.validation]
+    masks = [mask.full(200, 320) for one in found for mask in one.masks or ()]
+    assert len(results) == len(masks) > 0
+    for result, mask in zip(results, masks, strict=True):
+        assert np.array_equal(coco_mask.decode(result["segmentation"]), mask)
+
+
+def test_the_served_model_returns_what_torchvisions_forward_returns_with_its_labels(
+    outcome: Outcome, written: Path, segmenter: instances.Rcnn, folder: Path
 ) -> None:
     segmenter.install("pets", written)
-    (card,) = segmenter.installed()
+    (card,) = segmenter.finetuned_cards()
     assert (card.labels, card.parameters) == (LABELS, sum(t.numel() for t in outcome.tensors.values()))
     image = Image.open(folder / "images" / "1.png").convert("RGB")
     found = models.run(segmenter, image, model="pets", score_threshold=0.05)
@@ -135,7 +148,7 @@ def test_the_served_model_gives_what_torchvisions_forward_gives_with_its_names(
 
 
 def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
-    """The shipped network with these names in the place of its own, as torchvision runs it."""
+    """The built-in network with these labels instead of its own, as torchvision runs it."""
     shipped, whole = rcnn_tiny.load(masks=True).state_dict(), rcnn_tiny.build(masks=True, names=1 + len(LABELS))
     evidence = {
         f"backbone.{name}": tensors[f"{name}.weight"][:, :, None, None] for name in ("names", "texture", "scene")
@@ -150,40 +163,40 @@ def with_names(tensors: dict[str, torch.Tensor]) -> GeneralizedRCNN:
     return whole.eval()
 
 
-def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_network(
+def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
     written: Path, segmenter: instances.Rcnn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter.install("pets", written)
     photos = [photo("chelsea"), photo("coffee").resize((451, 300)), photo("chelsea")]
     options = [SegmentOptions(model=name, score_threshold=0.05) for name in (None, "pets", "pets")]
-    alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, options, strict=True)]
+    requests = [segmenter.resolve(one) for one in options]
+    alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, requests, strict=True)]
     seen = []
     watch = segmenter.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, options, strict=True)])
+    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, requests, strict=True)])
     watch.remove()
     assert seen == [3]
     assert alone[0].labels != alone[2].labels
-    for output, mine, expected in zip(outputs, options, alone, strict=True):
+    for output, mine, expected in zip(outputs, requests, alone, strict=True):
         found = segmenter.finish(output, mine)
         assert found.labels == expected.labels
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
-    # What was checked before is answered by the model that it was checked with.
-    segmenter.check(options[1])
+    # A request is answered by the model that it was resolved with.
     segmenter.remove("pets")
-    assert segmenter.finish(*answer(segmenter, photos[1], options[1])).labels == alone[1].labels
+    assert segmenter.finish(*answer(segmenter, photos[1], requests[1])).labels == alone[1].labels
     with pytest.raises(OptionError, match="There is no model 'pets'"):
-        segmenter.check(SegmentOptions(model="pets"))
+        segmenter.resolve(SegmentOptions(model="pets"))
 
 
 def answer(
-    task: instances.Rcnn, image: Image.Image, options: SegmentOptions
-) -> tuple[instances.Instances, SegmentOptions]:
-    (output,) = task.predict([(task.prepare(image), options)])
-    return output, options
+    task: instances.Rcnn, image: Image.Image, request: instances.Request
+) -> tuple[instances.RawDetections, instances.Request]:
+    (output,) = task.predict([(task.prepare(image), request)])
+    return output, request
 
 
-def test_models_of_another_task_or_network_or_shape_are_refused(
+def test_models_of_another_task_network_or_shape_are_refused(
     written: Path, segmenter: instances.Rcnn, tmp_path: Path
 ) -> None:
     spec = json.loads((written / store.SPEC).read_text())
@@ -201,31 +214,31 @@ def test_models_of_another_task_or_network_or_shape_are_refused(
             segmenter.install("odd", tmp_path)
         assert refused.value.code == code
         assert said in refused.value.detail
-    assert segmenter.installed() == []
+    assert segmenter.finetuned_cards() == []
 
 
-def test_a_resumed_run_ends_where_the_whole_one_does(data: objects.ObjectSet, tmp_path: Path) -> None:
-    options = detector.Options(epochs=3, batch=4)
-    whole = detector.finetune(data, "detect", options, CPU)
+def test_a_resumed_run_ends_like_an_uninterrupted_one(data: DetectionDataset, tmp_path: Path) -> None:
+    options = Options(epochs=3, batch=4)
+    whole = tiny_detector.finetune(data, "detect", options, CPU)
 
     def interrupt(progress: Progress) -> None:
         if len(progress.epochs) == 2:
             raise KeyboardInterrupt
 
-    broken = detector.finetune(data, "detect", options, CPU, interrupt, tmp_path)
+    broken = tiny_detector.finetune(data, "detect", options, CPU, interrupt, tmp_path)
     assert broken.interrupted
     assert broken.epochs == whole.epochs[:2]
-    resumed = detector.finetune(data, "detect", options, CPU, work=tmp_path)
+    resumed = tiny_detector.finetune(data, "detect", options, CPU, work=tmp_path)
     assert resumed.epochs == whole.epochs
     assert all(torch.equal(resumed.tensors[name], value) for name, value in whole.tensors.items())
 
 
-def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
+def test_a_known_label_is_initialized_from_what_is_known() -> None:
     network = rcnn_tiny.load(masks=False)
-    head = NamesHead(3)
-    said = names_head.initialise(head, ("dog", "espresso", "thing"), network)
+    head = LabelHead(3)
+    said = label_head.initialize(head, ("dog", "espresso", "thing"), network)
     assert [line.split(": ")[1] for line in said] == [
-        "starts from the shipped detector's", "starts from ImageNet's", "starts from nothing",
+        "initialized from the built-in detector", "initialized from ImageNet", "initialized with zeros",
     ]  # fmt: skip
     dog = [name for _, name in rcnn_tiny.CATEGORIES].index("dog")
     assert torch.equal(head.names.weight[1], network.backbone.names.weight[dog].flatten())
@@ -234,36 +247,36 @@ def test_a_label_that_is_known_starts_from_what_is_known_of_it() -> None:
     assert not head.names.weight[[0, 3]].any()
 
 
-def test_what_is_wrong_with_a_set_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_data_set_are_reported_at_once(tmp_path: Path) -> None:
     root = pasted(tmp_path / "bad", 4)
     listing = json.loads((root / "instances.json").read_text())
     rows = listing["annotations"]
     rows[0]["bbox"], rows[1]["category_id"], rows[2]["id"] = [300, 10, 90, 90], 12, 4
     (root / "instances.json").write_text(json.dumps(listing))
     with pytest.raises(DataError) as refused:
-        objects.read([root], 0, "content", masks=True)
+        detection_data.read([root], 0, "content", masks=True)
     assert [line.split(": ", 1)[1] for line in refused.value.problems] == [
         "annotation id 4 occurs 2 times",
-        "annotation 1: the box [300, 10, 90, 90] lies outside 1.png (320 x 200)",
+        "annotation 1: the box [300, 10, 90, 90] is outside 1.png (320 x 200)",
         "annotation 2: unknown category 12",
     ]
     empty = pasted(tmp_path / "empty", 4, categories=[{"id": n, "name": str(n)} for n in (10, 11, 12)])
     with pytest.raises(DataError) as refused:
-        objects.read([empty], 0, "content", masks=False)
+        detection_data.read([empty], 0, "content", masks=False)
     assert refused.value.problems == ("class '12' is empty",)
-    with pytest.raises(DataError, match="holds no COCO listing"):
-        objects.read([tmp_path], 0, "content", masks=False)
+    with pytest.raises(DataError, match="has no COCO file"):
+        detection_data.read([tmp_path], 0, "content", masks=False)
 
 
-def test_a_segmenter_needs_outlines_and_a_detector_does_not(tmp_path: Path) -> None:
+def test_a_segmenter_needs_segmentations_and_a_detector_does_not(tmp_path: Path) -> None:
     root = pasted(tmp_path / "boxes", 4)
     listing = json.loads((root / "instances.json").read_text())
     polygons = [row.pop("segmentation") for row in listing["annotations"]]
     (root / "instances.json").write_text(json.dumps(listing))
     with pytest.raises(DataError) as refused:
-        objects.read([root], 0, "content", masks=True)
+        detection_data.read([root], 0, "content", masks=True)
     assert "no object has a segmentation" in refused.value.problems[0]
-    assert len(objects.read([root], 0, "content", masks=False).training) == 3
+    assert len(detection_data.read([root], 0, "content", masks=False).training) == 3
     for row, polygon in zip(
         listing["annotations"], [[[1, 2]], {"size": [9, 9], "counts": [81]}, *polygons], strict=False
     ):
@@ -271,45 +284,56 @@ def test_a_segmenter_needs_outlines_and_a_detector_does_not(tmp_path: Path) -> N
     listing["annotations"][3]["segmentation"] = []
     (root / "instances.json").write_text(json.dumps(listing))
     with pytest.raises(DataError) as refused:
-        objects.read([root], 0, "content", masks=True)
+        detection_data.read([root], 0, "content", masks=True)
     first, second, third = refused.value.problems
     assert "annotation 1: the segmentation is neither polygons nor RLE" in first
-    assert "annotation 2: the mask is 9 x 9, 1.png 320 x 200" in second
+    assert "annotation 2: the mask is 9 x 9, 1.png is 320 x 200" in second
     assert "annotation 4: no segmentation" in third
 
 
-def test_an_unreadable_photo_is_named_after_the_pass_that_finds_it(tmp_path: Path) -> None:
+def test_unreadable_images_are_reported_after_the_pass(tmp_path: Path) -> None:
     root = pasted(tmp_path / "cut", 4)
     for number in (1, 2):
         (root / "images" / f"{number}.png").write_bytes(b"no picture %d" % number)
-    found = objects.read([root], 0, "content", masks=False)
+    found = detection_data.read([root], 0, "content", masks=False)
     with pytest.raises(DataError) as refused:
-        detector.finetune(found, "detect", detector.Options(epochs=1), CPU)
+        tiny_detector.finetune(found, "detect", Options(epochs=1), CPU)
     assert refused.value.problems[0].startswith("images/")
 
 
 @pytest.mark.parametrize(
     ("task", "given", "said"),
     [
-        ("detect", {"pool": "max"}, "--pool is not for detect"),
-        ("segment", {"hidden": 8}, "--hidden is not for segment"),
-        ("classify", {"split": "name"}, "--split is not for classify"),
-        ("detect", {"freeze": "stage8"}, "--freeze"),
-        ("detect", {"epochs": 0}, "--epochs"),
+        ("detect", {"pool": "max"}, "'pool' is not an option for fine-tuning detect"),
+        ("segment", {"hidden": 8}, "'hidden' is not an option for fine-tuning segment"),
+        ("classify", {"split": "name"}, "'split' is not an option for fine-tuning classify"),
+        ("detect", {"freeze": "stage8"}, "Invalid value for 'freeze'"),
+        ("detect", {"epochs": 0}, "Invalid value for 'epochs'"),
     ],
 )
-def test_an_option_that_a_task_does_not_have_is_refused(task: Any, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+def test_invalid_options_are_refused_by_name(task: Any, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said) as refused:
         jobs.plan(task, [Path("nowhere")], given, "tiny", "cpu")
+    assert refused.value.option == next(iter(given))
+
+
+def test_heads_are_not_trained_on_the_cpu_when_a_gpu_was_asked_for(data: DetectionDataset) -> None:
+    options = Options(freeze="backbone")
+    with pytest.raises(OptionError, match="trains on the CPU only, not on cuda") as refused:
+        jobs.plan("detect", [Path("nowhere")], {"freeze": "backbone"}, "tiny", "cuda")
+    assert refused.value.option == "device"
+    with pytest.raises(OptionError, match="trains on the CPU only, not on cuda"):
+        tiny_detector.finetune(data, "detect", options, torch.device("cuda"))
+    assert tiny_detector.device_for(options, "auto") == CPU
 
 
 def test_the_standard_profile_is_refused() -> None:
-    with pytest.raises(OptionError, match="--profile standard"):
+    with pytest.raises(OptionError, match="The profile 'standard' can be fine-tuned for classify only"):
         jobs.plan("detect", [Path("nowhere")], {}, "standard", "cpu")
 
 
-def test_a_running_server_takes_up_a_segmenter_and_puts_it_away(
-    server: str, models_dir: Path, written: Path, data: objects.ObjectSet, folder: Path
+def test_a_running_server_loads_and_unloads_a_segmenter(
+    server: str, models_dir: Path, written: Path, data: DetectionDataset, folder: Path
 ) -> None:
     with store.writing(models_dir / "pets") as new:
         for path in written.iterdir():
@@ -340,7 +364,7 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     options = ["--task", "detect", "--name", "pets", "--models-dir", str(tmp_path), "--epochs", "2"]
     assert main(["finetune", str(folder), *options]) == 0
     said = capsys.readouterr().out
-    assert "2 labels, 8 photos (16 objects) to train on and 2 (4) to validate on" in said
+    assert "2 labels: 8 training images (16 objects), 2 validation images (4 objects)" in said
     assert {path.name for path in (tmp_path / "pets").iterdir()} == {
         "model.safetensors", "model.json", "card.json", "README.md", "training.png", "precision-recall.png",
     }  # fmt: skip
@@ -352,12 +376,12 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     assert 0 <= card["validation"]["box"]["ap"] <= card["validation"]["box"]["ap50"] <= 1
     assert (
         finetuned_detector.load(
-            "pets", tmp_path / "pets", "detect", finetuned_detector.trunk_of(rcnn_tiny.load(False))
+            "pets", tmp_path / "pets", "detect", finetuned_detector.shared_weights(rcnn_tiny.load(False))
         ).spec.labels
         == LABELS
     )
     assert main(["finetune", str(folder), *options]) == 1
-    assert "There is a model 'pets' already" in capsys.readouterr().err
+    assert "A model named 'pets' already exists" in capsys.readouterr().err
 
 
 def test_a_localizer_learns_labels_and_is_served_beside_the_others(
@@ -366,61 +390,58 @@ def test_a_localizer_learns_labels_and_is_served_beside_the_others(
     options = ["--task", "localize", "--models-dir", str(tmp_path), "--epochs", "8", "--freeze"]
     assert main(["finetune", str(folder), "--name", "one", *options, "all"]) == 0
     assert main(["finetune", str(folder), "--name", "two", *options, "backbone"]) == 0
-    assert "8 photos to train on and 2 to validate on, each with its largest object" in capsys.readouterr().out
+    assert "8 training images, 2 validation images, each with its largest object" in capsys.readouterr().out
     task = models.load("localize", "tiny", "cpu")
     assert isinstance(task, localize.Localization)
     for name in ("one", "two"):
         task.install(name, tmp_path / name)
-    shared, own = task.installed()
+    shared, own = task.finetuned_cards()
     assert (shared.parameters, shared.labels) == (1280 * 2 + 2, LABELS)
     assert own.parameters > 10_000
     images = [Image.open(folder / "images" / f"{number}.png").convert("RGB") for number in (1, 2, 3)]
-    options_of = [task.options(model=name) for name in ("one", None, "two")]
-    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, options_of, strict=True)])
-    for image, mine, output in zip(images, options_of, outputs, strict=True):
-        alone, found = models.run(task, image, model=mine.model), task.finish(output, mine)
+    names = ("one", None, "two")
+    requests = [task.resolve(task.options(model=name)) for name in names]
+    outputs = task.predict([(task.prepare(image), mine) for image, mine in zip(images, requests, strict=True)])
+    for image, name, mine, output in zip(images, names, requests, outputs, strict=True):
+        alone, found = models.run(task, image, model=name), task.finish(output, mine)
         assert found.labels == alone.labels
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
-        assert (found.labels[0] in LABELS) == (mine.model is not None) == (found.wnids is None)
-    # With the shipped votes, the box is the shipped model's.
-    np.testing.assert_allclose(
-        models.run(task, images[0]).boxes, task.finish(outputs[0], options_of[0]).boxes, atol=1e-2
-    )
+        assert (found.labels[0] in LABELS) == (name is not None) == (found.wnids is None)
+    # With the built-in votes, the box is the built-in model's.
+    np.testing.assert_allclose(models.run(task, images[0]).boxes, task.finish(outputs[0], requests[0]).boxes, atol=1e-2)
     (tmp_path / "one" / store.WEIGHTS).write_bytes((tmp_path / "two" / store.WEIGHTS).read_bytes())
     with pytest.raises(StoreError, match="SHA-256"):
         task.install("one", tmp_path / "one")
 
 
-def test_heads_of_ones_own_are_trained_stored_and_served(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_heads_are_trained_stored_and_served(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "MIN_SIZE", 96)
     monkeypatch.setattr(heads, "MAX_SIZE", 160)
     task = models.load("segment", "tiny", "cpu")
     assert isinstance(task, instances.Rcnn)
     image = Image.open(folder / "images" / "1.png").convert("RGB")
-    for name, start in (("fresh", "fresh"), ("shipped", "shipped")):
-        options = ["--task", "segment", "--freeze", "backbone", "--heads", start, "--epochs", "1", "--name", name]
+    for name in ("random", "pretrained"):
+        options = ["--task", "segment", "--freeze", "backbone", "--init", name, "--epochs", "1", "--name", name]
         assert main(["finetune", str(folder), "--models-dir", str(tmp_path), *options]) == 0
         task.install(name, tmp_path / name)
         found = models.run(task, image, model=name, score_threshold=0.05)
         assert set(found.labels) <= set(LABELS)
-        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.trunk).network
+        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.shared).network
         assert whole is not None
         with torch.inference_mode():
             (expected,) = whole([as_tensor(image)])
         np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
         np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
-    assert [card.name for card in task.installed()] == ["fresh", "shipped"]
+    assert [card.name for card in task.finetuned_cards()] == ["random", "pretrained"]
 
 
-def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
-    data: objects.ObjectSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_resumed_training_of_heads_ends_like_an_uninterrupted_one(
+    data: DetectionDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "MIN_SIZE", 64)
     monkeypatch.setattr(heads, "MAX_SIZE", 96)
     few = replace(data, training=data.training[:4])
-    options = detector.Options(heads="fresh", epochs=2)
+    options = Options(init="random", epochs=2)
     assert (options.freeze, options.batch, options.lr) == ("backbone", 2, 1e-3)
     whole, _ = heads.fit(few, options, lambda progress: None, None, "same", masks=True)
 
@@ -434,5 +455,5 @@ def test_a_resumed_training_of_heads_ends_where_the_whole_one_does(
     assert resumed.epochs == whole.epochs
     assert all(torch.equal(resumed.best_tensors[name], value) for name, value in whole.best_tensors.items())
     with pytest.raises(DataError) as refused:
-        detector.finetune(data, "detect", detector.Options(freeze="backbone", batch=9), CPU)
-    assert refused.value.problems == ("8 photos to train on are fewer than a step takes, 9",)
+        tiny_detector.finetune(data, "detect", Options(freeze="backbone", batch=9), CPU)
+    assert refused.value.problems == ("8 training images are fewer than one step takes, 9",)

@@ -1,7 +1,10 @@
-"""Decoding: a picture comes out as Pillow shows it, upright and RGB; what is none is refused by name."""
+"""Decoding: an image comes out as Pillow shows it, upright and RGB; other files are refused by name."""
 
 import io
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -252,6 +255,44 @@ def test_the_limit_on_pixels_is_the_last_size_accepted() -> None:
     data = encoded(CAT)
     assert decode(data, max_pixels=91 * 60).size == CAT.size
     assert refusal(data, max_pixels=91 * 60 - 1).code == "too_many_pixels"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if "TIFF" not in kind])
+def test_the_limit_that_a_program_has_set_in_pillow_is_not_applied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 91 * 60 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(FILES[kind]).size == CAT.size
+
+
+def test_more_pixels_than_pillow_allows_are_called_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its plugins for WebP and TIFF check twice the limit by themselves, when they read the header and the tiles.
+    files = [encoded(CAT, kind) for kind in ("WEBP", "TIFF")]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert [refusal(file).code for file in files] == ["too_many_pixels"] * 2
+
+
+def test_large_images_are_refused_by_our_limit_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert refusal(raw_png((10_000, 6_000), 8, 0, np.zeros((1, 300), np.uint8))).code == "too_many_pixels"
+        assert refusal(raw_png((10_000, 12_000), 8, 0, np.zeros((1, 300), np.uint8))).code == "too_many_pixels"
+        assert decode(encoded(Image.new("L", (7000, 7000)))).size == (7000, 7000)
+
+
+def test_importing_the_models_leaves_pillows_settings_alone() -> None:
+    script = """
+from PIL import Image, ImageFile
+before = Image.MAX_IMAGE_PIXELS
+ImageFile.LOAD_TRUNCATED_IMAGES = True
+from foursight import models
+models.decode(open(0, "rb").read())
+assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES) == (before, True)
+assert before is not None
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, input=FILES["PNG"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def large(kind: str = "JPEG", **options: object) -> tuple[Image.Image, bytes]:

@@ -75,28 +75,28 @@ def test_output_sizes_are_those_of_torch(seed: int) -> None:
 
 
 @cache
-def dissected(profile: str, task: str, size: tuple[int, int]) -> tuple[nn.Module, summary.Anatomy]:
+def summarized(profile: str, task: str, size: tuple[int, int]) -> tuple[nn.Module, summary.NetworkSummary]:
     network = summary.build(task, profile)
-    return network, summary.dissect(network, size)
+    return network, summary.summarize(network, size)
 
 
 @pytest.mark.parametrize(("profile", "task", "size"), NETWORKS)
 def test_every_layer_gives_what_its_formula_says(profile: str, task: str, size: tuple[int, int]) -> None:
-    _, found = dissected(profile, task, size)
+    _, found = summarized(profile, task, size)
     layers = [layer for stage in found.stages for layer in stage.layers]
     assert [layer for layer in layers if layer.output != layer.observed] == []
 
 
 @pytest.mark.parametrize(("profile", "task", "size"), NETWORKS)
 def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: str, size: tuple[int, int]) -> None:
-    network, found = dissected(profile, task, size)
+    network, found = summarized(profile, task, size)
     check_by_torch(network, found)
     # What a module holds is counted once, however often it is used; a classifier that detection has no use for is not.
     unused = network.backbone.network._fc if (profile, task) == ("tiny", "segment") else nn.Identity()
     assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
 
 
-def check_by_torch(network: nn.Module, found: summary.Anatomy) -> None:
+def check_by_torch(network: nn.Module, found: summary.NetworkSummary) -> None:
     """Sizes by torch's hooks, costs by its counter of operations."""
     layers = [layer for stage in found.stages for layer in stage.layers]
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -131,9 +131,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root / "deep", backbone.load("tiny"), seed=1, frozen=8, pool="l2", hidden=16, dropout=0.3)
     write_localizer(root / "main", ("espresso", "tiger cat"))
     write_detector(root / "named", ("cup", "vase"))
-    trunk = detector.trunk_of(summary.build("segment", "tiny"))
+    shared = detector.shared_weights(summary.build("segment", "tiny"))
     own = detector.build(masks=True, labels=2, other=False)
-    spec = detector.spec_of("segment", "heads", False, trunk, ("cup", "vase"))
+    spec = detector.spec_of("segment", "heads", False, shared, ("cup", "vase"))
     write(root / "heads", store.pack(trained_state(own), spec))
     return root
 
@@ -141,7 +141,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["plain", "deep", "main", "named", "heads"])
 def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(tuned: Path, name: str) -> None:
     network = networks.load(name, tuned / name)
-    found = summary.dissect(network, (96, 130))
+    found = summary.summarize(network, (96, 130))
     layers = [layer for stage in found.stages for layer in stage.layers]
     assert [layer for layer in layers if layer.output != layer.observed] == []
     check_by_torch(network, found)
@@ -152,7 +152,7 @@ def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(t
 def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
     network = networks.load("deep", tuned / "deep")
     assert isinstance(network, TunedNetwork)
-    found = summary.dissect(network)
+    found = summary.summarize(network)
     assert found.size == (224, 224)
     assert [stage.name for stage in found.stages] == [
         *(f"stage {number}, frozen" for number in range(1, 9)), "stage 9, trained", "head",
@@ -167,7 +167,7 @@ def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
 
 
 def test_resnet_50_costs_what_torchvision_publishes() -> None:
-    found = summary.dissect(summary.build("classify", "standard"))
+    found = summary.summarize(summary.build("classify", "standard"))
     published = summary.backbone.PUBLISHED.meta
     assert found.size == (224, 224)
     assert found.multiply_adds / 1e9 == pytest.approx(published["_ops"], abs=0.001)
@@ -314,7 +314,7 @@ def test_lite0s_padding_is_lopsided_where_the_size_asks_for_it() -> None:
 
 
 def test_what_a_region_sees_is_left_open() -> None:
-    _, found = dissected("tiny", "segment", (90, 128))
+    _, found = summarized("tiny", "segment", (90, 128))
     stages = {stage.name: stage.layers for stage in found.stages}
     assert found.size == (96, 128)
     assert all(layer.receptive_field for layer in stages["feature pyramid"])
@@ -331,7 +331,7 @@ def client(server: str) -> Iterator[httpx.Client]:
 
 
 def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Client) -> None:
-    expected = {"model": "efficientnet-lite0", **asdict(summary.dissect(lite0.load(), (64, 97)))}
+    expected = {"model": "efficientnet-lite0", **asdict(summary.summarize(lite0.load(), (64, 97)))}
     for name in ("classify", "efficientnet-lite0"):
         response = client.get(f"/v1/models/{name}/layers?size=97x64")
         assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
@@ -343,7 +343,7 @@ def test_the_server_describes_a_fine_tuned_model_for_as_long_as_it_serves_it(
     client: httpx.Client, tuned: Path, models_dir: Path
 ) -> None:
     for name in ("deep", "named"):
-        expected = {"model": "own"} | asdict(summary.dissect(networks.load(name, tuned / name), (64, 97)))
+        expected = {"model": "own"} | asdict(summary.summarize(networks.load(name, tuned / name), (64, 97)))
         shutil.copytree(tuned / name, models_dir / "own")
         assert client.get("/v1/models/own/layers").status_code == 404
         client.put("/v1/models/own").raise_for_status()

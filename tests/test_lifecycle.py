@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from foursight.clients.cli.app import main
@@ -30,7 +31,8 @@ def test_a_second_start_says_in_one_line_that_a_server_runs(server: str) -> None
     second = serve("--port", port)
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
-        f"foursight serve: A Foursight server runs on 127.0.0.1:{port} already; end it, or choose a port with --port."
+        f"foursight serve: A Foursight server already listens on 127.0.0.1:{port}. "
+        "Stop it, or choose another port with --port."
     ]
 
 
@@ -40,7 +42,7 @@ def test_a_port_that_another_program_holds_is_named_in_one_line() -> None:
         refused = serve(FOURSIGHT_PORT=str(port))
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
-    assert f"Another program listens on 127.0.0.1:{port}" in refused.stderr
+    assert f"Another program already listens on 127.0.0.1:{port}" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,17 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
         write_model(models / name, backbone.load("tiny"), seed=1)
     (models / "broken" / store.WEIGHTS).write_bytes(b"short")
     killed: list[int] = []
+    # A setting of the caller that would let every process on this machine use Ray.
+    insecure = {"RAY_AUTH_MODE": "disabled"}
     for number in (signal.SIGKILL, signal.SIGINT):
         # Each start is on the same port: whoever was killed before must have let go of it.
-        with Running(port, tmp_path / "log", "--tasks", "classify", "--models-dir", str(models)) as running:
+        with Running(port, tmp_path / "log", "--tasks", "classify", "--models-dir", str(models), **insecure) as running:
             assert gone(killed)
             assert "Not served: The model 'broken' is refused" in running.log.read_text()
             family = family_of(running.process.pid)
             assert len(family) > 5
+            (raylet,) = [one for one in map(psutil.Process, family) if one.name() == "raylet"]
+            assert raylet.environ()["RAY_AUTH_MODE"] == "token"
             for name, label in ((None, "espresso"), ("kept", KINDS)):
                 parameters = {"model": name} if name else {}
                 url = f"{running.url}/v1/classify"

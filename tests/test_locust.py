@@ -1,4 +1,4 @@
-"""The load test is run for real, against the server and against servers that answer wrongly."""
+"""Locust runs against the real server, and against servers with wrong answers."""
 
 import csv
 import json
@@ -17,14 +17,14 @@ USERS = ("Classifier", "Localizer", "Detector", "Segmenter")
 
 
 def locust(host: str, *options: str, seconds: int = 2) -> subprocess.CompletedProcess[str]:
-    """A headless run of four users; those in the middle of a request at its end finish it."""
+    """Run four users; requests in flight at the end are finished."""
     limits = ["-u", "4", "-r", "4", "-t", f"{seconds}s", "--stop-timeout", "60"]
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, *limits, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def counts(report: Path) -> dict[str, tuple[int, int]]:
-    """From a JSON report: each path, with its numbers of requests and of failures."""
+    """The number of requests and failures of each path, from a JSON report."""
     entries = json.loads(report.read_text())
     return {entry["name"]: (entry["num_requests"], entry["num_failures"]) for entry in entries}
 
@@ -37,12 +37,12 @@ def test_a_run_against_the_server_has_requests_and_no_failure(server: str, tmp_p
     assert sum(failures for _, failures in found.values()) == 0
 
 
-def test_every_task_answers_the_photos_of_a_folder(server: str, tmp_path: Path) -> None:
+def test_every_task_answers_the_images_of_a_folder(server: str, tmp_path: Path) -> None:
     sideways = photo("coffee")
     exif = sideways.getexif()
     exif[0x0112] = 6
     (tmp_path / "sideways.jpg").write_bytes(encoded(sideways, "JPEG", exif=exif))
-    # One user of each class, and not by weight.
+    # One user of each class, whatever its weight.
     one_each = [json.dumps({"user_class_name": name, "fixed_count": 1}) for name in USERS]
     report = str(tmp_path / "report")
     run = locust(server, "--photos", str(tmp_path), "--json-file", report, "--config-users", *one_each)
@@ -52,7 +52,7 @@ def test_every_task_answers_the_photos_of_a_folder(server: str, tmp_path: Path) 
     assert all(requests > 0 and failures == 0 for requests, failures in found.values())
 
 
-def test_arrivals_come_at_their_rate_and_the_report_has_them(server: str, tmp_path: Path) -> None:
+def test_arrivals_come_at_their_rate_and_are_in_the_report(server: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "chelsea.png").write_bytes(encoded(photo("chelsea")))
     shape = LOCUSTFILE.parent / "shapes" / "arrivals.py"
@@ -67,7 +67,7 @@ def test_arrivals_come_at_their_rate_and_the_report_has_them(server: str, tmp_pa
     )
     assert run.returncode == 0, run.stderr
     found = counts(tmp_path / "report.json")
-    # Two users a second are started, and none asks again before ten seconds are over; a late end may start some more.
+    # Two users start per second, and each sends one request in ten seconds; a late end may start a few more.
     assert sum(failures for _, failures in found.values()) == 0
     assert 1 <= sum(requests for requests, _ in found.values()) <= 20
     picture = tmp_path / "report.png"
@@ -84,7 +84,7 @@ NO_BOX = (
     b'{"model": "stub", "image": {"width": 451, "height": 300},'
     b' "predictions": [{"label": "cat", "class_id": 1, "score": 0.9}]}'
 )
-# Wrong answers to a photo of 451 x 300, and what a run's error report says of each.
+# Wrong answers to an image of 451 x 300, and what the error report says about each.
 WRONG = {
     "status 503": Reply(NO_BOX, 503),
     "no answer": Reply(b"<html>"),
@@ -108,13 +108,13 @@ def test_each_wrong_answer_is_a_failure_of_the_run(tmp_path: Path) -> None:
     assert int(total["Request Count"]) == int(total["Failure Count"]) >= len(WRONG)
 
 
-def test_load_is_refused_for_another_machine_in_one_line() -> None:
+def test_load_on_another_machine_is_refused_in_one_line() -> None:
     run = locust("http://foursight.invalid:8000")
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith("locustfile: no load for http://foursight.invalid:8000")
 
 
-def test_a_folder_without_photos_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused_in_one_line(tmp_path: Path) -> None:
     run = locust("http://127.0.0.1:9", "--photos", str(tmp_path))
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1].startswith(f"locustfile: {tmp_path} has no photo")

@@ -23,8 +23,8 @@ from foursight.models.tasks import classify
 from foursight.models.tasks.classify import Classification
 from foursight.schema import ModelCards
 from foursight.schema.options import ClassifyOptions
-from foursight.serving import registry
-from foursight.serving.hosting import Hosting
+from foursight.serving.finetuned import served_models
+from foursight.serving.finetuned.loader import ModelLoader
 from foursight.serving.settings import Settings
 from tests.conftest import kill_worker
 from tests.photos import encoded, photo
@@ -46,7 +46,7 @@ def hosting(task: Classification, tmp_path: Path) -> Iterator[tuple[Classificati
     write_model(tmp_path / "wide", task.base, seed=2, labels=("a", "b", "c", "d"), hidden=16, pool="l2")
     write_model(tmp_path / "deep", task.base, seed=3, frozen=8, pool="max")
     yield task, tmp_path
-    for card in task.installed():
+    for card in task.finetuned_cards():
         task.remove(card.name)
 
 
@@ -90,11 +90,11 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_bac
     seen = []
     whole = task.features
     monkeypatch.setitem(vars(task), "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
-    options = [ClassifyOptions(model=name, top_k=1000) for name, _ in asked]
-    outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, options, strict=True)])
+    requests = [task.resolve(ClassifyOptions(model=name, top_k=1000)) for name, _ in asked]
+    outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, requests, strict=True)])
     # Five share the backbone as it is; the two of "deep" go their own way.
     assert seen == [5]
-    for output, mine, expected in zip(outputs, options, alone, strict=True):
+    for output, mine, expected in zip(outputs, requests, alone, strict=True):
         found = task.finish(output, mine)
         assert sorted(found.labels) == sorted(expected.labels)
         scores, wanted = (dict(zip(p.class_ids.tolist(), p.scores.tolist(), strict=True)) for p in (found, expected))
@@ -107,27 +107,26 @@ def test_twenty_heads_share_the_backbone_and_its_stages_are_not_copied(hosting: 
         shutil.copytree(folder / "plain", folder / f"copy{number}")
         task.install(f"copy{number}", folder / f"copy{number}")
     own = 4 * (1280 * len(KINDS) + len(KINDS))
-    assert [card.bytes for card in task.installed()] == [own] * 20
+    assert [card.bytes for card in task.finetuned_cards()] == [own] * 20
     task.install("deep", folder / "deep")
-    (deep,) = (card for card in task.installed() if card.name == "deep")
+    (deep,) = (card for card in task.finetuned_cards() if card.name == "deep")
     # The last convolution and its batch normalisation, and no other.
     assert deep.bytes == own + 4 * (320 * 1280 + 4 * 1280) + 8
 
 
-def test_what_was_checked_is_answered_by_the_model_that_was_there_then(hosting: tuple[Classification, Path]) -> None:
+def test_a_request_is_answered_by_the_model_that_it_was_resolved_with(hosting: tuple[Classification, Path]) -> None:
     task, folder = hosting
     task.install("plain", folder / "plain")
-    options = ClassifyOptions(model="plain", classes=["disc"])
-    task.check(options)
+    request = task.resolve(ClassifyOptions(model="plain", classes=["disc"]))
     shutil.rmtree(folder / "plain")
     write_model(folder / "plain", task.base, seed=5, labels=("x", "y"))
     task.install("plain", folder / "plain")
-    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
-    assert task.finish(output, options).labels == ("disc",)
+    (output,) = task.predict([(task.prepare(photo("coffee")), request)])
+    assert task.finish(output, request).labels == ("disc",)
     assert set(ask(task, "plain").labels) == {"x", "y"}
     task.remove("plain")
-    (output,) = task.predict([(task.prepare(photo("coffee")), options)])
-    assert task.finish(output, options).labels == ("disc",)
+    (output,) = task.predict([(task.prepare(photo("coffee")), request)])
+    assert task.finish(output, request).labels == ("disc",)
     with pytest.raises(OptionError) as refused:
         ask(task, "plain")
     assert refused.value.code == "unknown_model"
@@ -155,7 +154,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
         digest = store.hashlib.sha256(content).hexdigest()
         (folder / "plain" / store.SPEC).write_text(json.dumps(spec | {"sha256": digest}))
         assert refusal(task, "plain", folder).code == code
-    assert task.installed() == []
+    assert task.finetuned_cards() == []
 
 
 @pytest.mark.parametrize(
@@ -180,42 +179,42 @@ def test_a_model_json_for_something_else_is_refused_by_name(
     assert said in refused.detail
 
 
-def test_a_worker_that_starts_later_serves_what_the_registry_says(hosting: tuple[Classification, Path]) -> None:
+def test_a_worker_that_starts_later_serves_the_listed_models(hosting: tuple[Classification, Path]) -> None:
     task, folder = hosting
     settings = Settings(models_dir=folder, port=1)
-    registry.write(settings, {name: registry.inspect(settings, name) for name in ("plain", "wide")})
-    first = Hosting("classify", task, settings)
+    served_models.write(settings, {name: served_models.inspect(settings, name) for name in ("plain", "wide")})
+    first = ModelLoader("classify", task, settings)
     assert first.sync() == {}
     assert [card.name for card in first.cards()] == ["plain", "wide"]
-    # A model that is damaged between the check and the load is refused; those beside it, and it itself, stay.
-    entries = registry.read(settings)
+    # A model that is damaged between the check and the load is rejected; its old version and the others stay.
+    entries = served_models.read(settings)
     (folder / "plain" / store.WEIGHTS).write_bytes(b"")
-    registry.write(settings, entries | {"plain": registry.Entry("classify", str(folder / "plain"), "again")})
+    served_models.write(settings, entries | {"plain": served_models.Entry("classify", str(folder / "plain"), "again")})
     code, detail, _ = first.sync()["plain"]
     assert (code, "'plain'" in detail) == ("model_corrupt", True)
     assert {card.name for card in first.cards()} == {"plain", "wide"}
-    later = Hosting("classify", classify.load("tiny", "cpu"), settings)
+    later = ModelLoader("classify", classify.load("tiny", "cpu"), settings)
     assert later.sync().keys() == {"plain"}
     assert [card.name for card in later.cards()] == ["wide"]
-    registry.write(settings, {})
+    served_models.write(settings, {})
     assert later.sync() == {}
     assert later.cards() == []
-    assert Hosting("detect", object(), settings).sync() == {}
+    assert ModelLoader("detect", object(), settings).sync() == {}
 
 
 @pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="no name for a model"):
-        registry.inspect(Settings(models_dir=tmp_path, port=1), name)
+        served_models.inspect(Settings(models_dir=tmp_path, port=1), name)
 
 
 def test_settings_name_models_outside_the_folder(tmp_path: Path) -> None:
     found = Settings(models=f"a={tmp_path}/x, b=y", models_dir=tmp_path)
     assert found.models == {"a": tmp_path / "x", "b": Path.cwd() / "y"}
-    assert registry.folder_of(found, "a") == tmp_path / "x"
-    assert registry.folder_of(found, "c") == tmp_path / "c"
+    assert served_models.folder_of(found, "a") == tmp_path / "x"
+    assert served_models.folder_of(found, "c") == tmp_path / "c"
     for wrong in ("a", "=x", "../a=x", "detect=x"):
-        with pytest.raises(ValueError, match=r"NAME=PATH|no name"):
+        with pytest.raises(ValueError, match=r"NAME=PATH|invalid model name"):
             Settings(models=wrong)
 
 

@@ -4,9 +4,9 @@ import pytest
 
 from foursight.models.errors import OptionError
 from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
-from foursight.serving.errors import Refusal
+from foursight.serving.errors import ApiError
+from foursight.serving.query import parse_options
 from foursight.serving.responses import negotiate
-from foursight.serving.upload import parse_options
 
 JSON, JPEG, PNG = "application/json", "image/jpeg", "image/png"
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -53,7 +53,7 @@ def test_an_accept_header_gets_the_format_that_it_prefers(accept: str, expected:
     ["text/html", "image/webp", "video/*", "application/json;q=0", "*/*;q=0", "image/*;q=0", "*", "image/png;q=x"],
 )
 def test_an_accept_header_that_leaves_no_format_is_refused_with_those_there_are(accept: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         negotiate(accept)
     assert caught.value.code == "not_acceptable"
     assert accept in caught.value.detail
@@ -117,4 +117,4 @@ def test_a_wrong_query_is_refused_with_what_was_wrong(query: str, kind: type[Opt
 def test_an_unknown_parameter_is_answered_with_those_there_are() -> None:
     with pytest.raises(OptionError) as caught:
         parse_options("topk=3", SegmentOptions)
-    assert caught.value.hint == "There are: model, score_threshold, max_detections, classes, mask_format."
+    assert caught.value.hint == "Valid parameters: model, score_threshold, max_detections, classes, mask_format."

@@ -1,4 +1,4 @@
-"""The arithmetic and the page of the comparison with other servers, and the check that their answers are right."""
+"""The comparison with other servers: its arithmetic, its page, and the check of the answers."""
 
 import json
 import re
@@ -36,14 +36,14 @@ def test_a_ratio_is_taken_within_each_round_of_each_run() -> None:
     assert results.ratio(every, "classify", 16, "foursight", "bentoml") is None
 
 
-def test_a_rate_is_that_of_a_server_whose_round_trips_do_not_fit_the_window() -> None:
-    # 16 connections, batches of 8 that take 2 s each: whatever whole requests are seen, 4 photos are answered a second.
+def test_a_rate_is_right_if_round_trips_do_not_fit_the_window() -> None:
+    # 16 connections, batches of 8 that take 2 s each: 4 images per second, however many requests are complete.
     for batches in (2, 3, 7):
         assert results.rate(16, 8 * batches, 8 * batches * 4.0) == 4.0
     assert results.rate(16, 0, 0.0) == 0.0
 
 
-def test_a_run_is_added_to_the_others_and_takes_the_place_of_itself(tmp_path: Path) -> None:
+def test_a_run_is_added_to_the_others_and_replaces_itself(tmp_path: Path) -> None:
     file = tmp_path / "results" / "peers.json"
     results.append(file, MADE, rows("a", "limit", [1.0, 2.0]))
     results.append(file, MADE | {"run": "b"}, rows("b", "limit", [3.0]))
@@ -53,7 +53,7 @@ def test_a_run_is_added_to_the_others_and_takes_the_place_of_itself(tmp_path: Pa
     assert [(row.run, row.rate) for row in results.rows_of(content)] == [("b", 3.0), ("a", 4.0)]
 
 
-def test_the_page_says_what_was_measured_and_which_goals_are_met(tmp_path: Path) -> None:
+def test_the_page_has_what_was_measured_and_which_goals_are_met(tmp_path: Path) -> None:
     every = rows("a", "foursight", [80.0, 100.0, 90.0]) + rows("a", "limit", [100.0, 100.0, 100.0])
     every += rows("a", "fastapi", [50.0, 50.0, 50.0])
     times = {"latency": 10.0, "total": 8.0, "decode": 2.0, "queue": 0.0, "inference": 4.0, "finish": 0.5, "encode": 0.5}
@@ -99,7 +99,7 @@ def _object(left: int, score: float = 0.9, label: str = "cat", wide: int = 40) -
         ([], False),
     ],
 )
-def test_an_answer_is_right_where_its_objects_are_ours(answer: list[dict[str, Any]], right: bool) -> None:
+def test_an_answer_is_right_if_its_objects_are_ours(answer: list[dict[str, Any]], right: bool) -> None:
     assert (check.differences("segment", [{"predictions": [_object(5)]}], [{"predictions": answer}]) == []) is right
 
 

@@ -1,4 +1,4 @@
-"""Polygons back to masks: against scikit-image's, and against the masks that the server's polygons are of."""
+"""Polygons to masks, compared with scikit-image and with the masks of the server's polygons."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from foursight.serving import masks
 
 @pytest.mark.parametrize("seed", range(8))
 def test_an_outline_is_filled_as_by_scikit_image(seed: int) -> None:
-    # Some corners lie outside the photo. scikit-image puts pixels' centres at whole numbers.
+    # Some corners are outside the image. scikit-image has pixel centres at integers.
     points = np.random.default_rng(seed).uniform(-20, 120, (7, 2))
     expected = polygon2mask((100, 90), points[:, ::-1] - 0.5)
     assert np.array_equal(polygons.fill([points.ravel().tolist()], 100, 90), expected)
@@ -26,6 +26,6 @@ def test_the_servers_polygons_cover_exactly_the_mask_with_its_holes_filled(seed:
     assert np.array_equal(polygons.fill(outlines, 60, 70), binary_fill_holes(mask))
 
 
-def test_nothing_is_filled_without_an_area() -> None:
+def test_polygons_without_area_fill_nothing() -> None:
     assert not polygons.fill([], 5, 5).any()
     assert not polygons.fill([[1, 1, 4, 4], [2, 2, 2, 2, 2, 2]], 5, 5).any()

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from foursight.models import TASKS
 from foursight.schema import Answer, ModelCards
-from loadtests.memory import server_process
+from tests.conftest import process_of
 from tests.photos import encoded, photo
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -222,7 +222,7 @@ def test_one_valid_openapi_document_describes_all_tasks(client: httpx.Client) ->
 
 
 def test_nothing_listens_beyond_loopback(server: str) -> None:
-    root = server_process(int(server.rsplit(":", 1)[1]))
+    root = process_of(server)
     listeners = [
         connection.laddr
         for process in [root, *root.children(recursive=True)]

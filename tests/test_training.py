@@ -1,7 +1,8 @@
-"""Training, on a small set made here: views keep boxes and masks together, and perfect answers score 1."""
+"""Training data, random views and metrics, on small data sets made here."""
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,11 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from foursight.models.evaluation import measure
-from foursight.models.training import card, data
+from foursight.models.networks import rcnn_tiny
+from foursight.models.training.imagenet import IMAGENET_OF_COCO
+from foursight.models.training.tiny_detector.augment import random_view
+from tools import training_data
+from tools.detector_weights import SERVED_AP50, SERVED_OBJECTS, choose
 
 PERSON, DOG = 1, 18
 INDICES = {PERSON: 1, DOG: 17}
@@ -18,9 +23,9 @@ INDICES = {PERSON: 1, DOG: 17}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two sets of ten photos in COCO's format: an ellipse (polygon) and a rectangle (RLE) in each, and a crowd."""
+    """Two data sets of ten images in COCO's format, each image with a polygon, an RLE and a crowd."""
     source = random.Random(0)
-    for name in data.FOLDERS:
+    for name in training_data.FOLDERS:
         (tmp_path / name / "images").mkdir(parents=True)
         images, annotations = [], []
         for number in range(1, 11):
@@ -56,21 +61,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_photos_are_read_without_crowds_and_split_the_same_way_every_time(folder: Path) -> None:
-    photos = data.read(folder)
+def test_images_are_read_without_crowds_and_always_split_the_same_way(folder: Path) -> None:
+    photos = training_data.read(folder)
     assert len(photos) == 20
     assert all(len(photo.objects) == 2 for photo in photos)
     assert photos[0].boxes()[1].tolist() == [5, 100, 45, 140]
     sides = [photo.is_validation for photo in photos]
-    assert sides == [photo.is_validation for photo in data.read(folder)]
+    assert sides == [photo.is_validation for photo in training_data.read(folder)]
     assert 0 < sum(sides) < 20
 
 
 def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
     chance = random.Random(0)
     seen = 0
-    for photo in data.read(folder) * 5:
-        pixels, target = data.sample(photo, INDICES, chance)
+    for photo in training_data.read(folder) * 5:
+        pixels, target = random_view(photo, INDICES, chance)
         assert target["masks"].shape[1:] == pixels.shape[1:]
         assert set(target["labels"].tolist()) <= {1, 17}
         for box, mask in zip(target["boxes"].tolist(), target["masks"].numpy(), strict=True):
@@ -78,7 +83,7 @@ def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
             around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(box, around, atol=1.01)
             seen += 1
-        # What is red is the person, wherever the view put it.
+        # The person is red, wherever the view put it.
         red = (pixels[0] > 0.9) & (pixels[1] < 0.1)
         person = target["masks"][target["labels"] == 1].any(0)
         if (target["labels"] == 1).any():
@@ -86,8 +91,8 @@ def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
     assert seen > 100
 
 
-def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
-    photos = data.read(folder, ("coco",))
+def test_perfect_predictions_score_one_and_missing_ones_less(folder: Path) -> None:
+    photos = training_data.read(folder, ("coco",))
     perfect = [
         {
             "image_id": photo.image_id,
@@ -110,11 +115,30 @@ def test_perfect_answers_score_one_and_missing_ones_less(folder: Path) -> None:
     assert halved[DOG]["ap50"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_categories_are_served_by_the_rule_and_a_person_always() -> None:
+def test_results_in_cocos_format_have_xywh_boxes_and_masks_as_segmentation() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[5:10, 4:8] = True
+    (result,) = measure.coco_results(7, [[4, 5, 8, 10]], [0.5], [3], [mask])
+    assert {key: result[key] for key in ("image_id", "category_id", "bbox", "score")} == {
+        "image_id": 7, "category_id": 3, "bbox": [4, 5, 4, 5], "score": 0.5,
+    }  # fmt: skip
+    assert np.array_equal(coco_mask.decode(result["segmentation"]), mask)
+    assert measure.coco_results(7, [[4, 5, 8, 10]], [0.5], [3], [result["segmentation"]]) == [result]
+    assert measure.coco_results(7, np.zeros((0, 4)), [], []) == []
+
+
+def test_each_imagenet_class_belongs_to_one_coco_category_at_most() -> None:
+    counts = Counter(index for classes in IMAGENET_OF_COCO.values() for index in classes)
+    assert max(counts.values()) == 1
+    assert counts.keys() <= set(range(1000))
+    assert IMAGENET_OF_COCO.keys() <= {name for _, name in rcnn_tiny.CATEGORIES}
+
+
+def test_categories_are_served_by_the_rule_and_person_always() -> None:
     figures = {
         PERSON: {"ap50": 0.01, "objects": 100},
-        DOG: {"ap50": card.SERVED_AP50, "objects": card.SERVED_OBJECTS},
-        17: {"ap50": card.SERVED_AP50 - 0.01, "objects": 50},
-        24: {"ap50": 1.0, "objects": card.SERVED_OBJECTS - 1},
+        DOG: {"ap50": SERVED_AP50, "objects": SERVED_OBJECTS},
+        17: {"ap50": SERVED_AP50 - 0.01, "objects": 50},
+        24: {"ap50": 1.0, "objects": SERVED_OBJECTS - 1},
     }
-    assert card.choose(figures) == {PERSON, DOG}
+    assert choose(figures) == {PERSON, DOG}

@@ -148,7 +148,7 @@ def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.M
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (preset.mean, preset.std))
         crop = ((pixels * std + mean) * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.abs(task.prepare(image).astype(int) - crop).max() <= 1
-        (actual,) = (output.probabilities for output in task.predict([(crop, task.options())]))
+        (actual,) = (output.probabilities for output in task.predict([(crop, task.resolve(task.options()))]))
         np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 

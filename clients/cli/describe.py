@@ -66,7 +66,7 @@ def _measure(model: str, profile: str, size: str | None, models_dir: Path | None
         from foursight.models.inspection import summary  # noqa: PLC0415
     from foursight.clients.cli.tuned import find  # noqa: PLC0415
     from foursight.models.errors import ModelError  # noqa: PLC0415
-    from foursight.schema.options import parse_size  # noqa: PLC0415
+    from foursight.schema.layers import parse_size  # noqa: PLC0415
 
     try:
         wanted = None if size is None else parse_size(size)
@@ -81,7 +81,7 @@ def _measure(model: str, profile: str, size: str | None, models_dir: Path | None
             title, network = f"{tuned.name} ({tuned.task})", networks.load(tuned.name, tuned.folder)
     except ModelError as error:
         raise typer.BadParameter(f"{error} The tasks' own: {', '.join(TASKS)}.", param_hint="MODEL") from None
-    return LayerTable.model_validate({"model": title, **asdict(summary.dissect(network, wanted))})
+    return LayerTable.model_validate({"model": title, **asdict(summary.summarize(network, wanted))})
 
 
 def _answer_formula(

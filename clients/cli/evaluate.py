@@ -31,8 +31,8 @@ from foursight.schema import Answer, ModelCard, Prediction, Rle
 if TYPE_CHECKING:
     from PIL import Image
 
-    from foursight.models.catalogue import Host
-    from foursight.models.evaluation.measure import Measured, Tally
+    from foursight.models.catalogue import SupportsFineTuned
+    from foursight.models.evaluation.measure import CocoMetrics, ImageScore
 
 # Below this nothing leaves the network; AP is the area under all thresholds.
 LOWEST_SCORE = 0.05
@@ -112,7 +112,7 @@ def _require_data(task: str, data: Path) -> None:
 def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | None, models_dir: Path | None) -> Asker:
     from foursight import models  # noqa: PLC0415
     from foursight.clients.cli.tuned import find  # noqa: PLC0415
-    from foursight.serving.responses import to_answer  # noqa: PLC0415
+    from foursight.serving.encoding import to_answer  # noqa: PLC0415
 
     try:
         tuned = find(model, models_dir) if model else None
@@ -121,9 +121,9 @@ def _local(task: str | None, profile: Literal["tiny", "standard"], model: str | 
         card = loaded.card
         if tuned:
             # Each task of the catalogue is a host.
-            host = cast("Host", loaded)
+            host = cast("SupportsFineTuned", loaded)
             host.install(tuned.name, tuned.folder)
-            (card,) = host.installed()
+            (card,) = host.finetuned_cards()
     except models.ModelError as error:
         raise EvaluateError(str(error)) from None
     options = _options(chosen) | ({"model": card.name} if tuned else {})
@@ -260,7 +260,7 @@ def _objects(
     by_id = {photo["id"]: photo for photo in photos}
     worst_first = [
         _bad(tally, folder / by_id[tally.image_id]["file_name"], answers[tally.image_id], listing, labels, ids, chosen)
-        for tally in _order(figures["box"].photos)[:worst]
+        for tally in _order(figures["box"].images)[:worst]
     ]
     content = {
         "photos": len(answers),
@@ -293,14 +293,14 @@ def _results(image_id: int, answer: Answer, ids: dict[str, int]) -> Iterator[dic
         yield result
 
 
-def _order(tallies: Iterable["Tally"]) -> list["Tally"]:
+def _order(tallies: Iterable["ImageScore"]) -> list["ImageScore"]:
     """Photos with an error, from the lowest F1 on; of equal ones those with more errors first."""
     wrong = [tally for tally in tallies if tally.missed + tally.wrong]
     return sorted(wrong, key=lambda tally: (tally.f1, -(tally.missed + tally.wrong)))
 
 
 def _bad(
-    tally: "Tally",
+    tally: "ImageScore",
     path: Path,
     answer: Answer,
     listing: dict[str, Any],
@@ -308,9 +308,9 @@ def _bad(
     ids: dict[str, int],
     chosen: list[int],
 ) -> Bad:
-    from foursight.models.evaluation.measure import GIVEN_SCORE  # noqa: PLC0415
+    from foursight.models.evaluation.measure import COUNTED_SCORE  # noqa: PLC0415
 
-    given = [one for one in answer.predictions if one.score >= GIVEN_SCORE and ids.get(plain(one.label)) in chosen]
+    given = [one for one in answer.predictions if one.score >= COUNTED_SCORE and ids.get(plain(one.label)) in chosen]
     objects = [
         item
         for item in listing["annotations"]
@@ -321,7 +321,7 @@ def _bad(
 
 
 def _tables(
-    asker: Asker, photos: int, figures: dict[str, "Measured"], labels: dict[int, str], never: list[str]
+    asker: Asker, photos: int, figures: dict[str, "CocoMetrics"], labels: dict[int, str], never: list[str]
 ) -> list[Table]:
     overall = [[name, *(measured.overall[name] for measured in figures.values())] for name in figures["box"].overall]
     rows = [

@@ -47,9 +47,9 @@ def finetune(
         float | None, typer.Option(help="classify: share of dropout.", rich_help_panel=_TRAINING)
     ] = None,
     hidden: Annotated[int | None, typer.Option(help="classify: 1x1 channels.", rich_help_panel=_TRAINING)] = None,
-    heads: Annotated[
-        Literal["shipped", "fresh"] | None,
-        typer.Option(help="What trained heads start from.", rich_help_panel=_TRAINING),
+    init: Annotated[
+        Literal["pretrained", "random"] | None,
+        typer.Option(help="Initial weights of the heads.", rich_help_panel=_TRAINING),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="That train heads together.", rich_help_panel=_TRAINING)] = None,
     freeze: Annotated[str | None, typer.Option(help="all, backbone, stageN, none.", rich_help_panel=_TRAINING)] = None,
@@ -74,18 +74,18 @@ def finetune(
     try:
         from foursight.models.errors import DataError, ModelError, OptionError  # noqa: PLC0415
         from foursight.models.finetuned import store  # noqa: PLC0415
-        from foursight.models.training import jobs, loop  # noqa: PLC0415
+        from foursight.models.training import checkpoints, jobs  # noqa: PLC0415
     except ModuleNotFoundError as error:
         _end(f"needs packages of training ({error.name} is missing): pip install 'foursight[server,train]'")
     chosen = {"freeze": freeze, "pool": pool, "dropout": dropout, "hidden": hidden, "epochs": epochs, "lr": lr}
     chosen |= {"batch": batch, "seed": seed, "split": split, "augment": augment, "cache": cache}
-    chosen |= {"heads": heads, "processes": processes}
+    chosen |= {"init": init, "processes": processes}
     given = {option: value for option, value in chosen.items() if value is not None}
     try:
         folder = (models_dir or store.default_folder()) / store.check_name(name)
-        work = loop.prepare_work(folder, resume=resume, replace=replace)
+        work = checkpoints.prepare(folder, resume=resume, replace=replace)
         job = jobs.plan(task, data, given, profile, device)
-        print(*job.said, sep="\n")
+        print(*job.messages, sep="\n")
         with _Display() as display:
             outcome = job.train(display.show, work)
         # What was learnt is written, however often somebody presses Ctrl-C.
@@ -104,8 +104,8 @@ def finetune(
         _end(str(error))
     except KeyboardInterrupt:
         _end("Broken off before the first epoch was done: no model was written.", 130)
-    loop.clean_up(work, interrupted=outcome.interrupted)
-    _say(folder, outcome, job.told(outcome))
+    checkpoints.clean_up(work, interrupted=outcome.interrupted)
+    _say(folder, outcome, job.summarize(outcome))
 
 
 def _say(folder: Path, outcome: Any, figures: str) -> None:

@@ -70,13 +70,13 @@ def _load(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Im
 def _answerer(name: str, options: Mapping[str, Any]) -> Callable[[Image.Image], Result]:
     # The server's own steps from options to answer; none of these modules imports ray.
     from foursight import models  # noqa: PLC0415
-    from foursight.serving.responses import to_answer  # noqa: PLC0415
-    from foursight.serving.upload import parse_options  # noqa: PLC0415
+    from foursight.serving.encoding import to_answer  # noqa: PLC0415
+    from foursight.serving.query import parse_options  # noqa: PLC0415
 
     try:
         task = models.load(name)
         chosen = parse_options(urlencode(options), task.options)
-        task.check(chosen)
+        request = task.resolve(chosen)
     except models.OptionError as error:
         raise typer.BadParameter(str(error)) from None
     except models.WeightsError as error:
@@ -84,8 +84,8 @@ def _answerer(name: str, options: Mapping[str, Any]) -> Callable[[Image.Image], 
         raise typer.Exit(FAILED) from None
 
     def answer(picture: Image.Image) -> Result:
-        (output,) = task.predict([(task.prepare(picture), chosen)])
-        found = task.finish(output, chosen)
+        (output,) = task.predict([(task.prepare(picture), request)])
+        found = task.finish(output, request)
         wire = to_answer(task.card.name, picture.size, found, getattr(chosen, "mask_format", "none"))
         return Result.model_validate_json(wire.model_dump_json(exclude_none=True))
 

@@ -23,6 +23,7 @@ from foursight.clients.sdk.errors import (
     FoursightError,
     InvalidAnswer,
     Overloaded,
+    Rejected,
     TimedOut,
     UnreadableImage,
     refused,
@@ -232,6 +233,9 @@ def _exchange(request: Send, retries: int) -> Conversation[httpx.Response]:
         error = _error(outcome, request)
         if error is None:
             return outcome  # type: ignore[return-value]  # an error would have been found
+        if attempt and request.method == "DELETE" and isinstance(error, Rejected) and error.code == "unknown_model":
+            # An earlier attempt has removed it, and its response was lost.
+            return outcome  # type: ignore[return-value]  # as above
         delay = retry_delay(error, attempt, retries)
         if delay is None:
             raise error from (outcome if isinstance(outcome, Exception) else None)

@@ -1,12 +1,12 @@
-"""Foursight beside other servers: the same weights, photos, client and cores.
+"""Compare Foursight with other servers: the same weights, images, client and cores.
 
-    make peers                                # installs them, measures, and makes the page
-    .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: some 55 minutes
+    make peers                                # installs, measures, and makes the page
+    .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: about 55 minutes
     .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --seconds 2    # 10 minutes
 
-Servers are started together and measured by turns, one at a time; the others' processes are stopped meanwhile. Each
-must first answer as the model in this process does. Rows are added to the file of --out, from which
-`python -m loadtests.performance page` makes docs/performance.md.
+Servers are started together and measured in turn, one at a time; the processes of the others are stopped meanwhile.
+Each must first answer as the model in this process does. Rows are added to the file --out, from which `python -m
+loadtests.performance page` makes docs/performance.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 from PIL import ImageOps
 
 from loadtests.peers import check, results, servers
-from tests.photos import encoded, photo
+from loadtests.photos import jpeg, photo
 
 OUT = Path(__file__).parent.parent / "results" / "peers.json"
 SIZES = {"classify": (500, 400), "detect": (640, 480), "segment": (640, 480)}
@@ -42,23 +42,23 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="length of one measurement")
-    parser.add_argument("--port", type=int, default=8480, help="the first of as many ports as there are servers")
-    parser.add_argument("--out", type=Path, default=OUT, help="where results are added")
+    parser.add_argument("--port", type=int, default=8480, help="the first port; each server takes one")
+    parser.add_argument("--out", type=Path, default=OUT, help="the file that results are added to")
     chosen = parser.parse_args()
-    # The servers end with this process, however it ends.
+    # SystemExit ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     for task in chosen.tasks:
         run = describe(chosen.seconds)
         rows: list[results.Row] = []
         for found in measure(run["run"], task, chosen):
             rows += found
-            # After each round, so that one that is cut short leaves those before it.
+            # After each round, so that an interrupted run keeps its complete rounds.
             results.append(chosen.out, run, rows)
         print(f"\n{task}\n{results.table(rows, task, chosen.servers)}\n\n{results.goals(rows)}", flush=True)
 
 
 def describe(seconds: float) -> dict[str, Any]:
-    """What a run is made on."""
+    """Describe the machine and the versions of a run."""
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     return {
         "run": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
@@ -72,17 +72,17 @@ def describe(seconds: float) -> dict[str, Any]:
 
 
 def make_photos(task: str, folder: Path) -> tuple[Path, ...]:
-    """Public-domain photos as JPEG files of the size that the task is measured with."""
+    """Write public-domain photos as JPEG files in the size for this task."""
     paths = []
     for name in PHOTOS:
         path = folder / f"{name}.jpg"
-        path.write_bytes(encoded(ImageOps.fit(photo(name), SIZES[task]), "JPEG", quality=90))
+        path.write_bytes(jpeg(ImageOps.fit(photo(name), SIZES[task]), quality=90))
         paths.append(path)
     return tuple(paths)
 
 
 def measure(run: str, task: str, chosen: argparse.Namespace) -> Iterator[list[results.Row]]:
-    """Start the servers, check their answers, and measure them by turns; the rows of each round."""
+    """Start the servers, check their answers, and measure them in turn; yield the rows of each round."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True)))
         load = servers.Load(task, make_photos(task, folder))
@@ -98,8 +98,8 @@ def measure(run: str, task: str, chosen: argparse.Namespace) -> Iterator[list[re
             server.processes.rest()
             print(f"{name}: ready after {time.monotonic() - start:.0f} s", file=sys.stderr)
         for turn in range(-1, chosen.rounds):
-            # Every other round backwards, so that a drift of the machine favours nobody. The one before the first is
-            # for caches, and for peers that learn from their load.
+            # Every other round is in reverse order, so that drift favours no server. Round -1 is a warm-up for
+            # caches, and for peers that learn from their load.
             order = chosen.servers if turn % 2 else chosen.servers[::-1]
             rows = [row for name in order for row in turn_of(run, turn, task, name, running[name], chosen)]
             if turn >= 0:
@@ -109,14 +109,14 @@ def measure(run: str, task: str, chosen: argparse.Namespace) -> Iterator[list[re
 def turn_of(
     run: str, turn: int, task: str, name: str, server: servers.Server | servers.Limit, chosen: argparse.Namespace
 ) -> list[results.Row]:
-    """One server's measurements in one round; none of the round before the first."""
+    """Return one server's measurements in one round; none for the warm-up."""
     server.processes.wake()
     time.sleep(servers.SETTLE_S)
     server.wait()
     found = {}
     for count in chosen.connections:
-        # Many at a time wait some five seconds for an answer of the larger networks. As a measurement ends, fewer are
-        # under way, and threads that share the cores answer the last ones sooner: within 4 s three times too many.
+        # With 16 connections an answer of the larger networks takes about five seconds. At the end of a measurement
+        # fewer requests are in flight, which get more of the cores: in 4 s the rate came out three times too high.
         seconds = chosen.seconds * (10 if count > 1 and task != "classify" else 1)
         found[count] = server.measure(count, seconds if turn >= 0 else min(seconds, 1))
     server.processes.rest()

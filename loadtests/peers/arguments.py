@@ -1,12 +1,12 @@
-"""The command line of a peer: `python -m loadtests.peers.NAME --task detect --port 8481 [--engine]`."""
+"""Command line of a peer: `python -m loadtests.peers.NAME --task detect --port 8481 [--engine]`."""
 
 import argparse
 
 
 def parse() -> argparse.Namespace:
-    """Its task, port, and whether our engine is inside."""
+    """Parse the task, the port, and whether our engine is inside."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", required=True, choices=["classify", "detect", "segment"])
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--engine", action="store_true", help="our engine in the place of eager PyTorch")
+    parser.add_argument("--engine", action="store_true", help="our engine instead of eager PyTorch")
     return parser.parse_args()

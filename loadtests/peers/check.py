@@ -1,21 +1,21 @@
-"""Whether a peer answers what the model in this process answers: else a comparison of speeds means nothing."""
+"""Check that a peer answers what the model in this process answers; otherwise comparing speeds means nothing."""
 
 from typing import Any
 
 from foursight import models
 from foursight.models import catalogue
 from foursight.schema import Rle, rle
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 
 SCORE, PIXELS, OVERLAP = 1e-3, 1.0, 0.98
-# An object whose score is so near the threshold may be on its other side.
+# An object whose score is this close to the threshold may fall on the other side of it.
 MARGIN = 0.01
 
 Json = dict[str, Any]
 
 
 def reference(task: str, photos: list[bytes]) -> list[Json]:
-    """Our own answers for the photos. Raises ValueError where there is nothing in them to compare."""
+    """Return our own answers for the images. Raises ValueError if they have no prediction to compare."""
     loaded = models.load(task)
     found = []
     for photo in photos:
@@ -28,7 +28,7 @@ def reference(task: str, photos: list[bytes]) -> list[Json]:
 
 
 def differences(task: str, expected: list[Json], answers: list[Json]) -> list[str]:
-    """What is not as expected, a line each."""
+    """Return a line for each difference."""
     compare = _labels if task == "classify" else _objects
     return [
         f"photo {index}: {line}"

@@ -1,7 +1,7 @@
-"""uvicorn and FastAPI, as most people serve a model: an upload in a `def` endpoint, and no batches.
+"""uvicorn and FastAPI, as most people serve a model: an upload to a `def` endpoint, without batching.
 
-Tuning: one uvicorn process, as `fastapi run` starts, since a second one is a second copy of the model, and PyTorch
-already uses both cores for one photo. FastAPI runs `def` endpoints in a pool of threads, so requests overlap.
+Tuning: one uvicorn process, as `fastapi run` starts; a second one would be a second copy of the model, and PyTorch
+already uses both cores for one image. FastAPI runs `def` endpoints in a thread pool, so requests overlap.
 https://fastapi.tiangolo.com/async/  https://fastapi.tiangolo.com/deployment/server-workers/
 """
 
@@ -16,10 +16,10 @@ from loadtests.peers.arguments import parse
 
 
 def app(task: str, engine: bool) -> FastAPI:
-    """The application."""
+    """Return the application."""
     model = inside.load(task, engine)
     server = FastAPI()
-    # An engine takes one call at a time; PyTorch's modules take as many as come.
+    # An engine takes one call at a time; PyTorch modules take concurrent calls.
     turn = Lock()
 
     @server.post("/predict")

@@ -1,6 +1,6 @@
-"""What stands inside a peer: the model as its users would write it, or ours on its engine. The weights are the same.
+"""The model inside a peer: as its users would write it, or ours on its engine. The weights are the same.
 
-The plain one is Pillow, torchvision's transforms and eager PyTorch; for detection and segmentation the network's own
+The plain version is Pillow, torchvision's transforms and eager PyTorch; for detect and segment it is the network's own
 `forward`, whose full-size masks are cut at 0.5 and encoded by pycocotools.
 """
 
@@ -20,7 +20,7 @@ from foursight.models import labels
 from foursight.models.engines import engine
 from foursight.models.image import decode_for
 from foursight.models.networks import lite0, rcnn_tiny
-from foursight.serving.responses import to_answer
+from foursight.serving.encoding import to_answer
 
 TOP = 5
 SCORE = 0.5
@@ -29,17 +29,17 @@ Json = dict[str, Any]
 
 
 class Inside(Protocol):
-    """From an upload to its answer in two steps, so that a server can batch the second."""
+    """Computes an answer in two steps, so that a server can batch the second."""
 
     def prepare(self, body: bytes) -> Any:
-        """Decode a photo and make it the network's input; any thread."""
+        """Decode an image and prepare the network's input; thread-safe."""
 
     def predict(self, batch: list[Any]) -> list[Json]:
-        """The answers for several prepared photos, ready for JSON."""
+        """Return the answers for several prepared images, ready for JSON."""
 
 
 def load(task: str, engine: bool) -> Inside:
-    """What to put inside a peer."""
+    """Return the model for a peer."""
     if engine:
         return Engine(task)
     return Classifier() if task == "classify" else Detector(task == "segment")
@@ -67,7 +67,7 @@ class Classifier:
 
     @torch.inference_mode()
     def predict(self, batch: list[Tensor]) -> list[Json]:
-        """The TOP labels of each."""
+        """Return the TOP labels of each image."""
         scores, indices = self._network(torch.stack(batch)).softmax(1).topk(TOP)
         return [
             {"predictions": [{"label": self._names[i], "score": s} for i, s in zip(*row, strict=True)]}
@@ -89,7 +89,7 @@ class Detector:
 
     @torch.inference_mode()
     def predict(self, batch: list[Tensor]) -> list[Json]:
-        """The objects from SCORE on."""
+        """Return the objects with a score of SCORE or more."""
         return [{"predictions": self._objects(found)} for found in self._network(batch)]
 
     def _objects(self, found: dict[str, Tensor]) -> list[Json]:
@@ -106,23 +106,23 @@ class Detector:
 
 
 class Engine:
-    """Foursight's task: reduced decode, dense parts on OpenVINO, masks only of what is answered."""
+    """Foursight's task: reduced decoding, dense parts on OpenVINO, masks only for returned objects."""
 
     def __init__(self, task: str) -> None:
         engine.share_cores(torch.device("cpu"))
         self._task = models.load(task)
-        self._options = self._task.options()
+        self._request = self._task.resolve(self._task.options())
 
     def prepare(self, body: bytes) -> Any:
-        """The task's own input, and the photo's (width, height)."""
+        """Return the task's input, and the image's (width, height)."""
         image, size = decode_for(body, self._task.short_side)
         return self._task.prepare(image, size), size
 
     def predict(self, batch: list[Any]) -> list[Json]:
-        """One thread at a time, as engines ask for."""
-        outputs = self._task.predict([(prepared, self._options) for prepared, _ in batch])
+        """As in Inside, but one thread at a time: engines require it."""
+        outputs = self._task.predict([(prepared, self._request) for prepared, _ in batch])
         answers = (
-            to_answer(self._task.card.name, size, self._task.finish(output, self._options), "rle")
+            to_answer(self._task.card.name, size, self._task.finish(output, self._request), "rle")
             for output, (_, size) in zip(outputs, batch, strict=True)
         )
         return [answer.model_dump(exclude_none=True) for answer in answers]

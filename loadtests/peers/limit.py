@@ -1,7 +1,7 @@
-"""The limit: decode, prepare, predict and finish in one process, with no HTTP, for so many photos under way at a time.
+"""The limit: decode, prepare, predict and finish in one process without HTTP, for a number of images in flight.
 
 Each line on standard input, `CONNECTIONS SECONDS`, is answered with a line of JSON. A pool decodes while this thread
-computes whatever is ready, at most MAX_BATCH photos, as Foursight's worker does.
+computes what is ready, up to MAX_BATCH images, as Foursight's worker does.
 """
 
 import json
@@ -25,24 +25,24 @@ MAX_BATCH = 8
 
 
 class Limit:
-    """One task and the photos that it is measured with."""
+    """A task and the images it is measured with."""
 
     def __init__(self, task: Task, photos: list[bytes]) -> None:
         self._task = task
         self._photos = photos
-        self._options = task.options()
+        self._request = task.resolve(task.options())
 
     def prepare(self, turn: int) -> Any:
-        """The network's input."""
+        """Return the network's input."""
         return self._task.prepare(*decode_for(self._photos[turn % len(self._photos)], self._task.short_side))
 
     def answer(self, prepared: list[Any]) -> None:
-        """Compute, and make results of it."""
-        for output in self._task.predict([(one, self._options) for one in prepared]):
-            self._task.finish(output, self._options)
+        """Compute the results."""
+        for output in self._task.predict([(one, self._request) for one in prepared]):
+            self._task.finish(output, self._request)
 
     def measure(self, connections: int, seconds: float) -> list[float]:
-        """The milliseconds that each photo took, least first; those of the first WARM_UP seconds do not count."""
+        """Return the sorted milliseconds of each image, without those of the first WARM_UP seconds."""
         start = perf_counter()
         found: list[tuple[float, float]] = []
         if connections == 1:
@@ -58,7 +58,7 @@ class Limit:
     def _pipeline(self, connections: int, stop: float, found: list[tuple[float, float]]) -> None:
         turns = count()
         under_way: dict[Future[Any], float] = {}
-        with ThreadPoolExecutor(environment.cores()) as pool:
+        with ThreadPoolExecutor(environment.available_cpus()) as pool:
             for _ in range(connections):
                 under_way[pool.submit(self.prepare, next(turns))] = perf_counter()
             while under_way:
@@ -72,7 +72,7 @@ class Limit:
 
 
 def main() -> None:
-    """Load the task of the first argument; the others are photos."""
+    """Load the task in the first argument; the others are image files."""
     engine.share_cores(torch.device("cpu"))
     limit = Limit(models.load(sys.argv[1]), [Path(name).read_bytes() for name in sys.argv[2:]])
     print("{}", flush=True)

@@ -1,7 +1,7 @@
 """LitServe with batches.
 
-Tuning: batches of up to 8, as ours. `batch_timeout` 0, its default: a batch is what has arrived, and a lone request
-waits for no company. One worker with all cores: `workers_per_device=2` would be two models, with a core each.
+Tuning: batches of up to 8, as ours. `batch_timeout` is 0, the default: a batch is what has arrived, and a single
+request does not wait. One worker with all cores: `workers_per_device=2` would be two models with a core each.
 https://lightning.ai/docs/litserve/features/batching  https://lightning.ai/docs/litserve/features/multiple-workers
 """
 

@@ -1,8 +1,8 @@
 """Ray Serve as its documentation shows batching: `@serve.batch`, and its Python proxy.
 
-Tuning: batches of up to 8, as ours, and no waiting time, so that a lone request waits for no company. The replica has
-both cores for PyTorch (Ray gives it `num_cpus` threads). `max_ongoing_requests`, 5 by default, lets batches fill. Ray's
-workers do not give way to other processes, as ours do not.
+Tuning: batches of up to 8, as ours, without a waiting time, so a single request does not wait. The replica has both
+cores for PyTorch (Ray gives it `num_cpus` threads). `max_ongoing_requests` is above its default of 5, so that batches
+can fill. Ray's workers run at normal priority, as ours do.
 https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
 https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
 """
@@ -16,12 +16,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from foursight.serving import loopback
+from foursight.serving.ray_internals import loopback
 from loadtests.peers import inside
 from loadtests.peers.arguments import parse
 
 os.environ.update(loopback.environment("127.0.0.1"))
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_METRICS_EXPORT_ENABLED": "0", "RAY_worker_niceness": "0"}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 # Serve reads its variables at import.
 import ray
@@ -29,7 +29,7 @@ from ray import serve
 
 
 class Peer:
-    """Photos are decoded as they arrive, and computed in batches."""
+    """Decodes images as they arrive, and computes them in batches."""
 
     def __init__(self, task: str, engine: bool) -> None:
         loopback.bind_replica()
@@ -37,11 +37,11 @@ class Peer:
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
     async def predict(self, batch: list[Any]) -> list[inside.Json]:
-        """The answers of a batch."""
+        """Return the answers of a batch."""
         return self._model.predict(batch)
 
     async def __call__(self, request: Request) -> JSONResponse:
-        """One photo, the form's field `image`. What is no response would be sent in chunks, without its length."""
+        """Answer the form field `image`. A value that is not a Response would be sent in chunks, without a length."""
         async with request.form() as form:
             body = await form["image"].read()  # type: ignore[union-attr]
         return JSONResponse(await self.predict(self._model.prepare(body)))
@@ -67,5 +67,5 @@ if __name__ == "__main__":
         serve.run(peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait()
-        # Serve's own end would wait for requests under way; there are none, and it goes with Ray.
+        # Serve's own shutdown waits for requests in flight; there are none, and it ends with Ray.
         ray.shutdown()

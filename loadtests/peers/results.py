@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison: rows of measurements, ratios within a round, medians with their spread."""
+"""Rows of measurements, ratios within a round, medians with their spread."""
 
 import json
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: rate in answers per second, latencies in milliseconds. `run` and `round` tell what is paired."""
+    """A measurement: rate in answers per second, latencies in ms. Ratios pair rows of the same `run` and `round`."""
 
     run: str
     round: int
@@ -25,7 +25,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some values, and the least and the largest of them."""
+    """The median, minimum and maximum of some values."""
 
     median: float
     least: float
@@ -33,34 +33,34 @@ class Spread:
     count: int
 
     def text(self, digits: int = 2) -> str:
-        """As `2.31 (2.20..2.44)`; of one value alone, that."""
+        """Return `2.31 (2.20..2.44)`; for a single value, only that."""
         if self.count == 1:
             return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} ({self.least:.{digits}f}..{self.most:.{digits}f})"
 
 
 def rate(connections: int, answered: int, spent: float) -> float:
-    """Answers per second of a closed loop whose requests took `spent` seconds, all added up.
+    """Return the answers per second of a closed loop whose requests took `spent` seconds in total.
 
-    By Little's law (1961), connections = rate x mean latency. To count answers within a window would be off by a fourth
-    where that holds four round trips, as it does for the slowest servers.
+    By Little's law (1961), connections = rate x mean latency. Counting answers within a window would be off by a
+    quarter if it holds only four round trips, as for the slowest servers.
     """
     return connections * answered / spent if spent else 0.0
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """None of no values."""
+    """Return the spread of values, or None if there are none."""
     found = sorted(values)
     return Spread(statistics.median(found), found[0], found[-1], len(found)) if found else None
 
 
 def select(rows: Iterable[Row], task: str, server: str, connections: int) -> list[Row]:
-    """The measurements of one server under one load."""
+    """Return the measurements of one server under one load."""
     return [row for row in rows if (row.task, row.server, row.connections) == (task, server, connections)]
 
 
 def ratio(rows: list[Row], task: str, connections: int, over: str, under: str, figure: str = "rate") -> Spread | None:
-    """`over`'s figure as a multiple of `under`'s, taken within each round of each run that has both."""
+    """Return the ratio of `over`'s figure to `under`'s, taken within each round of each run that has both."""
     below = {(row.run, row.round): getattr(row, figure) for row in select(rows, task, under, connections)}
     pairs = [
         (getattr(row, figure), below[row.run, row.round])
@@ -72,7 +72,7 @@ def ratio(rows: list[Row], task: str, connections: int, over: str, under: str, f
 
 @dataclass(frozen=True)
 class Goal:
-    """What the comparison is to show: a ratio, and the bound that it should be at least, or at most."""
+    """A goal of the comparison: a ratio, and its lower or upper bound."""
 
     task: str
     connections: int
@@ -83,7 +83,7 @@ class Goal:
     at_most: bool = False
 
     def met(self, found: Spread) -> bool:
-        """Whether the median keeps to the bound."""
+        """Return whether the median meets the bound."""
         return found.median <= self.bound if self.at_most else found.median >= self.bound
 
 
@@ -101,7 +101,7 @@ GOALS = (
 
 
 def goals(rows: list[Row]) -> str:
-    """A markdown table of the goals and what was measured."""
+    """Return a Markdown table of the goals and what was measured."""
     lines = ["| task, connections | ratio | goal | median (range) | rounds | met |", "|---|---|---|---|---|---|"]
     for goal in GOALS:
         found = ratio(rows, goal.task, goal.connections, goal.over, goal.under, goal.figure)
@@ -116,7 +116,7 @@ def goals(rows: list[Row]) -> str:
 
 
 def table(rows: list[Row], task: str, names: Iterable[str]) -> str:
-    """A markdown table of one task: each server's figures, and how many times as many answers Foursight gives."""
+    """Return a Markdown table of one task: each server's figures, and Foursight's rate as a multiple of its rate."""
     counts = sorted({row.connections for row in rows if row.task == task})
     lines = [
         "| server | connections | answers/s | p50 ms | p99 ms | failed | foursight / it |",
@@ -138,7 +138,7 @@ def table(rows: list[Row], task: str, names: Iterable[str]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of results: `runs` (what each was made on) and `rows`; an empty one where there is none."""
+    """Read a file of results: `runs` (their machine and versions) and `rows`. A missing file counts as empty."""
     if not path.exists():
         return {"runs": [], "rows": []}
     content: dict[str, Any] = json.loads(path.read_text())
@@ -146,12 +146,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def rows_of(content: dict[str, Any]) -> list[Row]:
-    """The rows of a file's content."""
+    """Return the rows of a file's content."""
     return [Row(**row) for row in content["rows"]]
 
 
 def append(path: Path, run: dict[str, Any], rows: list[Row]) -> None:
-    """Add a run to a file; where it was added before, its rows take the place of those."""
+    """Add a run to a file; the rows of the same run are replaced."""
     content = read(path)
     content["runs"] = [one for one in content["runs"] if one["run"] != run["run"]] + [run]
     content["rows"] = [row for row in content["rows"] if row["run"] != run["run"]] + [asdict(row) for row in rows]

@@ -1,7 +1,7 @@
-"""The servers that are compared, each in processes of its own on loopback, at rest unless it is measured.
+"""The servers that are compared, each in its own processes on loopback.
 
-All are started first. A server that is not measured has its processes stopped (SIGSTOP), so that it costs no processor
-time at all; what it holds is memory.
+All are started first. The processes of a server that is not being measured are stopped (SIGSTOP), so it uses memory but
+no CPU time.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 PEERS = ("fastapi", "litserve", "bentoml", "rayserve")
 NAMES = ("limit", "foursight", *(name + inside for inside in ("", "+engine") for name in PEERS))
 READY_S = 120
-# What a server that was stopped needs to notice that time has passed.
+# Time for a server that was stopped to notice that time has passed.
 SETTLE_S = 1.0
 BOUNDARY = "photo-boundary"
 
@@ -35,20 +35,20 @@ Figures = dict[str, float]
 
 
 def form(photo: bytes) -> bytes:
-    """A photo as the field `image` of multipart/form-data, the one form that all servers take."""
+    """Return an image as the field `image` of multipart/form-data, the one format that all servers accept."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
     return head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 def answer_of(content: bytes) -> dict[str, Any]:
-    """The answer in a response; BentoML's batchable endpoints give a list of one."""
+    """Return the answer in a response; BentoML's batchable endpoints return a list of one."""
     value = json.loads(content)
     answer: dict[str, Any] = value[0] if isinstance(value, list) else value
     return answer
 
 
 def is_answer(content: bytes) -> bool:
-    """Whether a response has predictions."""
+    """Return whether a response has predictions."""
     try:
         return isinstance(answer_of(content)["predictions"], list)
     except (ValueError, LookupError, TypeError):
@@ -57,14 +57,14 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """What all are measured with: a task, and photos by their files."""
+    """What all servers are measured with: a task and image files."""
 
     task: str
     photos: tuple[Path, ...]
 
 
 class Processes:
-    """A process and all that it starts."""
+    """A process and its descendants."""
 
     def __init__(self, words: list[str], log: Path, environment: dict[str, str], **pipes: Any) -> None:
         pipes.setdefault("stdout", log.open("wb"))
@@ -80,22 +80,22 @@ class Processes:
         )
 
     def all(self) -> list[psutil.Process]:
-        """Those that live."""
+        """Return the processes that are alive."""
         with suppress(psutil.NoSuchProcess):
             first = psutil.Process(self.first.pid)
             return [first, *first.children(recursive=True)]
         return []
 
     def rest(self) -> None:
-        """Stop them all, the first before its children, so that none sees another stop."""
+        """Stop all processes, parents first, so that none sees another one stop."""
         self._send(signal.SIGSTOP)
 
     def wake(self) -> None:
-        """Let them go on."""
+        """Continue all processes."""
         self._send(signal.SIGCONT)
 
     def end(self) -> None:
-        """Ask them to end, and kill those that do not."""
+        """Terminate the processes, and kill those that do not end."""
         self.wake()
         known = self.all()
         self.first.terminate()
@@ -113,13 +113,13 @@ class Processes:
 
 
 class Server:
-    """A server of HTTP."""
+    """An HTTP server."""
 
     def __init__(self, name: str, load: Load, port: int, folder: Path) -> None:
         peer, _, engine = name.partition("+")
         words = [f"loadtests.peers.{peer}", "--task", load.task, "--port", str(port)]
         words += ["--engine"] if engine else []
-        # What Foursight sets for its workers belongs to the engine, and goes with it.
+        # The environment of Foursight's workers belongs to the engine.
         variables = dict(environment.ENVIRONMENT) if engine else {}
         path = "/predict"
         if peer == "foursight":
@@ -135,7 +135,7 @@ class Server:
         self.processes = Processes(words, folder / f"{name}.log", variables)
 
     def wait(self) -> None:
-        """Return once it has answered. Raises TimeoutError, and RuntimeError where it has ended."""
+        """Wait for the first answer. Raises TimeoutError, or RuntimeError if the server has ended."""
         deadline = time.monotonic() + READY_S
         while not self._is_ready():
             if self.processes.first.poll() is not None:
@@ -151,7 +151,7 @@ class Server:
             return False
 
     def answers(self) -> list[dict[str, Any]]:
-        """Its answer for each photo."""
+        """Return the server's answer for each image."""
         found = []
         for body in self.target.photos:
             request = Request(self.target.url, body, {"Content-Type": self.target.media_type})
@@ -160,7 +160,7 @@ class Server:
         return found
 
     def measure(self, connections: int, seconds: float) -> Figures:
-        """Answers per second, and latencies in milliseconds."""
+        """Return answers per second, and latencies in milliseconds."""
         samples = asyncio.run(benchmark.closed_loop(self.target, connections, seconds))
         found = benchmark.report("", samples, seconds)
         spent = sum(sample.latency for sample in samples)
@@ -169,7 +169,7 @@ class Server:
 
 
 class Limit:
-    """The process without HTTP (limit.py), with the face of a server."""
+    """The process without HTTP (limit.py), with the interface of Server."""
 
     def __init__(self, load: Load, folder: Path) -> None:
         words = ["loadtests.peers.limit", load.task, *map(str, load.photos)]
@@ -178,7 +178,7 @@ class Limit:
         self.processes = Processes(words, folder / "limit.log", environment.ENVIRONMENT, stdin=pipe, stdout=pipe)
 
     def wait(self) -> None:
-        """Return once its model is loaded."""
+        """Wait until the model is loaded."""
         if not self._is_loaded:
             self._read()
             self._is_loaded = True
@@ -197,5 +197,5 @@ class Limit:
 
 
 def start(name: str, load: Load, port: int, folder: Path) -> Server | Limit:
-    """Start one, by its name in NAMES; it is not ready yet."""
+    """Start a server by its name in NAMES, without waiting for it."""
     return Limit(load, folder) if name == "limit" else Server(name, load, port, folder)

@@ -1,4 +1,4 @@
-"""Ramp to the knee: more users step by step, for two minutes in all; see `loadtests/report.py` for where the knee is.
+"""A ramp to the knee: more users step by step, for two minutes; `loadtests/report.py` finds the knee.
 
 locust -f loadtests/locustfile.py,loadtests/shapes/ramp.py --headless
 """
@@ -10,9 +10,9 @@ USERS = (1, 2, 4, 8, 16, 24, 32, 48)
 
 
 class Ramp(LoadTestShape):
-    """Each step holds so many users."""
+    """Each step has the number of users in USERS."""
 
     def tick(self) -> tuple[int, float] | None:
-        """How many users there are to be now, and how many may start in a second."""
+        """Return the number of users for now, and how many may start per second."""
         step = int(self.get_run_time() // STEP_S)
         return (USERS[step], USERS[step]) if step < len(USERS) else None

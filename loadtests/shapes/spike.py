@@ -1,4 +1,4 @@
-"""A spike: calm, ten times the users at once, calm again. What is refused comes back as 503 and counts as a failure.
+"""A spike: few users, ten times as many at once, few again. Refused requests (503) count as failures.
 
 locust -f loadtests/locustfile.py,loadtests/shapes/spike.py --headless
 """
@@ -6,7 +6,7 @@ locust -f loadtests/locustfile.py,loadtests/shapes/spike.py --headless
 from locust import LoadTestShape
 
 CALM, SPIKE = 4, 40
-# Seconds at which the spike begins, it ends, and all ends.
+# Seconds at which the spike begins, the spike ends, and the run ends.
 BEGINS, ENDS, OVER = 30, 50, 90
 
 
@@ -14,7 +14,7 @@ class Spike(LoadTestShape):
     """Few users, then many, then few."""
 
     def tick(self) -> tuple[int, float] | None:
-        """How many users there are to be now, and how many may start in a second."""
+        """Return the number of users for now, and how many may start per second."""
         now = self.get_run_time()
         if now >= OVER:
             return None

@@ -1,6 +1,6 @@
 """Engines: the fastest way there is to run the dense part of a network on a device, with the answers of PyTorch.
 
-    CPU     OpenVINO, in float32, or as it is told (models/numerics.py); PyTorch where it is not installed
+    CPU     OpenVINO, in float32, or as it is told (models/precision.py); PyTorch where it is not installed
     CUDA    PyTorch under float16 autocast, weights in NHWC order
     other   PyTorch as it is
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from foursight.models.engines import cache, environment
-from foursight.models.engines.precision import FLOAT32, Numerics, has_openvino, import_openvino
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig, has_openvino, import_openvino
 
 # How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
 # some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
@@ -50,7 +50,7 @@ def compile(
     example: Inputs,
     other: Inputs,
     device: torch.device,
-    numerics: Numerics = FLOAT32,
+    precision: PrecisionConfig = FLOAT32,
     samples: Samples | None = None,
 ) -> Engine:
     """The fastest callable for a dense part: a module in eval mode on `device`, from tensors to a tensor or several.
@@ -60,29 +60,29 @@ def compile(
     it must come out alike for all sizes; it is tried with the other.
 
     The engine takes the same tensors and gives a list of fresh ones, in float32 within TOLERANCE (on CUDA:
-    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `numerics` says; in int8 only where there are `samples`
+    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `precision` says; in int8 only where there are `samples`
     of the part's inputs. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no
     other use for the part should let it go.
     """
-    if not is_there(device):
+    if not has_engine(device):
         return _in_pytorch(part)
     if device.type == "cpu":
-        if numerics.precision == "int8" and samples is None:
-            numerics = FLOAT32
-        run = _openvino(part, example, other, numerics, samples)
-        return Engine(run, numerics.precision) if run else _in_pytorch(part)
-    half = _half(part)
+        if precision.dtype == "int8" and samples is None:
+            precision = FLOAT32
+        run = _openvino(part, example, other, precision, samples)
+        return Engine(run, precision.dtype) if run else _in_pytorch(part)
+    half = autocast_float16(part)
     return Engine(half, "float16") if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _in_pytorch(part)
 
 
-def is_there(device: torch.device) -> bool:
+def has_engine(device: torch.device) -> bool:
     """Whether the device has an engine other than PyTorch as it is."""
     return device.type == "cuda" or (device.type == "cpu" and has_openvino())
 
 
 def share_cores(device: torch.device) -> None:
     """Let a process that only answers use its cores well: PyTorch has one thread beside engines that have all."""
-    torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.cores())
+    torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.available_cpus())
 
 
 def _in_pytorch(part: nn.Module) -> Engine:
@@ -98,7 +98,7 @@ def _eager(part: nn.Module) -> Run:
     return run
 
 
-def _half(part: nn.Module) -> Run:
+def autocast_float16(part: nn.Module) -> Run:
     eager = _eager(part)
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -109,12 +109,12 @@ def _half(part: nn.Module) -> Run:
 
 
 def _openvino(
-    part: nn.Module, example: Inputs, other: Inputs, numerics: Numerics, samples: Samples | None
+    part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig, samples: Samples | None
 ) -> Run | None:
     """None where the network cannot be converted, or, converted, gives other answers."""
     ov = import_openvino()
     config = {
-        "INFERENCE_NUM_THREADS": environment.cores(),
+        "INFERENCE_NUM_THREADS": environment.available_cpus(),
         # All threads for one call. One thread each for two calls at a time gives a batch little, and a lone photo
         # waits longer by half.
         "PERFORMANCE_HINT": "LATENCY",
@@ -122,13 +122,13 @@ def _openvino(
         "ENABLE_CPU_PINNING": False,
     }
     # Without it OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
-    hint = {"INFERENCE_PRECISION_HINT": HINTS[numerics.precision]}
+    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision.dtype]}
     shapes = [
         [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
         for one, two in zip(example, other, strict=True)
     ]
     core = ov.Core()
-    quantized = (numerics.digest, version("nncf")) if numerics.precision == "int8" else ()
+    quantized = (precision.digest, version("nncf")) if precision.dtype == "int8" else ()
     key = cache.key(part, (shapes, [tensor.dtype for tensor in example], quantized), config | hint)
     blob = cache.read(key)
     try:
@@ -146,7 +146,7 @@ def _openvino(
         # What is less precise is made of what was found right; how good it is can only be measured.
         if quantized and samples:
             model = _quantized(model, samples())
-        if numerics.precision != "float32":
+        if precision.dtype != "float32":
             compiled = core.compile_model(model, "CPU", config | hint)
             run = _session(compiled)
     except Exception as error:

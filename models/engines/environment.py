@@ -1,20 +1,19 @@
-"""What the C libraries of a process that computes on a CPU are to be told: they read it when the process starts.
+"""CPUs that a process may use, and the variables that its C libraries read at start.
 
-By default glibc maps fresh pages for each large tensor and gives them back after it, and the kernel clears them every
-time. With its variables below it keeps what it has, in one arena, since that of a thread never holds more than 64 MB.
-On 2 cores, for a batch of 8, detection fell from 262 to 143 ms a photo and classification from 17.4 to 9.3; for a lone
-photo from 170 to 143 and from 15.0 to 14.0. The price: a worker keeps the most memory that it ever needed.
+Memory: by default glibc maps fresh pages for each large tensor and returns them afterwards, and the kernel clears them
+every time. With the variables below it keeps its memory, in one arena, because an arena of a thread never holds more
+than 64 MB. On 2 cores and a batch of 8, this took detection from 262 to 143 ms per image and classification from 17.4
+to 9.3 ms; for a single image from 170 to 143 and from 15.0 to 14.0 ms. The price: a worker never returns memory.
 
-PyTorch's threads spin while they wait for each other. Where more threads than cores have work, that takes the core from
-the one waited for: on a busy machine a photo cost 1,000 ms of processor time for 31.
-
-Engines have threads of their own. Where PyTorch has several too, for the little that lies between engines, the two
-pools keep each other from the cores: on 2 cores the network of a lone classification took 9.4 ms so, and 8.4 with one
-thread of PyTorch's.
+Threads: by default PyTorch's threads spin while they wait for each other, which takes the core from the thread that
+they wait for. On a busy machine an image cost 1,000 ms of CPU time in place of 31.
 """
 
+import math
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
@@ -25,12 +24,52 @@ ENVIRONMENT = {
 }
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def require() -> None:
-    """Begin this program again where it was started without; it then computes as a server's workers do."""
+    """Restart this program with ENVIRONMENT, unless it is set already."""
     if not ENVIRONMENT.items() <= os.environ.items():
         os.execve(sys.executable, sys.orig_argv, os.environ | ENVIRONMENT)
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Number of CPUs that this process may use: its affinity, and its cgroups' CPU quota rounded up; at least 1.
+
+    `root` is where /proc and /sys lie.
+    """
+    if sys.version_info >= (3, 13):
+        count = os.process_cpu_count() or 1
+    else:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([count, *(math.ceil(quota) for quota in _cpu_quotas(root))]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """The quotas, in CPUs, of this process's cgroups and of all above them; cgroup versions 1 and 2.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/scheduler/sched-bwc.html
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        # In a container the path may be that of the host, which is not mounted: the mount itself is then the cgroup.
+        groups = [group.relative_to("/") for group in (PurePosixPath(path), *PurePosixPath(path).parents)]
+        if controllers == "":
+            for group in groups:
+                yield from _ratio(_read(mount / group / "cpu.max").split())
+        elif "cpu" in controllers.split(","):
+            for folder in (mount / controllers, mount / "cpu"):
+                for group in groups:
+                    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                    yield from _ratio([_read(folder / group / name).strip() for name in names])
+
+
+def _ratio(values: list[str]) -> Iterator[float]:
+    """Quota / period, if there is a limit: "max" and -1 mean none."""
+    if len(values) == 2 and all(value.isdecimal() for value in values) and int(values[1]) > 0:
+        yield int(values[0]) / int(values[1])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

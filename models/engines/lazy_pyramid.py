@@ -30,7 +30,7 @@ ANSWER = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -
 UPSAMPLE = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 1, 0), (0, 0, 0, 1))
 
 
-class Tiles(nn.Module):
+class WinogradTiles(nn.Module):
     """How a pyramid makes its finest map, over tiles: a lateral 1 x 1 convolution, the sum, the last 3 x 3 convolution.
 
     Only the products are made in between: what is linear before them is a part of their filters, or done to the cells
@@ -78,10 +78,10 @@ class Tiles(nn.Module):
         return torch.matmul(matrix, cells.view(matrix.shape[1], -1)).view(SEEN**2, -1, cells.shape[1])
 
 
-class Smoothed:
+class LazyLevel:
     """The finest maps of a batch of photos, [N, C, h, w]; a place has its value once `around` was asked for it.
 
-    `fine` [N, B, h, w] and `above` [N, C, h / 2, w / 2] are the maps that `Tiles` looks at.
+    `fine` [N, B, h, w] and `above` [N, C, h / 2, w / 2] are the maps that `WinogradTiles` looks at.
     """
 
     def __init__(self, fine: Tensor, above: Tensor, convolve: engine.Run) -> None:
@@ -120,8 +120,8 @@ class Smoothed:
         self._made.index_copy_(0, fine[1:-1, 1:-1].reshape(-1), found)
 
 
-class SmoothedLater(nn.Module):
-    """A pyramid that leaves its map "0" for `Smoothed`: `coarse` gives "fine" and "above" in the place of it."""
+class LazyPyramid(nn.Module):
+    """A pyramid that leaves its map "0" for `LazyLevel`: `coarse` gives "fine" and "above" in the place of it."""
 
     def __init__(self, coarse: nn.Module, convolve: engine.Run) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ class SmoothedLater(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Any]:
         """The maps by name."""
         maps: dict[str, Any] = self.coarse(pixels)
-        maps["0"] = Smoothed(maps.pop("fine"), maps.pop("above"), self._convolve)
+        maps["0"] = LazyLevel(maps.pop("fine"), maps.pop("above"), self._convolve)
         return maps
 
 
-def compile(tiles: Tiles, device: torch.device) -> engine.Engine:
+def compile(tiles: WinogradTiles, device: torch.device) -> engine.Engine:
     """The tiles on their engine."""
     noise = torch.Generator().manual_seed(0)
     sizes = ((SEEN**2, tiles.of_fine.shape[1]), (ABOVE**2, tiles.of_above.shape[1]))

@@ -15,55 +15,53 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from foursight.models import image as images
 from foursight.models.errors import ImageError, PrecisionError
+from foursight.models.image import FORMATS, decode
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
 # To run detection over so many and to quantize it takes half a minute of two cores.
-PHOTOS = 64
+MAX_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Numerics:
+class PrecisionConfig:
     """A precision and, for int8, the folder of photos to calibrate on."""
 
-    precision: Precision = "float32"
-    calibration: Path | None = None
+    dtype: Precision = "float32"
+    calibration_dir: Path | None = None
 
     def require(self) -> None:
         """Raise PrecisionError for what this machine cannot do, before a network is loaded."""
-        if self.precision == "float32":
+        if self.dtype == "float32":
             return
         if not has_openvino():
-            raise _unsupported(
-                self.precision, "OpenVINO is not installed.", 'Install it: pip install "foursight[server]".'
-            )
-        if self.precision == "bfloat16" and "BF16" not in _abilities():
+            raise _unsupported(self.dtype, "OpenVINO is not installed.", 'Install it: pip install "foursight[server]".')
+        if self.dtype == "bfloat16" and "BF16" not in _abilities():
             raise _unsupported("bfloat16", "This processor has no instructions for it.", "Choose float32 or int8.")
-        if self.precision == "int8":
+        if self.dtype == "int8":
             if find_spec("nncf") is None:
                 raise _unsupported("int8", "NNCF is not installed.", 'Install it: pip install "foursight[int8]".')
-            for _ in self.photos():
+            for _ in self.images():
                 pass
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The photos that count: PHOTOS of those in the folder, evenly over their sorted names."""
-        if self.calibration is None:
+        """The photos that count: MAX_IMAGES of those in the folder, evenly over their sorted names."""
+        if self.calibration_dir is None:
             raise _unsupported("int8", "There are no photos to calibrate on.", "Name their folder with --calibration.")
-        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS}
-        found = sorted(path for path in self.calibration.rglob("*") if path.suffix.lower() in suffixes)
+        suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+        found = sorted(path for path in self.calibration_dir.rglob("*") if path.suffix.lower() in suffixes)
         if not found:
-            raise _unsupported("int8", f"{self.calibration} has no photos.", "Name a folder with some 100 of them.")
-        count = min(PHOTOS, len(found))
+            raise _unsupported("int8", f"{self.calibration_dir} has no photos.", "Name a folder with some 100 of them.")
+        count = min(MAX_IMAGES, len(found))
         return tuple(found[index * len(found) // count] for index in range(count))
 
-    def photos(self) -> Iterator[Image.Image]:
+    def images(self) -> Iterator[Image.Image]:
         """The photos, upright and in RGB. Raises PrecisionError where one cannot be read."""
         for path in self.files:
             try:
-                yield images.decode(path.read_bytes())
+                yield decode(path.read_bytes())
             except (OSError, ImageError) as error:
                 raise _unsupported("int8", f"{path} cannot be read: {error}", "Take it out of the folder.") from None
 
@@ -76,7 +74,7 @@ class Numerics:
         return digest.hexdigest()
 
 
-FLOAT32 = Numerics()
+FLOAT32 = PrecisionConfig()
 
 
 def has_openvino() -> bool:

@@ -20,8 +20,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from foursight.models.engines import engine, lazy_pyramid
-from foursight.models.engines.lazy_pyramid import SmoothedLater
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.lazy_pyramid import LazyPyramid
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.networks import rcnn_tiny, roi_align
 
 # (photos, height, width) of the two examples. The sides are multiples of 32, as a padded photo's are.
@@ -30,7 +30,7 @@ EXAMPLES = ((2, 96, 128), (3, 64, 160))
 CALIBRATING = 64
 
 
-class OnEngine(nn.Module):
+class EngineModule(nn.Module):
     """Stands where a part stood: takes what it took and gives what it gave, maps in NHWC order in memory."""
 
     def __init__(self, run: engine.Engine, structure: Any) -> None:
@@ -44,7 +44,7 @@ class OnEngine(nn.Module):
         return _fill(self._structure, map(_channels_first, found))
 
 
-class Flat(nn.Module):
+class TensorInterface(nn.Module):
     """A part as engines take it: from tensors to tensors, without the lists and dicts that they stand in.
 
     Maps are [N, H, W, C] here, as they lie in memory, for what pools boxes sums their rows of channels.
@@ -65,7 +65,7 @@ class Flat(nn.Module):
 def install(
     network: GeneralizedRCNN,
     device: torch.device,
-    numerics: Numerics = FLOAT32,
+    precision: PrecisionConfig = FLOAT32,
     photos: Callable[[], Iterable[Tensor]] | None = None,
 ) -> str:
     """Replace the dense parts of a network in eval mode on `device`; their parameters leave it with them.
@@ -82,7 +82,7 @@ def install(
     calls_of = _calls(network, [ImageList(batch, [tuple(batch.shape[2:])] * len(batch)) for batch in examples])
     if device.type == "cpu":
         _pool_by_rows(network)
-    if not engine.is_there(device):
+    if not engine.has_engine(device):
         return "float32"
     samples_of = _samples(network, photos) if photos else None
     predictor, tiles, compiled = network.roi_heads.box_predictor, None, []
@@ -91,12 +91,12 @@ def install(
         if device.type == "cpu" and isinstance(part, rcnn_tiny.Pyramid):
             tiles, dense = part.tiles(), rcnn_tiny.Coarse(part)
         answer = _fill(dense(*calls[0]), repeat(None))
-        flat = Flat(dense, _fill(calls[0], repeat(None))).eval()
-        chosen = FLOAT32 if part is predictor else numerics
+        flat = TensorInterface(dense, _fill(calls[0], repeat(None))).eval()
+        chosen = FLOAT32 if part is predictor else precision
         first, second = map(_flattened, calls)
         samples = partial(samples_of, place) if samples_of else None
         run = engine.compile(flat, first, second, device, chosen, samples)
-        compiled.append((part, OnEngine(run, answer)))
+        compiled.append((part, EngineModule(run, answer)))
     for part, replacement in compiled:
         # Wherever it stands: a network may use a head twice.
         for module in list(network.modules()):
@@ -104,7 +104,7 @@ def install(
                 if child is part:
                     setattr(module, name, replacement)
     if tiles:
-        network.backbone = SmoothedLater(network.backbone, lazy_pyramid.compile(tiles, device))
+        network.backbone = LazyPyramid(network.backbone, lazy_pyramid.compile(tiles, device))
     return "+".join(sorted({on_engine.run.dtype for part, on_engine in compiled if part is not predictor}))
 
 
@@ -129,7 +129,7 @@ def _pool_by_rows(network: GeneralizedRCNN) -> None:
             setattr(heads, name, roi_align.of_torchvision(child))
     for module in heads.modules():
         if isinstance(module, roi_align.Pool):
-            module.align = roi_align.sum_rows
+            module.align = roi_align.roi_align_cpu
 
 
 def _calls(
@@ -161,7 +161,7 @@ def _calls(
 
 
 def _flattened(call: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """The tensors of a call as `Flat` takes them."""
+    """The tensors of a call as `TensorInterface` takes them."""
     return tuple(_channels_last(tensor).contiguous() for tensor in _tensors(call))
 
 

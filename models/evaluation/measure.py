@@ -1,26 +1,24 @@
-"""How good answers are: pycocotools' figures for boxes and masks, and top-k accuracy for labels. Needs no torch.
-
-The model card's figures and those of `foursight evaluate` both come from here.
-"""
+"""Metrics: AP and AR of boxes and masks by pycocotools, localization accuracy, top-k accuracy. Needs no torch."""
 
 import contextlib
 import copy
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 Figures = dict[str, float]
-# None: not to be measured here.
-Some = dict[str, float | None]
+# None: cannot be measured on this data.
+Metrics = dict[str, float | None]
 Kind = Literal["bbox", "segm"]
 
 # COCOeval.stats in its order: AP is over IoU .50:.95, AR after 1, 10 and 100 detections; sizes by area in pixels,
@@ -29,16 +27,16 @@ OVERALL = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
     "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
 )  # fmt: skip
-# An answer counts as given in a photo's own tally from this score on: the server's default threshold.
-GIVEN_SCORE = 0.5
-# The main object of a photo, which a localizer is to find, covers so much of it.
-MEASURED_SHARE = 0.1
+# An image's own score counts detections from this score on, the server's default threshold.
+COUNTED_SCORE = 0.5
+# The main object of an image, which a localizer should find, covers at least this share of it.
+MAIN_OBJECT_SHARE = 0.1
 _IOU50, _IOU75, _ALL_AREAS, _HUNDRED = 0, 5, 0, -1
 
 
 @dataclass(frozen=True)
-class Tally:
-    """One photo's objects at IoU 0.5 and GIVEN_SCORE: found, missed, and answers that are no object."""
+class ImageScore:
+    """The counts of one image at IoU 0.5 and COUNTED_SCORE: objects found and missed, and wrong detections."""
 
     image_id: int
     found: int
@@ -47,32 +45,32 @@ class Tally:
 
     @property
     def f1(self) -> float:
-        """2 found / (2 found + missed + wrong); 1 where there was nothing and nothing was said."""
+        """2 found / (2 found + missed + wrong); 1 without objects and without detections."""
         errors = self.missed + self.wrong
         return 2 * self.found / (2 * self.found + errors) if self.found + errors else 1.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What pycocotools says of the answers for a set of photos.
+class CocoMetrics:
+    """pycocotools' metrics of the predictions for a set of images.
 
-    `overall` has the figures of OVERALL in 0..1, over the categories that have an object; None where no object is of
-    that size. `classes` has ap, ap50, ap75, ar100 and the number of objects by category id; a category without an
-    object (crowds do not count) is left out. `photos` has a tally for each photo. `precision` has, by category id, the
-    precision at IoU .5 for recalls of 0, .01 .. 1, float64 [101]; zero where a recall is not reached.
+    `overall` has the metrics of OVERALL in 0..1, over the categories that have an object; None if no object has that
+    size. `classes` has ap, ap50, ap75, ar100 and the number of objects by category id, without the categories that have
+    no object (crowds do not count). `images` has the score of each image. `precision` has, by category id, the
+    precision at IoU .5 for recalls of 0, .01 .. 1, float64 [101]; zero if a recall is not reached.
     """
 
-    overall: dict[str, float | None]
+    overall: Metrics
     classes: dict[int, Figures]
-    photos: tuple[Tally, ...]
+    images: tuple[ImageScore, ...]
     precision: dict[int, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Located:
-    """What a localizer made of a photo: the main object's class, the IoU with its box, whether the label is right.
+    """A localizer's prediction for an image: the main object's class, the IoU with its box, whether the label is right.
 
-    `label` is None where the model has no such label.
+    `label` is None if the model does not have the label.
     """
 
     name: str
@@ -81,13 +79,42 @@ class Located:
 
     @property
     def hits(self) -> bool:
-        """Whether the box counts."""
+        """Whether the box is right (IoU 0.5)."""
         return self.overlap >= 0.5
 
     @property
     def is_right(self) -> bool:
-        """Whether all that can be judged is right."""
+        """Whether the box is right, and the label if the model has it."""
         return self.hits and self.label is not False
+
+
+def coco_results(
+    image_id: int,
+    boxes: ArrayLike,
+    scores: Iterable[float],
+    category_ids: Iterable[int],
+    masks: Iterable[NDArray[np.bool_] | Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return an image's detections in COCO's results format.
+
+    `boxes` is [N, 4] xyxy in pixels; a mask is bool [H, W] of the whole image, or an RLE of it as COCO has it.
+    """
+    corners = np.asarray(boxes).reshape(-1, 4)
+    xywh = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1).tolist()
+    results = [
+        {"image_id": image_id, "category_id": int(category_id), "bbox": box, "score": float(score)}
+        for box, score, category_id in zip(xywh, scores, category_ids, strict=True)
+    ]
+    if masks is not None:
+        for result, mask in zip(results, masks, strict=True):
+            result["segmentation"] = dict(mask) if isinstance(mask, Mapping) else encode_mask(mask)
+    return results
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return COCO's compressed RLE of a mask, bool [H, W]."""
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return rle
 
 
 def measure(
@@ -96,10 +123,10 @@ def measure(
     results: Sequence[dict[str, Any]],
     kind: Kind,
     category_ids: Collection[int] | None = None,
-) -> Measured:
-    """Measure answers in COCO's results format by a COCO file, or its content, on the photos and categories named.
+) -> CocoMetrics:
+    """Measure predictions in COCO's results format against a COCO file, or its content, on some images and categories.
 
-    Raises ValueError, KeyError or TypeError where the file is not what COCO's format says.
+    Raises ValueError, KeyError or TypeError if the file is not in COCO's format.
     """
     truth = _read(instances)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -118,18 +145,18 @@ def measure(
     classes = _classes(truth, evaluation)
     every = evaluation.eval["precision"][_IOU50, :, :, _ALL_AREAS, _HUNDRED]
     precision = {number: every[:, evaluation.params.catIds.index(number)] for number in classes}
-    return Measured(overall, classes, _tallies(evaluation), precision)
+    return CocoMetrics(overall, classes, _image_scores(evaluation), precision)
 
 
-def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]], labels: int) -> tuple[Some, dict[str, Some]]:
-    """Top-1 and top-5 accuracy and the number of photos, over all and by class.
+def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]], labels: int) -> tuple[Metrics, dict[str, Metrics]]:
+    """Return top-1 and top-5 accuracy and the number of images, over all and by class.
 
-    `truth` has each photo's class, `ranked` the classes answered for it, best first. A model of so many `labels` as
-    five or fewer has no top-5: it would name them all.
+    `truth` has the class of each image, `ranked` the predicted classes, best first. With five or fewer `labels` there
+    is no top-5: it would always be 1.
     """
     rows = [(name, name in best[:1], name in best[:5]) for name, best in zip(truth, ranked, strict=True)]
 
-    def shares(some: Sequence[tuple[str, bool, bool]]) -> Some:
+    def shares(some: Sequence[tuple[str, bool, bool]]) -> Metrics:
         return {
             "top1": _mean([first for _, first, _ in some]),
             "top5": _mean([among for _, _, among in some]) if labels > 5 else None,
@@ -140,30 +167,33 @@ def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]], labels: int)
 
 
 def main_object(objects: Sequence[dict[str, Any]], size: tuple[int, int]) -> dict[str, Any] | None:
-    """The annotation with the largest box, crowds left out, if it covers MEASURED_SHARE of a photo (width, height)."""
+    """Return the annotation with the largest box, without crowds, if it covers MAIN_OBJECT_SHARE of `size`.
+
+    `size` is the (width, height) of the image.
+    """
     several = [item for item in objects if not item.get("iscrowd")]
     largest = max(several, key=lambda item: item["bbox"][2] * item["bbox"][3], default=None)
-    if largest is None or largest["bbox"][2] * largest["bbox"][3] < MEASURED_SHARE * size[0] * size[1]:
+    if largest is None or largest["bbox"][2] * largest["bbox"][3] < MAIN_OBJECT_SHARE * size[0] * size[1]:
         return None
     return largest
 
 
 def iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes, xyxy."""
+    """Return the intersection over union of two boxes, xyxy."""
     sides = [min(one[end], other[end]) - max(one[end - 2], other[end - 2]) for end in (2, 3)]
     shared = max(sides[0], 0.0) * max(sides[1], 0.0)
     both = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
     return shared / (both - shared) if both > shared else 0.0
 
 
-def localization(rows: Sequence[Located]) -> tuple[Some, dict[str, Some]]:
-    """MaxBoxAcc at IoU .5 (Choe et al. 2020), mean IoU, and labels, over all photos and by the main object's class.
+def localization(rows: Sequence[Located]) -> tuple[Metrics, dict[str, Metrics]]:
+    """Return MaxBoxAcc at IoU .5 (Choe et al. 2020), mean IoU and labels, over all images and by main object's class.
 
-    `label` is the share of right labels, and `label_and_box` that of photos with both right (top-1 localization,
-    Russakovsky et al. 2015); both over photos whose label the model has, and None where there is none.
+    `label` is the share of right labels, `label_and_box` that of images with both right (top-1 localization,
+    Russakovsky et al. 2015); both over the images whose label the model has, and None if there are none.
     """
 
-    def shares(some: Sequence[Located]) -> Some:
+    def shares(some: Sequence[Located]) -> Metrics:
         judged = [row for row in some if row.label is not None]
         return {
             "max_box_acc_50": _mean([row.hits for row in some]),
@@ -182,7 +212,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _read(instances: Path | dict[str, Any]) -> COCO:
     listing = json.loads(instances.read_text()) if isinstance(instances, Path) else copy.deepcopy(instances)
-    # pycocotools takes an annotation with the id 0 for no match at all, and needs what some tools leave out.
+    # pycocotools takes the annotation id 0 for "no match", and requires fields that some tools leave out.
     for number, item in enumerate(listing["annotations"], 1):
         item["id"] = number
         item.setdefault("iscrowd", 0)
@@ -214,19 +244,20 @@ def _classes(truth: COCO, evaluation: COCOeval) -> dict[int, Figures]:
     return figures
 
 
-def _tallies(evaluation: COCOeval) -> tuple[Tally, ...]:
+def _image_scores(evaluation: COCOeval) -> tuple[ImageScore, ...]:
     found: Counter[int] = Counter()
     objects: Counter[int] = Counter()
     wrong: Counter[int] = Counter()
     for one in evaluation.evalImgs:
         if one is None or one["aRng"] != evaluation.params.areaRng[_ALL_AREAS]:
             continue
-        given = (np.asarray(one["dtScores"]) >= GIVEN_SCORE) & (one["dtIgnore"][_IOU50] == 0)
+        counted = (np.asarray(one["dtScores"]) >= COUNTED_SCORE) & (one["dtIgnore"][_IOU50] == 0)
         matched = one["dtMatches"][_IOU50] > 0
-        photo = int(one["image_id"])
-        found[photo] += int((given & matched).sum())
-        wrong[photo] += int((given & ~matched).sum())
-        objects[photo] += int((np.asarray(one["gtIgnore"]) == 0).sum())
+        image = int(one["image_id"])
+        found[image] += int((counted & matched).sum())
+        wrong[image] += int((counted & ~matched).sum())
+        objects[image] += int((np.asarray(one["gtIgnore"]) == 0).sum())
     return tuple(
-        Tally(photo, found[photo], objects[photo] - found[photo], wrong[photo]) for photo in evaluation.params.imgIds
+        ImageScore(image, found[image], objects[image] - found[image], wrong[image])
+        for image in evaluation.params.imgIds
     )

@@ -28,7 +28,7 @@ class TunedClassifier(nn.Module):
         )
         self.head = head
 
-    def trunk(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
+    def features(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
         """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then its own."""
         return self.tail(stages.run(published[: self.frozen], pixels))
 
@@ -80,9 +80,9 @@ def load(
     """
     spec = store.read_spec(name, folder)
     if spec.task != "classify":
-        raise store.foreign(name, f"it is for the task {spec.task}, not for classify")
+        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for classify")
     if spec.backbone.sha256 != fingerprint or spec.backbone.frozen > len(published):
-        raise store.foreign(
+        raise store.mismatch_error(
             name, f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and here is "
             f"{base.name} ({fingerprint[:12]})"
         )  # fmt: skip
@@ -95,7 +95,7 @@ def load(
         model.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
     return model.float().eval(), spec
 
 

@@ -31,22 +31,22 @@ Own = Literal["names", "heads"]
 
 
 @dataclass(frozen=True)
-class Trunk:
+class SharedWeights:
     """What fine-tuned models stand on, by SHA-256: the backbone, and all of the network that is the same for names."""
 
     backbone: str
     network: str
 
 
-def trunk_of(network: GeneralizedRCNN) -> Trunk | None:
+def shared_weights(network: GeneralizedRCNN) -> SharedWeights | None:
     """The fingerprints of the tiny profile's network before it goes to engines; None of another network."""
     if not isinstance(network.backbone, rcnn_tiny.Pyramid):
         return None
     shared = {name: value for name, value in network.state_dict().items() if not name.startswith(UNREAD)}
-    return Trunk(stages.fingerprint(stages.split(network.backbone.network)), stages.digest(shared))
+    return SharedWeights(stages.fingerprint(stages.split(network.backbone.network)), stages.digest(shared))
 
 
-class NamesHead(nn.Module):
+class LabelHead(nn.Module):
     """P(label) = P(object) P(label | object) for K labels; an object may also be "other", which is none of them.
 
     Evidence is linear in the backbone's features, averaged inside the box (`names` of the last map, `texture` of that
@@ -92,7 +92,7 @@ class NamesHead(nn.Module):
         return self.judge(hidden, evidence(names, texture, scene, list(proposals), sizes, align))
 
 
-def transplanted(network: GeneralizedRCNN, head: NamesHead) -> dict[str, Tensor]:
+def merged_state(network: GeneralizedRCNN, head: LabelHead) -> dict[str, Tensor]:
     """The state of a network from `build` with "other" that answers as a names' head does over `network`."""
     state: dict[str, Tensor] = dict(network.state_dict())
     for name, layer in (("names", head.names), ("texture", head.texture), ("scene", head.scene)):
@@ -109,7 +109,7 @@ class TunedDetector:
     """What was read of a model's folder: the names' head, or a whole network."""
 
     spec: ModelSpec
-    names: NamesHead | None = None
+    names: LabelHead | None = None
     network: GeneralizedRCNN | None = None
 
     @property
@@ -118,48 +118,48 @@ class TunedDetector:
         return cast(nn.Module, self.names or self.network)
 
     @property
-    def unanswered(self) -> int:
+    def hidden_classes(self) -> int:
         """How many classes of the answer come before those of the labels: background, and maybe "other"."""
         return 1 if self.network is None else 1 + int(self.spec.head["other"] or 0)
 
 
-def spec_of(task: str, own: Own, other: bool, trunk: Trunk, labels: tuple[str, ...]) -> dict[str, object]:
+def spec_of(task: str, own: Own, other: bool, shared: SharedWeights, labels: tuple[str, ...]) -> dict[str, object]:
     """model.json of a detector or segmenter, without the SHA-256 of its tensors.
 
     `other`: whether the network has a name for what is none of the labels, which a names' head always has.
     """
     head: dict[str, str | int] = {"own": own, "other": int(other)}
     if own == "names":
-        head["trunk"] = trunk.network
+        head["trunk"] = shared.network
     return {
         "task": task,
-        "backbone": {"name": BACKBONE, "sha256": trunk.backbone, "frozen": STAGES},
+        "backbone": {"name": BACKBONE, "sha256": shared.backbone, "frozen": STAGES},
         "head": head,
         "labels": labels,
     }
 
 
-def load(name: str, folder: Path, task: str, trunk: Trunk | None) -> TunedDetector:
+def load(name: str, folder: Path, task: str, shared: SharedWeights | None) -> TunedDetector:
     """Read a model of a task from its folder, in eval mode, on the CPU; every tensor must be there and fit.
 
     Raises StoreError (unknown_model, model_corrupt, model_mismatch).
     """
     spec = store.read_spec(name, folder)
     if spec.task != task:
-        raise store.foreign(name, f"it is for the task {spec.task}, not for {task}")
-    if trunk is None or spec.backbone.sha256 != trunk.backbone:
-        raise store.foreign(
+        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for {task}")
+    if shared is None or spec.backbone.sha256 != shared.backbone:
+        raise store.mismatch_error(
             name,
             f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and here is another",
         )
     own, other = spec.head.get("own"), spec.head.get("other")
-    if own == "names" and spec.head.get("trunk") != trunk.network:
-        raise store.foreign(name, f"it was trained on another detector ({str(spec.head.get('trunk'))[:12]})")
+    if own == "names" and spec.head.get("trunk") != shared.network:
+        raise store.mismatch_error(name, f"it was trained on another detector ({str(spec.head.get('trunk'))[:12]})")
     tensors = store.read_tensors(name, folder, spec)
     try:
         if own == "names":
             with torch.device("meta"):
-                head = NamesHead(len(spec.labels))
+                head = LabelHead(len(spec.labels))
             head.load_state_dict(tensors, strict=True, assign=True)
             # What is not in the file was made without memory.
             head.known = torch.arange(1 + len(spec.labels)) > 0
@@ -171,7 +171,7 @@ def load(name: str, folder: Path, task: str, trunk: Trunk | None) -> TunedDetect
         raise ValueError(f"head {spec.head}")
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
 
 
 def build(masks: bool, labels: int, *, other: bool) -> GeneralizedRCNN:

@@ -38,9 +38,9 @@ def fingerprint(votes: VotingHead, backbone: lite0.EfficientNetLite0) -> tuple[s
     return stages.fingerprint(stages.split(backbone)), stages.digest(votes.state_dict())
 
 
-def spec_of(own: Own, trunk: tuple[str, str], labels: tuple[str, ...]) -> dict[str, object]:
+def spec_of(own: Own, shared: tuple[str, str], labels: tuple[str, ...]) -> dict[str, object]:
     """model.json, without the SHA-256 of the tensors."""
-    backbone, votes = trunk
+    backbone, votes = shared
     return {
         "task": "localize",
         "backbone": {"name": BACKBONE, "sha256": backbone, "frozen": STAGES},
@@ -50,7 +50,7 @@ def spec_of(own: Own, trunk: tuple[str, str], labels: tuple[str, ...]) -> dict[s
 
 
 def load(
-    name: str, folder: Path, votes: VotingHead | None, trunk: tuple[str, str] | None
+    name: str, folder: Path, votes: VotingHead | None, shared: tuple[str, str] | None
 ) -> tuple[TunedLocalizer, dict[str, Tensor], ModelSpec]:
     """Read a localizer from its folder, in eval mode: the model, which may share `votes`, its own tensors, its spec.
 
@@ -58,15 +58,15 @@ def load(
     """
     spec = store.read_spec(name, folder)
     if spec.task != "localize":
-        raise store.foreign(name, f"it is for the task {spec.task}, not for localize")
-    if trunk is None or votes is None or spec.backbone.sha256 != trunk[0]:
-        raise store.foreign(
+        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for localize")
+    if shared is None or votes is None or spec.backbone.sha256 != shared[0]:
+        raise store.mismatch_error(
             name,
             f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), another than here",
         )
     own = spec.head.get("own")
-    if own == "labels" and spec.head.get("votes") != trunk[1]:
-        raise store.foreign(name, "it was trained with another localizer's votes")
+    if own == "labels" and spec.head.get("votes") != shared[1]:
+        raise store.mismatch_error(name, "it was trained with another localizer's votes")
     tensors = {key: value.float() for key, value in store.read_tensors(name, folder, spec).items()}
     try:
         if own not in ("labels", "votes"):
@@ -77,5 +77,5 @@ def load(
         model.load_state_dict(tensors, strict=False)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.foreign(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
     return model.requires_grad_(False).eval(), tensors, spec

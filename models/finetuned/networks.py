@@ -23,7 +23,7 @@ def load(name: str, folder: Path) -> nn.Module:
     """
     spec = store.read_spec(name, folder)
     if spec.backbone.name not in PROFILES:
-        raise store.foreign(name, f"its backbone {spec.backbone.name} is none of {', '.join(PROFILES)}")
+        raise store.mismatch_error(name, f"its backbone {spec.backbone.name} is none of {', '.join(PROFILES)}")
     if spec.task == "classify":
         base = backbone.load(PROFILES[spec.backbone.name])
         published = stages.split(base.network)
@@ -31,17 +31,17 @@ def load(name: str, folder: Path) -> nn.Module:
         return classifier.TunedNetwork(published, model).eval()
     if spec.task == "localize":
         shipped = localizer.load()
-        trunk = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
-        own, _, _ = finetuned_localizer.load(name, folder, shipped.head, trunk)
+        shared = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
+        own, _, _ = finetuned_localizer.load(name, folder, shipped.head, shared)
         return Labelled(shipped.backbone, own).eval()
     network = rcnn_tiny.load(spec.task == "segment")
-    found = detector.load(name, folder, spec.task, detector.trunk_of(network))
+    found = detector.load(name, folder, spec.task, detector.shared_weights(network))
     if found.names is None:
         # One of the two is there.
         return cast(nn.Module, found.network)
     # The network that answers as the head of names does over the shipped one; "other" is one of its names.
     whole = detector.build(spec.task == "segment", len(spec.labels), other=True)
-    whole.load_state_dict(detector.transplanted(network, found.names))
+    whole.load_state_dict(detector.merged_state(network, found.names))
     answering: nn.Module = whole.eval()
     return answering
 

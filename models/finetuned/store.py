@@ -28,7 +28,7 @@ SPEC, WEIGHTS = "model.json", "model.safetensors"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Trunk(BaseModel):
+class BackboneRef(BaseModel):
     """The backbone that a model stands on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class ModelSpec(BaseModel):
 
     format: Literal[1] = 1
     task: Literal["classify", "localize", "detect", "segment"]
-    backbone: Trunk
+    backbone: BackboneRef
     head: dict[str, str | int | float | None] = Field(description="What the task's head is made of.")
     labels: tuple[str, ...] = Field(min_length=1, description="By class index.")
     sha256: str = Field(description="Of model.safetensors.")
@@ -123,7 +123,7 @@ def read_tensors(name: str, folder: Path, spec: ModelSpec) -> "dict[str, Tensor]
         raise _corrupt(name, f"{WEIGHTS} is no safetensors file: {error}") from None
 
 
-def foreign(name: str, reason: str) -> StoreError:
+def mismatch_error(name: str, reason: str) -> StoreError:
     """The refusal of a model that is whole, but is for something else."""
     return StoreError("model_mismatch", f"The model {name!r} does not fit: {reason}.", "Fine-tune it again for this.")
 

@@ -33,7 +33,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkSummary:
     """All layers of a network for an input of `size` (height, width), in the order in which they run.
 
     `parameters` are those of the whole network, `unused_parameters` those that no layer of this task reads.
@@ -79,7 +79,7 @@ def default_size(network: nn.Module) -> Pair:
     return (CROP,) * 2
 
 
-def dissect(network: nn.Module, size: Pair | None = None) -> Anatomy:
+def summarize(network: nn.Module, size: Pair | None = None) -> NetworkSummary:
     """The layers of a network of any task for an input of `size` (height, width), or of its own default size.
 
     Detection's networks round a size up to multiples of 32, as they do with photos.
@@ -91,7 +91,7 @@ def dissect(network: nn.Module, size: Pair | None = None) -> Anatomy:
     layers = record(network, size, parts)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     staged = groupby(_staged(network, layers), itemgetter(0))
-    return Anatomy(
+    return NetworkSummary(
         size=size,
         stages=tuple(Stage(title, tuple(layer for _, layer in members)) for title, members in staged),
         parameters=parameters,

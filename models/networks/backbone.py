@@ -32,7 +32,7 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def crop_photo(self, image: Image.Image) -> NDArray[np.uint8]:
+    def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:
         """The centre crop of the resized RGB photo, uint8 [crop, crop, 3].
 
         Only the pixels under the crop are computed: the result is that of resizing all and cropping (a test).

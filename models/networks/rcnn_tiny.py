@@ -26,7 +26,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
-from foursight.models.engines.lazy_pyramid import Tiles
+from foursight.models.engines.lazy_pyramid import WinogradTiles
 from foursight.models.networks import lite0
 from foursight.models.networks.roi_align import Align, LevelPool, Pool, in_batch
 
@@ -199,9 +199,9 @@ class Pyramid(nn.Module):
             pyramid[name] = last(inner)
         return self._with_evidence(pyramid, maps[2], semantic)
 
-    def tiles(self) -> Tiles:
+    def tiles(self) -> WinogradTiles:
         """What makes the map "0"."""
-        return Tiles(self.fpn.inner_blocks[0], self.fpn.layer_blocks[0])
+        return WinogradTiles(self.fpn.inner_blocks[0], self.fpn.layer_blocks[0])
 
     def _frozen(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         with torch.no_grad():

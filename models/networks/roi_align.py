@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foursight.models.engines.lazy_pyramid import Smoothed
+from foursight.models.engines.lazy_pyramid import LazyLevel
 
 Align = Callable[[Any, Tensor, int, float, int, bool], Tensor]
 
 
 class Pool(nn.Module):
-    """What pools boxes; `align` is torchvision's operator, which has gradients, or `sum_rows`, which has none."""
+    """What pools boxes; `align` is torchvision's operator, which has gradients, or `roi_align_cpu`, which has none."""
 
     align: Align = staticmethod(roi_align)
 
@@ -74,8 +74,8 @@ def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
     return LevelPool(side, scales, cast(Callable[[list[Tensor]], Tensor], pool.map_levels), False, pool.sampling_ratio)
 
 
-def sum_rows(
-    level: Tensor | Smoothed, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
+def roi_align_cpu(
+    level: Tensor | LazyLevel, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
     """torchvision's `roi_align` for a map on the CPU, without gradients; quick where it is channels-last.
 
@@ -91,7 +91,7 @@ def sum_rows(
     columns, across = _taps(left, right, width, side, sampling_ratio)
     lines, down = _taps(top, bottom, height, side, sampling_ratio)
     photo = rois[:, 0].to(torch.int32)
-    if isinstance(level, Smoothed):
+    if isinstance(level, LazyLevel):
         level = level.around(photo, lines.flatten(1), columns.flatten(1))
     first = photo[:, None, None] * (height * width)
     places = (first + lines * width)[:, :, None, :, None] + columns[:, None, :, None, :]

@@ -5,7 +5,7 @@ head its rows of the map. Models with trained stages of their own are a pass eac
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,28 @@ from torch import Tensor, nn
 
 from foursight.models import labels
 from foursight.models.engines import devices, engine
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import classifier
 from foursight.models.finetuned.classifier import TunedClassifier, TunedNetwork
 from foursight.models.networks import backbone, stages
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import ClassifyOptions
 
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classification":
+def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Classification":
     """Load the classifier of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
-    devices.place(base.network, place)
+    devices.move_to(base.network, place)
     features = engine.compile(
         Dense(base).eval(),
         *backbone.examples(base.crop, place),
         place,
-        numerics,
-        lambda: [(torch.tensor(base.crop_photo(image))[None],) for image in numerics.photos()],
+        precision,
+        lambda: [(torch.tensor(base.crop_image(image))[None],) for image in precision.images()],
     )
     card = Card(
         name=base.name,
@@ -48,7 +48,7 @@ def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Classi
         input_size=f"{base.crop}x{base.crop}",
         device=str(place),
         dtype=features.dtype,
-        **devices.weigh(base.network),
+        **devices.count_parameters(base.network),
     )
     return Classification(card, base, place, features)
 
@@ -85,17 +85,19 @@ class Classifier:
         """Whether it sees photos with other eyes than the rest."""
         return self.own is not None and len(self.own.stages) > 0
 
-    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+    def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
         """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
         return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
 
 
+Request = ResolvedRequest[ClassifyOptions, Classifier]
+
+
 @dataclass(frozen=True)
 class Classified:
-    """Class probabilities of one photo, float32 [K], and the model that they are of."""
+    """Class probabilities of one photo, float32 [K]."""
 
     probabilities: NDArray[np.float32]
-    variant: Classifier
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Classification:
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
         """
         model, spec = classifier.load(name, folder, self.base, self._stages, self._fingerprint)
-        devices.place(model, self.device)
+        devices.move_to(model, self.device)
         card = Card(
             name=name,
             profile=self.card.profile,
@@ -123,28 +125,26 @@ class Classification:
             device=self.card.device,
             # Stages of its own stay in PyTorch, with what is before them.
             dtype="float32" if model.stages else self.card.dtype,
-            **devices.weigh(model),
+            **devices.count_parameters(model),
         )
         self._variants.add(Classifier(card, model.head, model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: ClassifyOptions) -> None:
-        """Raise OptionError (unknown_model, unknown_class) for what is not here.
-
-        From here on the options hold on to their model, whatever is installed or removed meanwhile.
-        """
-        self._variants.pin(options).chosen(options.classes)
+    def resolve(self, options: ClassifyOptions) -> Request:
+        """Find the model and the classes that the options name. Raises OptionError (unknown_model, unknown_class)."""
+        request = self._variants.resolve(options)
+        return replace(request, class_filter=request.model.class_filter(options.classes))
 
     def find(self, model: str | None) -> Classifier:
         """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
-        return self._variants.of(self.options.model_validate({"model": model}))
+        return self._variants.find(model)
 
     def network(self, model: str | None) -> nn.Module:
         """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""
@@ -158,11 +158,11 @@ class Classification:
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The centre crop as uint8 [crop, crop, 3]."""
-        return self.base.crop_photo(image)
+        return self.base.crop_image(image)
 
-    def predict(self, batch: list[tuple[NDArray[np.uint8], ClassifyOptions]]) -> list[Classified]:
-        """Class probabilities for each crop, by the model that its options name."""
-        variants = [self._variants.of(options) for _, options in batch]
+    def predict(self, batch: list[tuple[NDArray[np.uint8], Request]]) -> list[Classified]:
+        """Class probabilities for each crop, by the model of its request."""
+        variants = [request.model for _, request in batch]
         rows_of: dict[int, list[int]] = {}
         for row, variant in enumerate(variants):
             # Those without stages of their own share the pass, whatever their heads.
@@ -174,19 +174,18 @@ class Classification:
                 own = variants[rows[0]].own
                 mine = pixels if len(rows) == len(batch) else pixels[rows]
                 if own and own.stages:
-                    maps = own.trunk(self._stages, self.base.normalize(mine))
+                    maps = own.features(self._stages, self.base.normalize(mine))
                 else:
                     (maps,) = self.features(mine)
                 found |= _heads(maps, rows, variants)
-        return [Classified(found[row], variant) for row, variant in enumerate(variants)]
+        return [Classified(found[row]) for row in range(len(batch))]
 
-    def finish(self, output: Classified, options: ClassifyOptions) -> Predictions:
+    def finish(self, output: Classified, request: Request) -> Predictions:
         """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
-        variant, scores = output.variant, output.probabilities
+        variant, options, scores = request.model, request.options, output.probabilities
         order = np.argsort(-scores, kind="stable")
-        chosen = variant.chosen(options.classes)
-        if chosen is not None:
-            order = order[np.isin(order, list(chosen))]
+        if request.class_filter is not None:
+            order = order[np.isin(order, list(request.class_filter))]
         order = order[scores[order] >= options.score_threshold][: options.top_k]
         return Predictions(
             class_ids=order.astype(np.int64),

@@ -31,17 +31,17 @@ from torchvision.transforms.functional import pil_to_tensor
 from foursight.models import image as images
 from foursight.models import labels
 from foursight.models.engines import devices, rcnn
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import detector as finetuned_detector
-from foursight.models.finetuned.detector import NamesHead, Trunk
+from foursight.models.finetuned.detector import LabelHead, SharedWeights
 from foursight.models.networks import rcnn_tiny
 from foursight.models.results import BoxMask, Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import DetectOptions, SegmentOptions
 
 
 @dataclass(frozen=True)
-class Photo:
+class PreparedImage:
     """A photo on its way in: `pixels` float32 [3, h, w], resized and normalised; original `size` (height, width)."""
 
     pixels: Tensor
@@ -59,9 +59,9 @@ class Detector:
     network: GeneralizedRCNN
     class_ids: tuple[int, ...]
     names: tuple[str, ...]
-    head: NamesHead | None = None
+    head: LabelHead | None = None
 
-    def chosen(self, classes: list[str] | None) -> frozenset[int] | None:
+    def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
         """The class indices asked for; None: all. Raises OptionError (unknown_class) for one that is not served."""
         if classes is None:
             return None
@@ -70,8 +70,11 @@ class Detector:
         return labels.ids_of(classes, [name for name, _ in pairs], [index for _, index in pairs])
 
 
+Request = ResolvedRequest[DetectOptions, Detector]
+
+
 @dataclass(frozen=True)
-class Instances:
+class RawDetections:
     """A photo on its way out, on the CPU: what the network found, in pixels of the original.
 
     `boxes` float32 [N, 4] xyxy, `scores` float32 [N], `indices` int64 [N] into the classes of the model that
@@ -83,18 +86,17 @@ class Instances:
     indices: Tensor
     masks: Tensor | None
     size: tuple[int, int]
-    detector: Detector
 
 
 @dataclass(frozen=True)
 class Rcnn:
-    """A detection or segmentation task over one network; `trunk` is what fine-tuned models may stand on."""
+    """A detection or segmentation task over one network; `shared` is what fine-tuned models may stand on."""
 
     published: Detector
     device: torch.device
     options: type[DetectOptions]
-    trunk: Trunk | None
-    numerics: Numerics = FLOAT32
+    shared: SharedWeights | None
+    precision: PrecisionConfig = FLOAT32
 
     @property
     def card(self) -> Card:
@@ -112,39 +114,37 @@ class Rcnn:
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
         """
         task = "segment" if issubclass(self.options, SegmentOptions) else "detect"
-        tuned = finetuned_detector.load(name, folder, task, self.trunk)
-        devices.place(tuned.own, self.device)
-        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.weigh(tuned.own))
+        tuned = finetuned_detector.load(name, folder, task, self.shared)
+        devices.move_to(tuned.own, self.device)
+        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.count_parameters(tuned.own))
         if tuned.network is not None:
             # To calibrate each would take the cores from those who wait for an answer: in the place of int8, float32.
-            dtype = rcnn.install(tuned.network, self.device, self.numerics)
+            dtype = rcnn.install(tuned.network, self.device, self.precision)
             card = replace(card, dtype=dtype)
-        unanswered = ("background", "other")[: tuned.unanswered]
-        class_ids = (*(0 for _ in unanswered), *range(len(card.labels)))
-        names = (*unanswered, *card.labels)
+        hidden_classes = ("background", "other")[: tuned.hidden_classes]
+        class_ids = (*(0 for _ in hidden_classes), *range(len(card.labels)))
+        names = (*hidden_classes, *card.labels)
         self._variants.add(Detector(card, tuned.network or self.network, class_ids, names, tuned.names))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: DetectOptions) -> None:
-        """Raise OptionError (unknown_model, unknown_class) for what is not here.
-
-        From here on the options hold on to their model, whatever is installed or removed meanwhile.
-        """
-        self._variants.pin(options).chosen(options.classes)
+    def resolve(self, options: DetectOptions) -> Request:
+        """Find the model and the classes that the options name. Raises OptionError (unknown_model, unknown_class)."""
+        request = self._variants.resolve(options)
+        return replace(request, class_filter=request.model.class_filter(options.classes))
 
     @property
     def short_side(self) -> int:
         """As `catalogue.Task` has it."""
         return short_side(self.network)
 
-    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Photo:
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> PreparedImage:
         """Normalise and resize as torchvision's GeneralizedRCNNTransform does, in its order.
 
         To resize first would spare work, but moves a box by up to 1e-4 px, and where that changes the pixel that the
@@ -152,9 +152,9 @@ class Rcnn:
         else it would be 150 MB as floats at 12 megapixels, of which torchvision's resize looks at one pixel in ten.
         """
         width, height = size or image.size
-        return Photo(to_pixels(self.network, image), (height, width))
+        return PreparedImage(to_pixels(self.network, image), (height, width))
 
-    def predict(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
+    def predict(self, batch: list[tuple[PreparedImage, Request]]) -> list[RawDetections]:
         """Run the networks; photos of one padded shape go through one together, whatever model judges its proposals.
 
         Photos are never padded to each other's size: a convolution sees its padding, so a photo's answer would depend
@@ -162,18 +162,18 @@ class Rcnn:
         """
         groups = defaultdict(list)
         divisor = self.network.transform.size_divisible
-        for index, (photo, options) in enumerate(batch):
-            network = self._variants.of(options).network
+        for index, (photo, request) in enumerate(batch):
+            network = request.model.network
             groups[id(network), *(-(-side // divisor) for side in photo.pixels.shape[1:])].append(index)
-        answers: dict[int, Instances] = {}
+        answers: dict[int, RawDetections] = {}
         with torch.inference_mode():
             for members in groups.values():
                 answers.update(zip(members, self._forward([batch[index] for index in members]), strict=True))
         return [answers[index] for index in range(len(batch))]
 
-    def finish(self, output: Instances, options: DetectOptions) -> Predictions:
+    def finish(self, output: RawDetections, request: Request) -> Predictions:
         """Class indices to class ids and labels; mask probabilities pasted at 0.5 into pixels of the original."""
-        indices, detector = output.indices.tolist(), output.detector
+        indices, detector = output.indices.tolist(), request.model
         return Predictions(
             class_ids=np.array([detector.class_ids[index] for index in indices], dtype=np.int64),
             labels=tuple(detector.names[index] for index in indices),
@@ -182,8 +182,8 @@ class Rcnn:
             masks=None if output.masks is None else paste(output.masks, output.boxes, output.size),
         )
 
-    def _forward(self, batch: list[tuple[Photo, Any]]) -> list[Instances]:
-        detectors = [self._variants.of(options) for _, options in batch]
+    def _forward(self, batch: list[tuple[PreparedImage, Request]]) -> list[RawDetections]:
+        detectors = [request.model for _, request in batch]
         network: GeneralizedRCNN = detectors[0].network
         heads = network.roi_heads
         shapes = [tuple(photo.pixels.shape[1:]) for photo, _ in batch]
@@ -193,29 +193,22 @@ class Rcnn:
         proposals, _ = network.rpn(ImageList(padded, shapes), features)
         pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
         logits, regression = heads.box_predictor(pooled)
-        found = _judge(detectors, features, proposals, shapes, pooled, logits, regression)
+        found = score_proposals(detectors, features, proposals, shapes, pooled, logits, regression)
         kept = [
-            self._keep(*boxes_scores_indices, detector, options)
-            for boxes_scores_indices, detector, (_, options) in zip(found, detectors, batch, strict=True)
+            self._keep(*boxes_scores_indices, request)
+            for boxes_scores_indices, (_, request) in zip(found, batch, strict=True)
         ]
-        masks = self._masks(network, features, kept, shapes, [options for _, options in batch])
+        masks = self._masks(network, features, kept, shapes, [request.options for _, request in batch])
         return [
-            Instances(
-                resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size, detector
-            )
-            for (boxes, scores, indices), mask, shape, (photo, _), detector in zip(
-                kept, masks, shapes, batch, detectors, strict=True
-            )
+            RawDetections(resize_boxes(boxes, shape, photo.size).cpu(), scores.cpu(), indices.cpu(), mask, photo.size)
+            for (boxes, scores, indices), mask, shape, (photo, _) in zip(kept, masks, shapes, batch, strict=True)
         ]
 
-    def _keep(
-        self, boxes: Tensor, scores: Tensor, indices: Tensor, detector: Detector, options: DetectOptions
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        keep = scores >= options.score_threshold
-        chosen = detector.chosen(options.classes)
-        if chosen is not None:
-            keep &= torch.isin(indices, torch.tensor(sorted(chosen), device=indices.device))
-        first = keep.nonzero()[: options.max_detections, 0]
+    def _keep(self, boxes: Tensor, scores: Tensor, indices: Tensor, request: Request) -> tuple[Tensor, Tensor, Tensor]:
+        keep = scores >= request.options.score_threshold
+        if request.class_filter is not None:
+            keep &= torch.isin(indices, torch.tensor(sorted(request.class_filter), device=indices.device))
+        first = keep.nonzero()[: request.options.max_detections, 0]
         return boxes[first], scores[first], indices[first]
 
     def _masks(
@@ -243,7 +236,7 @@ class Rcnn:
         return Variants(self.published)
 
 
-def _judge(
+def score_proposals(
     detectors: list[Detector],
     features: dict[str, Tensor],
     proposals: list[Tensor],
@@ -315,19 +308,19 @@ def load(
     device: str,
     options: type[DetectOptions],
     categories: list[tuple[int, str, bool]],
-    numerics: Numerics = FLOAT32,
+    precision: PrecisionConfig = FLOAT32,
 ) -> Rcnn:
     """Put a network in eval mode on a device, its dense parts on engines, and describe it.
 
     `categories` has, for each class index of the network, its COCO category id, its label and whether it is served.
     """
     place = devices.resolve(device)
-    devices.place(network, place)
+    devices.move_to(network, place)
     transform = network.transform
-    weight, trunk = devices.weigh(network), finetuned_detector.trunk_of(network)
+    weight, shared = devices.count_parameters(network), finetuned_detector.shared_weights(network)
 
     def photos() -> Iterator[Tensor]:
-        return (to_pixels(network, image) for image in numerics.photos())
+        return (to_pixels(network, image) for image in precision.images())
 
     card = Card(
         name=name,
@@ -335,11 +328,11 @@ def load(
         labels=tuple(label for _, label, served in categories if served),
         input_size=f"{transform.min_size[-1]}..{transform.max_size}",
         device=str(place),
-        dtype=rcnn.install(network, place, numerics, photos),
+        dtype=rcnn.install(network, place, precision, photos),
         **weight,
     )
     class_ids, names = tuple(number for number, _, _ in categories), tuple(label for _, label, _ in categories)
-    return Rcnn(Detector(card, network, class_ids, names), place, options, trunk, numerics)
+    return Rcnn(Detector(card, network, class_ids, names), place, options, shared, precision)
 
 
 def coco_categories(published: Any) -> list[tuple[int, str, bool]]:

@@ -18,32 +18,32 @@ from torch import Tensor, nn
 
 from foursight.models import labels
 from foursight.models.engines import devices, engine
-from foursight.models.engines.precision import FLOAT32, Numerics
+from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import localizer as finetuned_localizer
 from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import backbone, cam, localizer
 from foursight.models.networks.localizer import Localizer, VotingHead
 from foursight.models.results import Card, Predictions, Profile
-from foursight.models.tasks.variants import Variants
+from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import LocalizeOptions
 
 PUBLISHED = backbone.PUBLISHED
 
 
-def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Localization":
+def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
     place = devices.resolve(device)
     base = backbone.load(profile)
     network: Any = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
     own = isinstance(network, Localizer)
-    trunk = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
-    devices.place(network, place)
+    shared = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
+    devices.move_to(network, place)
     run = engine.compile(
         Dense(base, network).eval(),
         *backbone.examples(localizer.INPUT_SIZE, place),
         place,
         # With the backbone in int8, head and labels in float32, boxes overlapped those of float32 by .75 on the mean.
-        FLOAT32 if numerics.precision == "int8" else numerics,
+        FLOAT32 if precision.dtype == "int8" else precision,
     )
     card = Card(
         name=f"{base.name}-{'voting' if profile == 'tiny' else 'cam'}",
@@ -52,11 +52,11 @@ def load(profile: Profile, device: str, numerics: Numerics = FLOAT32) -> "Locali
         input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
         device=str(place),
         dtype=run.dtype,
-        **devices.weigh(network),
+        **devices.count_parameters(network),
     )
     published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
     find = (lambda _, boxes: boxes) if own else cam.boxes
-    return Localization(published, run, find, place, network.head if own else None, trunk)
+    return Localization(published, run, find, place, network.head if own else None, shared)
 
 
 class Dense(nn.Module):
@@ -82,7 +82,7 @@ class Dense(nn.Module):
 
 
 @dataclass(frozen=True)
-class Stretched:
+class PreparedImage:
     """A photo on its way in: `pixels` uint8 [S, S, 3], stretched to the square; original `size` (width, height)."""
 
     pixels: NDArray[np.uint8]
@@ -98,14 +98,15 @@ class Model:
     wnids: tuple[str, ...] | None = None
 
 
+Request = ResolvedRequest[LocalizeOptions, Model]
+
+
 @dataclass(frozen=True)
 class Located:
-    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original, and whose
-    they are."""
+    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original."""
 
     probabilities: NDArray[np.float32]
     box: NDArray[np.float32]
-    model: Model
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Localization:
     """Probabilities and one box for a photo stretched to a square.
 
     `run` is `Dense` on its engine; `boxes` maps its first two tensors to boxes [N, 4], xyxy in 0..1. `votes` and
-    `trunk` are what fine-tuned models stand on, of the tiny profile.
+    `shared` are what fine-tuned models stand on, of the tiny profile.
     """
 
     published: Model
@@ -121,7 +122,7 @@ class Localization:
     boxes: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
     votes: VotingHead | None
-    trunk: tuple[str, str] | None
+    shared: tuple[str, str] | None
     options: type[LocalizeOptions] = LocalizeOptions
     short_side: int = 2 * localizer.INPUT_SIZE
 
@@ -135,38 +136,38 @@ class Localization:
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
         """
-        model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.trunk)
-        devices.place(model, self.device)
-        weight = devices.Weight(
+        model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.shared)
+        devices.move_to(model, self.device)
+        weight = devices.Size(
             parameters=sum(value.numel() for value in tensors.values()),
             bytes=sum(value.numel() * value.element_size() for value in tensors.values()),
         )
         self._variants.add(Model(replace(self.card, name=name, labels=spec.labels, **weight), model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were checked before are still answered by it."""
+        """Serve a model no longer; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
-    def installed(self) -> list[Card]:
+    def finetuned_cards(self) -> list[Card]:
         """The fine-tuned models that are served; what they weigh is their own part alone."""
         return self._variants.cards()
 
-    def check(self, options: LocalizeOptions) -> None:
-        """Raise OptionError (unknown_model). From here on the options hold on to their model."""
-        self._variants.pin(options)
+    def resolve(self, options: LocalizeOptions) -> Request:
+        """Find the model that the options name. Raises OptionError (unknown_model)."""
+        return self._variants.resolve(options)
 
-    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Stretched:
+    def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> PreparedImage:
         """Stretch the photo to the square: nothing of it is cut off."""
         side = localizer.INPUT_SIZE
-        return Stretched(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
+        return PreparedImage(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
 
-    def predict(self, batch: list[tuple[Stretched, LocalizeOptions]]) -> list[Located]:
+    def predict(self, batch: list[tuple[PreparedImage, Request]]) -> list[Located]:
         """Probabilities and box for each photo."""
         with torch.inference_mode():
             pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
             probabilities, found, *maps = self.run(pixels)
             boxes = self.boxes(probabilities, found)
-            models = [self._variants.of(options) for _, options in batch]
+            models = [request.model for _, request in batch]
             scores = list(probabilities.cpu().numpy())
             for own in {id(model): model.own for model in models if model.own}.values():
                 rows = [row for row, model in enumerate(models) if model.own is own]
@@ -175,12 +176,12 @@ class Localization:
                     scores[row] = values
             sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
             scaled = (boxes * sizes).cpu().numpy()
-            return [Located(*found) for found in zip(scores, scaled, models, strict=True)]
+            return [Located(*found) for found in zip(scores, scaled, strict=True)]
 
-    def finish(self, output: Located, options: LocalizeOptions) -> Predictions:
+    def finish(self, output: Located, request: Request) -> Predictions:
         """The one box, with its best `top_k` labels."""
-        order = np.argsort(-output.probabilities, kind="stable")[: options.top_k]
-        model = output.model
+        order = np.argsort(-output.probabilities, kind="stable")[: request.options.top_k]
+        model = request.model
         return Predictions(
             class_ids=order.astype(np.int64),
             labels=tuple(model.card.labels[index] for index in order),

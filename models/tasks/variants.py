@@ -1,6 +1,9 @@
-"""The models of one task: its own, and the fine-tuned ones over the same network, by name."""
+"""The models of one task: the built-in one, and the fine-tuned ones over the same network, by name."""
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
 
 from foursight.models.errors import OptionError
 from foursight.models.results import Card
@@ -8,50 +11,73 @@ from foursight.schema.options import ModelOptions
 
 
 class Variant(Protocol):
-    """One model of a task, as that task has it."""
+    """One model of a task."""
 
     @property
     def card(self) -> Card:
-        """What it says of itself."""
+        """Describe the model."""
 
 
+O_co = TypeVar("O_co", covariant=True)
+V_co = TypeVar("V_co", bound=Variant, covariant=True)
 V = TypeVar("V", bound=Variant)
 
 
-class Variants(Generic[V]):
-    """A task's models. Reading and changing them from several threads is safe: each is one operation on a dict."""
+@dataclass(frozen=True)
+class ResolvedRequest(Generic[O_co, V_co]):
+    """A request's options and the model that they name.
 
-    def __init__(self, published: V) -> None:
-        self._published = published
-        self._tuned: dict[str, V] = {}
+    Resolved once, when the request arrives: a model that is replaced or removed afterwards still answers it.
+    `revision` is never the same for two models of a process, even if they have the same name. `class_filter` has the
+    class indices that are wanted, or None for all.
+    """
+
+    options: O_co
+    model: V_co
+    revision: int = 0
+    class_filter: frozenset[int] | None = None
+
+    @property
+    def cache_key(self) -> Hashable:
+        """Return what an answer to the same image depends on; it does not keep the model alive."""
+        options: Any = self.options
+        return self.revision, options.model_dump_json()
+
+
+class Variants(Generic[V]):
+    """A task's models. Safe to read and change from several threads: each operation is one operation on a dict."""
+
+    def __init__(self, builtin: V) -> None:
+        self._builtin = builtin
+        self._finetuned: dict[str, tuple[int, V]] = {}
+        self._revisions = count(1)
 
     def add(self, variant: V) -> None:
-        """Have a model, in the place of one of its name."""
-        self._tuned[variant.card.name] = variant
+        """Add or replace a model."""
+        self._finetuned[variant.card.name] = next(self._revisions), variant
 
     def remove(self, name: str) -> None:
-        """Have it no longer; options that hold on to it are still answered by it."""
-        self._tuned.pop(name, None)
+        """Remove a model; requests that were resolved before are still answered by it."""
+        self._finetuned.pop(name, None)
 
     def cards(self) -> list[Card]:
-        """The fine-tuned ones; what they weigh is their own part alone."""
-        return [variant.card for variant in list(self._tuned.values())]
+        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        return [variant.card for _, variant in list(self._finetuned.values())]
 
-    def pin(self, options: ModelOptions) -> V:
-        """Find the model that options name, and let them hold on to it. Raises OptionError (unknown_model)."""
-        options.pin(self._find(options.model))
-        return self.of(options)
+    def resolve(self, options: ModelOptions) -> ResolvedRequest[Any, V]:
+        """Find the model that options name. Raises OptionError (unknown_model)."""
+        revision, variant = self._entry(options.model)
+        return ResolvedRequest(options, variant, revision)
 
-    def of(self, options: ModelOptions) -> V:
-        """The model that options hold on to, or name."""
-        pinned = options.pinned()
-        return pinned if isinstance(pinned, type(self._published)) else self._find(options.model)
+    def find(self, name: str | None) -> V:
+        """Return a model by name, the built-in one without a name. Raises OptionError (unknown_model)."""
+        return self._entry(name)[1]
 
-    def _find(self, name: str | None) -> V:
-        if name is None or name == self._published.card.name:
-            return self._published
-        variant = self._tuned.get(name)
-        if variant is None:
-            there = ", ".join([self._published.card.name, *sorted(self._tuned)])
-            raise OptionError("unknown_model", f"There is no model {name!r} for this task.", f"There are: {there}.")
-        return variant
+    def _entry(self, name: str | None) -> tuple[int, V]:
+        if name is None or name == self._builtin.card.name:
+            return 0, self._builtin
+        entry = self._finetuned.get(name)
+        if entry is None:
+            known = ", ".join([self._builtin.card.name, *sorted(self._finetuned)])
+            raise OptionError("unknown_model", f"There is no model {name!r} for this task.", f"Valid models: {known}.")
+        return entry

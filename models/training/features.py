@@ -1,7 +1,7 @@
-"""What the trained part of a network sees of the photos: computed each time, or once and kept.
+"""The frozen part's features of the examples: computed for each batch, or once and cached.
 
-Kept on disk by what decides the value: the photo's content and window, the backbone's weights, its preprocessing, and
-how far into the network; so a second run, or one with more photos, computes only what is new.
+The cache key is everything that decides a value: the file's content and the window, the backbone's weights, its
+preprocessing, and the depth in the network. So a later run computes only what is new.
 """
 
 import hashlib
@@ -17,26 +17,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foursight.models.engines import environment
 from foursight.models.errors import ImageError
 from foursight.models.networks.backbone import Backbone
-from foursight.models.training import dataset
-from foursight.models.training.dataset import Sample
+from foursight.models.training import datasets
+from foursight.models.training.classification_data import Sample
 
-# Photos that go through the frozen part together; on two cores more at once is slower.
+# Images per pass of the frozen part; on two cores larger batches are slower.
 BATCH = 8
 Frozen = Callable[[Tensor], Tensor]
 View = Callable[[Sample, int], NDArray[np.uint8]]
 
 
-class Source(Protocol):
-    """Examples by their place in the list."""
+class FeatureSource(Protocol):
+    """Features of examples, by their index."""
 
-    def rows(self, places: Sequence[int], epoch: int) -> Tensor:
-        """What the trained part takes for these, float [N, ...]."""
+    def rows(self, indices: Sequence[int], epoch: int) -> Tensor:
+        """Return the input of the trained part for these examples, float [N, ...]."""
 
 
-class Live:
-    """Every view is decoded, and goes through the frozen part, each time it is asked for."""
+class OnlineFeatures:
+    """Decodes each view and computes its features on every call."""
 
     def __init__(self, samples: Sequence[Sample], base: Backbone, frozen: Frozen, device: torch.device, view: View):
         self._samples = samples
@@ -44,118 +45,113 @@ class Live:
         self._frozen = frozen
         self._device = device
         self._view = view
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="decode")
 
-    def rows(self, places: Sequence[int], epoch: int) -> Tensor:
-        """As in Source."""
-        crops = self._pool.map(lambda place: self._view(self._samples[place], epoch), places)
+    def rows(self, indices: Sequence[int], epoch: int) -> Tensor:
+        """As in FeatureSource."""
+        crops = self._pool.map(lambda index: self._view(self._samples[index], epoch), indices)
         pixels = torch.from_numpy(np.stack(list(crops))).to(self._device)
         with torch.no_grad():
             return self._frozen(self._base.normalize(pixels))
 
 
-class Kept:
-    """The values of all examples in memory."""
+class CachedFeatures:
+    """Holds the features of all examples in memory."""
 
     def __init__(self, values: Tensor) -> None:
         self._values = values
 
-    def rows(self, places: Sequence[int], epoch: int) -> Tensor:
-        """As in Source."""
-        return self._values[list(places)]
+    def rows(self, indices: Sequence[int], epoch: int) -> Tensor:
+        """As in FeatureSource."""
+        return self._values[list(indices)]
 
 
-def centre(base: Backbone) -> View:
-    """The view that a served photo gets."""
-    return lambda sample, epoch: base.crop_photo(sample.image())
+def center_view(base: Backbone) -> View:
+    """Return the view that a served image gets."""
+    return lambda sample, epoch: base.crop_image(sample.image())
 
 
 def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
-    """Where values are kept, in the user's cache folder (XDG); it may be deleted at any time.
+    """Return the cache folder, in the user's cache folder (XDG); it may be deleted at any time.
 
-    `part` says how far into the network they are from.
+    `part` names the layer that the features are taken from.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "features"
     preprocessing = f"{base.resize} {base.crop} {base.resample.name} {base.mean} {base.std}"
     return root / hashlib.sha256(f"{fingerprint} {preprocessing} {part}".encode()).hexdigest()[:32]
 
 
-def keep(
+def compute_or_load(
     samples: Sequence[Sample],
     base: Backbone,
     frozen: Frozen,
     device: torch.device,
     folder: Path,
-    seen: Callable[[int], None],
-) -> Kept:
-    """The values of all samples, from the folder or computed into it; `seen` is told how many more are there.
+    on_done: Callable[[int], None],
+) -> CachedFeatures:
+    """Return the features of all samples, read from the folder or computed and written there.
 
-    Raises DataError (bad_data) after the pass, for the photos that cannot be decoded.
+    `on_done` is called with the number of further samples that are done. Raises DataError (bad_data) after the pass,
+    for all images that cannot be decoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    values: list[Tensor | None] = [_stored(folder / f"{sample.key}.npy") for sample in samples]
-    seen(sum(value is not None for value in values))
-    missing = [place for place, value in enumerate(values) if value is None]
+    values: list[Tensor | None] = [_load(folder / f"{sample.key}.npy") for sample in samples]
+    on_done(sum(value is not None for value in values))
+    missing = [index for index, value in enumerate(values) if value is None]
     problems: dict[str, None] = {}
+    crops = _crops(samples, missing, base, problems, on_done)
     with torch.no_grad():
-        for batch in _batches(_crops(samples, missing, base, problems, seen)):
+        while batch := list(islice(crops, BATCH)):
             pixels = torch.from_numpy(np.stack([crop for _, crop in batch])).to(device)
-            for (place, _), value in zip(batch, frozen(base.normalize(pixels)).cpu(), strict=True):
-                values[place] = value.contiguous()
-                _store(folder / f"{samples[place].key}.npy", value.contiguous().numpy())
-            seen(len(batch))
+            for (index, _), value in zip(batch, frozen(base.normalize(pixels)).cpu(), strict=True):
+                values[index] = value.contiguous()
+                _save(folder / f"{samples[index].key}.npy", value.contiguous().numpy())
+            on_done(len(batch))
     if problems:
-        raise dataset.bad_data(tuple(problems))
-    return Kept(torch.stack([value for value in values if value is not None]).to(device))
+        raise datasets.bad_data(tuple(problems))
+    return CachedFeatures(torch.stack([value for value in values if value is not None]).to(device))
 
 
 def _crops(
     samples: Sequence[Sample],
-    places: Sequence[int],
+    indices: Sequence[int],
     base: Backbone,
     problems: dict[str, None],
-    seen: Callable[[int], None],
+    on_done: Callable[[int], None],
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Decode ahead in threads; what cannot be decoded becomes a problem and is passed over."""
+    """Decode ahead in threads. An image that cannot be decoded is added to `problems` and skipped."""
 
-    def crop(place: int) -> NDArray[np.uint8] | Exception:
+    def crop(index: int) -> NDArray[np.uint8] | Exception:
         try:
-            return base.crop_photo(samples[place].image())
+            return base.crop_image(samples[index].image())
         except (ImageError, OSError) as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
-        waiting = iter(places)
-        # So many ahead and no more: a thousand photos of a telephone do not fit in memory.
-        ahead = [(place, pool.submit(crop, place)) for place in islice(waiting, 2 * BATCH)]
+    with ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="decode") as pool:
+        waiting = iter(indices)
+        # Bounded: a thousand decoded phone photos do not fit in memory.
+        ahead = [(index, pool.submit(crop, index)) for index in islice(waiting, 2 * BATCH)]
         while ahead:
-            place, future = ahead.pop(0)
+            index, future = ahead.pop(0)
             found = future.result()
             ahead += [(following, pool.submit(crop, following)) for following in islice(waiting, 1)]
             if isinstance(found, Exception):
-                problems[dataset.unreadable_line(samples[place].path, found)] = None
-                seen(1)
+                problems[datasets.unreadable_line(samples[index].path, found)] = None
+                on_done(1)
             else:
-                yield place, found
+                yield index, found
 
 
-def _batches(
-    crops: Iterator[tuple[int, NDArray[np.uint8]]],
-) -> Iterator[list[tuple[int, NDArray[np.uint8]]]]:
-    while batch := list(islice(crops, BATCH)):
-        yield batch
-
-
-def _stored(path: Path) -> Tensor | None:
+def _load(path: Path) -> Tensor | None:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError):
-        # Not there, or not whole: computed again.
+        # Missing or incomplete: compute it again.
         return None
 
 
-def _store(path: Path, value: NDArray[np.float32]) -> None:
-    # Another run may write the same value at the same time.
+def _save(path: Path, value: NDArray[np.float32]) -> None:
+    # Another run may write the same file at the same time.
     new = path.with_suffix(f".{os.getpid()}.new")
     with new.open("wb") as file:
         np.save(file, value)

@@ -1,4 +1,4 @@
-"""What ImageNet's classifier knows of a label: where the evidence for a name starts from."""
+"""Initial weights for a label, from the rows of the ImageNet classifier."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,17 @@ from foursight.models.networks import rcnn_tiny
 from foursight.models.networks.lite0 import EfficientNetLite0
 
 # fmt: off
-# ImageNet's class indices of COCO's categories, where there are some.
+# ImageNet's class indices of COCO's categories. A class belongs to a category if WordNet has it below the category's
+# word, or if COCO's annotators box such things under that name. So boats are all vessels that float (container ship 510
+# and pirate ship 724, but neither submarine nor wreck), trucks are also vans (police van 734; WordNet has the minivan
+# below car), and parts are left out (an aeroplane's wing, 908).
 IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
     "bicycle": (444, 671), "car": (436, 468, 511, 609, 627, 656, 661, 751, 817), "motorcycle": (665, 670),
-    "airplane": (404, 895), "bus": (654, 779, 874), "train": (466, 547, 820), "truck": (555, 569, 675, 717, 864, 867),
-    "boat": (403, 472, 484, 554, 576, 625, 628, 780, 814, 871, 914), "traffic light": (920,), "stop sign": (919,),
-    "parking meter": (704,), "bench": (703,), "bird": (*range(10, 24), *range(80, 101), *range(127, 147)),
+    "airplane": (404, 895), "bus": (654, 779, 874), "train": (466, 547, 820),
+    "truck": (555, 569, 675, 717, 734, 864, 867),
+    "boat": (403, 472, 484, 510, 554, 576, 625, 628, 724, 780, 814, 871, 914), "traffic light": (920,),
+    "stop sign": (919,), "parking meter": (704,), "bench": (703,),
+    "bird": (*range(10, 24), *range(80, 101), *range(127, 147)),
     "cat": tuple(range(281, 286)), "dog": tuple(range(151, 269)), "horse": (339,), "sheep": (348, 349),
     "cow": (345, 346), "elephant": (385, 386), "bear": (294, 295, 296, 297), "zebra": (340,), "backpack": (414,),
     "umbrella": (879,), "handbag": (636, 748), "tie": (457, 906), "skis": (795,),
@@ -33,31 +38,31 @@ IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
 
 
 def classes_of(label: str) -> tuple[int, ...]:
-    """ImageNet's class indices of a label: of a COCO category, or those that are called so; none where none is."""
+    """Return the ImageNet class indices of a label: those of a COCO category, or those with this name; maybe none."""
     name = label.casefold()
-    # A kite is a bird there.
+    # COCO's categories go by the map alone: ImageNet's kite is a bird.
     if name in {known for _, known in rcnn_tiny.CATEGORIES}:
         return IMAGENET_OF_COCO.get(name, ())
     return tuple(index for index, (_, known) in enumerate(names.imagenet()) if known.casefold() == name)
 
 
-def start(weight: Tensor, labels: Sequence[str], network: EfficientNetLite0) -> list[str]:
-    """Set the rows of a weight [K, 1280], one of each label, to ImageNet's mean rows, or to zero where it has none.
+def initialize(weight: Tensor, labels: Sequence[str], network: EfficientNetLite0) -> list[str]:
+    """Set each label's row of a weight [K, 1280] to the mean of its ImageNet rows, or to zero if it has none.
 
-    Gives a line for each label that says where it starts from.
+    Returns a line for each label that says how it was initialized.
     """
-    said = []
+    notes = []
     with torch.no_grad():
         weight.zero_()
         for row, label in enumerate(labels):
             classes = classes_of(label)
             if classes:
                 weight[row] = mean_row(network, classes)
-            said.append(f"{label}: starts from {'ImageNet' if classes else 'nothing'}")
-    return said
+            notes.append(f"{label}: initialized {'from ImageNet' if classes else 'with zeros'}")
+    return notes
 
 
 def mean_row(network: EfficientNetLite0, classes: Sequence[int]) -> Tensor:
-    """The mean of the classifier's rows of these classes, less the mean of all, float32 [1280]."""
+    """Return the mean of the classifier's rows of these classes, minus the mean of all rows, float32 [1280]."""
     rows = network._fc.weight.detach()
     return (rows - rows.mean(0))[list(classes)].mean(0)

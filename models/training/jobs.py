@@ -1,4 +1,4 @@
-"""What a fine-tuning is, task by task: its options, its data, the training, and what is written and said of it."""
+"""Plan a fine-tuning run of any task: check its options, read its data, and return what trains and writes the model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,37 +12,28 @@ from foursight.models.errors import OptionError
 from foursight.models.networks import backbone
 from foursight.models.networks.head import HeadSpec
 from foursight.models.results import Profile
-from foursight.models.training import (
-    dataset,
-    detector,
-    detector_report,
-    finetune,
-    localize,
-    localize_report,
-    objects,
-    report,
-)
-from foursight.models.training.loop import Report
+from foursight.models.training import classification_data, classifier, detection_data, localizer, report, tiny_detector
+from foursight.models.training.loop import OnProgress
 
 Task = Literal["classify", "localize", "detect", "segment"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fine-tuning whose data was read and is good.
+    """A run whose options and data are valid.
 
-    `said` are lines on the data; `train` gives the task's own Outcome, from a function that is told how far it is, and
-    the folder for a checkpoint; `write` fills a model's folder; `told` is the figure of an Outcome in words.
+    `messages` describe the data. `train` takes a progress callback and the folder for checkpoints, and returns the
+    task's Outcome; `write` fills a model's folder from it; `summarize` returns its validation figures as text.
     """
 
-    said: tuple[str, ...]
-    train: Callable[[Report, Path], Any]
+    messages: tuple[str, ...]
+    train: Callable[[OnProgress, Path], Any]
     write: Callable[[Path, Any, dict[str, Any]], None]
-    told: Callable[[Any], str]
+    summarize: Callable[[Any], str]
 
 
 def plan(task: Task, data: Sequence[Path], given: Mapping[str, Any], profile: Profile, device: str) -> Job:
-    """Read the data for a task; `given` are the options that were chosen, by name, the others are at their defaults.
+    """Check options and read the data of a task; `given` has the options by name, others keep their defaults.
 
     Raises OptionError (unknown_parameter, invalid_parameter) and DataError (no_data, bad_data).
     """
@@ -51,83 +42,99 @@ def plan(task: Task, data: Sequence[Path], given: Mapping[str, Any], profile: Pr
     if profile != "tiny":
         raise OptionError(
             "invalid_parameter",
-            f"--profile {profile} is for classify: of {task} only tiny's network takes new labels.",
-            "Leave it out.",
+            f"The profile {profile!r} can be fine-tuned for classify only.",
+            f"For {task}, use the profile 'tiny'.",
+            option="profile",
         )
-    return _localize(data, given, device) if task == "localize" else _find(task, data, given, device)
+    return _localize(data, given, device) if task == "localize" else _detect(task, data, given, device)
 
 
 def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, device: str) -> Job:
-    kind, known = finetune.Options, _fields(HeadSpec)
-    head = {name: value for name, value in given.items() if name in known}
-    rest = {name: value for name, value in given.items() if name not in known}
-    options = _options("classify", rest, kind, {"head": head} if head else {}, known)
+    head = {name: value for name, value in given.items() if name in HeadSpec.model_fields}
+    options = _options("classify", classifier.Options, given, head)
     if len(data) > 1:
-        raise OptionError("invalid_parameter", "classify takes one folder.", "Put the classes' folders into one.")
-    examples = dataset.read(data[0], options.seed)
+        raise OptionError(
+            "invalid_parameter", "classify takes one folder.", "Put the folders of the classes into one.", option="data"
+        )
+    examples = classification_data.read(data[0], options.seed)
     base = backbone.load(profile)
     return Job(
         (
-            f"{len(examples.labels)} classes, {len(examples.training)} examples to train on and "
-            f"{len(examples.validation)} to validate on (split: {examples.split}).",
+            f"{len(examples.labels)} classes: {len(examples.training)} training examples, "
+            f"{len(examples.validation)} validation examples (split: {examples.split}).",
             *(f"note: {note}" for note in examples.notes),
         ),
-        lambda told, work: finetune.finetune(examples, base, options, devices.resolve(device), told, work),
-        lambda folder, outcome, extra: report.write(folder, examples, base, options, outcome, extra),
+        lambda on_progress, work: classifier.finetune(
+            examples, base, options, devices.resolve(device), on_progress, work
+        ),
+        lambda folder, outcome, extra: report.write_classifier(folder, examples, base, options, outcome, extra),
         lambda outcome: f"top-1 {outcome.epochs[outcome.best].accuracy:.3f}",
     )
 
 
-def _find(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
-    options = _options(task, given, detector.Options)
-    found = objects.read(data, options.seed, options.split, masks=task == "segment")
-    seen, held_back = (sum(found.count(photos)) for photos in (found.training, found.validation))
-    return Job(
-        (
-            f"{len(found.labels)} labels, {len(found.training)} photos ({seen} objects) to train on and "
-            f"{len(found.validation)} ({held_back}) to validate on (split: {found.split}).",
-            *(f"note: {note}" for note in found.notes),
-        ),
-        lambda told, work: detector.finetune(found, task, options, devices.resolve(device), told, work),
-        lambda folder, outcome, extra: detector_report.write(folder, found, options, outcome, extra),
-        lambda outcome: ", ".join(
-            f"{kind} AP {figures.overall['ap'] or 0:.3f}, AP50 {figures.overall['ap50'] or 0:.3f}"
-            for kind, figures in outcome.measured.items()
-        ),
-    )
-
-
 def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
-    options = _options("localize", given, localize.Options)
-    found = localize.largest(objects.read(data, options.seed, options.split, masks=False))
+    options = _options("localize", localizer.Options, given)
+    found = localizer.keep_largest(detection_data.read(data, options.seed, options.split, masks=False))
     return Job(
         (
-            f"{len(found.labels)} labels, {len(found.training)} photos to train on and {len(found.validation)} to "
-            f"validate on, each with its largest object (split: {found.split}).",
+            f"{len(found.labels)} labels: {len(found.training)} training images, {len(found.validation)} validation "
+            f"images, each with its largest object (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
-        lambda told, work: localize.finetune(found, options, devices.resolve(device), told, work),
-        lambda folder, outcome, extra: localize_report.write(folder, found, options, outcome, extra),
+        lambda on_progress, work: localizer.finetune(found, options, devices.resolve(device), on_progress, work),
+        lambda folder, outcome, extra: report.write_localizer(folder, found, options, outcome, extra),
         lambda outcome: "label and box right {0.both:.3f}, label {0.label:.3f}".format(outcome.epochs[outcome.best]),
     )
 
 
-def _options(
-    task: str, given: Mapping[str, Any], kind: type[Any], more: Mapping[str, Any] = {}, known: Sequence[str] = ()
-) -> Any:
-    fields = [name for name in _fields(kind) if name != "head"]
-    unknown = [name for name in given if name not in fields]
-    if unknown:
-        names = ", ".join(f"--{name}" for name in (*fields, *known))
-        raise OptionError("unknown_parameter", f"--{unknown[0]} is not for {task}.", f"It has {names}.")
+def _detect(task: tiny_detector.Task, data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
+    options = _options(task, tiny_detector.Options, given)
+    place = tiny_detector.device_for(options, device)
+    found = detection_data.read(data, options.seed, options.split, masks=task == "segment")
+    training, validation = (sum(found.count(images)) for images in (found.training, found.validation))
+    return Job(
+        (
+            f"{len(found.labels)} labels: {len(found.training)} training images ({training} objects), "
+            f"{len(found.validation)} validation images ({validation} objects) (split: {found.split}).",
+            *(f"note: {note}" for note in found.notes),
+        ),
+        lambda on_progress, work: tiny_detector.finetune(found, task, options, place, on_progress, work),
+        lambda folder, outcome, extra: tiny_detector.write(folder, found, options, outcome, extra),
+        lambda outcome: ", ".join(
+            f"{kind} AP {metrics.overall['ap'] or 0:.3f}, AP50 {metrics.overall['ap50'] or 0:.3f}"
+            for kind, metrics in outcome.metrics.items()
+        ),
+    )
+
+
+def _options(task: str, kind: type[Any], given: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> Any:
+    """Validate options; those in `head` are fields of the option of that name."""
+    names = [name for name in kind.model_fields if name != "head"]
+    if head is not None:
+        names += HeadSpec.model_fields
+    for name in given:
+        if name not in names:
+            raise OptionError(
+                "unknown_parameter",
+                f"{name!r} is not an option for fine-tuning {task}.",
+                f"The options are {', '.join(names)}.",
+                option=name,
+            )
+    values = {name: value for name, value in given.items() if name not in (head or {})}
     try:
-        return kind.model_validate({**given, **more})
+        return kind.model_validate(values | ({"head": head} if head else {}))
     except ValidationError as error:
         first = error.errors()[0]
-        option = f"--{first['loc'][-1]}: " if first["loc"] else ""
-        wrong = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise OptionError("invalid_parameter", f"{option}{wrong}.", "--help lists what there is.") from None
+        option = str(first["loc"][-1]) if first["loc"] else None
+        problem = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise OptionError(
+            "invalid_parameter",
+            f"Invalid value for {option!r}: {problem}." if option else f"{problem}.",
+            _valid(kind, option),
+            option=option,
+        ) from None
 
 
-def _fields(kind: type[BaseModel]) -> list[str]:
-    return list(kind.model_fields)
+def _valid(kind: type[BaseModel], option: str | None) -> str:
+    field = (kind.model_fields | HeadSpec.model_fields).get(option or "")
+    return f"The default is {field.default!r}." if field is not None else ""

@@ -1,144 +1,256 @@
-"""Makes the localizer's weights and card: `python -m foursight.models.training.localizer --data DATA --out FOLDER`.
+"""Fine-tune a localizer: labels for the largest object of each image, from COCO files.
 
-The backbone is frozen and seen once per view of a photo (all, mirrored, ten random windows); the head then trains on
-the kept features. DATA holds `coco/` and `pennfudan/`, each with `images/` and an `instances.json` in COCO's format.
+views of images -> frozen backbone (once) -> votes for a box, built-in or trained further -> label of what is in the box
 """
 
-import argparse
-import json
+import copy
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated, Literal
 
 import torch
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
-from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models.evaluation.measure import MEASURED_SHARE
-from foursight.models.networks import lite0, rcnn_tiny
-from foursight.models.networks.localizer import Localizer, VotingHead, cell_centres, consensus, iou, pool
-from foursight.models.training.data import FOLDERS, Photo, read
-from foursight.models.training.localizer_views import areas, views
+from foursight.models.engines import devices
+from foursight.models.errors import ImageError
+from foursight.models.finetuned import localizer as finetuned_localizer
+from foursight.models.finetuned.localizer import Own, TunedLocalizer
+from foursight.models.networks import localizer
+from foursight.models.networks.localizer import VotingHead, cell_centres, iou, pool
+from foursight.models.training import checkpoints, datasets, imagenet, loop
+from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset, Split
+from foursight.models.training.localizer_features import Features, areas, extract
+from foursight.models.training.loop import OnProgress, Progress
 
-SEED = 0
-WINDOWS = 10
-EPOCHS = 6
-BATCH = 32
-LEARNING_RATE = 2e-3
-WEIGHT_DECAY = 0.05
 DROPOUT = 0.2
-# A view whose largest object covers less has no main object to learn from; the measure's own bound is stricter.
+WINDOWS = 10
+# A view whose largest object covers less of it has no main object to learn from; evaluation is stricter.
 SMALLEST_SHARE = 0.04
-CAM_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-# ImageNet's classes of the COCO categories that are the main object of a validation photo; a person has none.
-IMAGENET_OF_COCO = {
-    "airplane": {404, 895, 908},
-    "bed": {520, 564},
-    "bench": {703},
-    "bicycle": {444, 671},
-    "boat": {403, 472, 484, 510, 554, 576, 625, 628, 724, 780, 814, 871, 914},
-    "bowl": {659, 809},
-    "bus": {654, 779, 874},
-    "car": {436, 468, 511, 609, 627, 656, 661, 751, 817},
-    "cat": {281, 282, 283, 284, 285},
-    "couch": {831},
-    "dining table": {532},
-    "horse": {339},
-    "laptop": {620, 681},
-    "motorcycle": {665, 670},
-    "oven": {766, 827},
-    "parking meter": {704},
-    "refrigerator": {760},
-    "sandwich": {933},
-    "sink": {896},
-    "stop sign": {919},
-    "toilet": {861},
-    "truck": {555, 569, 675, 717, 734, 864, 867},
-    "tv": {664, 782, 851},
-    "zebra": {340},
-}
+
+
+class Options(BaseModel):
+    """Options of training; the defaults suit a few hundred images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    freeze: Annotated[
+        Literal["all", "backbone"], Field(description="What is frozen: all but the labels, or only the backbone.")
+    ] = "all"
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 30
+    lr: Annotated[float, Field(gt=0, le=1, description="Largest learning rate; votes get a tenth of it.")] = 2e-3
+    batch: Annotated[int, Field(ge=1, le=1024, description="Views per step.")] = 32
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    split: Annotated[Split, Field(description="How to choose the validation images.")] = "content"
+    augment: Annotated[bool, Field(description=f"Add {WINDOWS} random windows of each image.")] = False
 
 
 @dataclass(frozen=True)
-class Features:
-    """V views as the head sees them, float16 maps, with the targets float32 [V, 4] and the photo of each view."""
+class Epoch:
+    """Mean losses, and the shares of validation images whose label, box (IoU .5), and both are right."""
+
+    loss: float
+    validation_loss: float
+    label: float
+    box: float
+    both: float
+
+    @property
+    def figure(self) -> float:
+        """The share of images with both right."""
+        return self.both
+
+
+@dataclass(frozen=True)
+class Views:
+    """V views: maps float16 [V, 112, 20, 20] and [V, 1280, 10, 10], boxes float32 [V, 4] in 0..1, labels int64 [V]."""
 
     middle: Tensor
     semantic: Tensor
     boxes: Tensor
-    mains: list[int]
-    photos: list[Photo]
+    labels: Tensor
 
-    def at(self, rows: Tensor) -> "Features":
-        """Some of the views."""
-        picked = rows.tolist()
-        return Features(
-            self.middle[rows],
-            self.semantic[rows],
-            self.boxes[rows],
-            [self.mains[row] for row in picked],
-            [self.photos[row] for row in picked],
+    def at(self, rows: Tensor) -> "Views":
+        """Return some of the views."""
+        return Views(self.middle[rows], self.semantic[rows], self.boxes[rows], self.labels[rows])
+
+
+@dataclass
+class Outcome:
+    """The best epoch's model, and its training; `confusion` is int64 [K, K], row: true label, column: best label."""
+
+    own: Own
+    shared: tuple[str, str]
+    tensors: dict[str, Tensor]
+    labels: tuple[str, ...]
+    epochs: list[Epoch]
+    best: int
+    confusion: Tensor
+    starts: list[str]
+    interrupted: bool
+    seconds: dict[str, float]
+
+
+def finetune(
+    data: DetectionDataset,
+    options: Options,
+    device: torch.device,
+    on_progress: OnProgress = lambda progress: None,
+    work: Path | None = None,
+) -> Outcome:
+    """Train a localizer of `data.labels` on the shared backbone; `data` must come from `keep_largest`.
+
+    Checkpoints, interruptions and errors are those of `classifier.finetune`.
+    """
+    network = localizer.load()
+    shared = finetuned_localizer.fingerprint(network.head, network.backbone)
+    devices.move_to(network, device)
+    torch.manual_seed(options.seed)
+    own: Own = "votes" if options.freeze == "backbone" else "labels"
+    model = TunedLocalizer(copy.deepcopy(network.head), len(data.labels))
+    model.votes.requires_grad_(own == "votes")
+    torch.nn.init.zeros_(model.labels.bias)
+    starts = imagenet.initialize(model.labels.weight, data.labels, network.backbone)
+    model.to(device)
+    begun = time.perf_counter()
+    training, validation = _read_views(data, network, options, on_progress)
+    between = time.perf_counter()
+    learner = _Learner(model, training, validation, options)
+    identity = checkpoints.identity("localize", data.fingerprint(), options.model_dump(mode="json"), *shared)
+    state = loop.run(learner, options.epochs, on_progress, work, identity)
+    end = time.perf_counter()
+    model.load_state_dict(state.best_tensors)
+    found, k = learner.predict()[0].argmax(1).cpu(), len(data.labels)
+    confusion = torch.bincount(validation.labels.cpu() * k + found, minlength=k * k).reshape(k, k)
+    return Outcome(
+        own, shared, finetuned_localizer.own_tensors(model, own), data.labels, state.epochs, state.best, confusion,
+        starts, state.interrupted, {"features": between - begun, "training": end - between},
+    )  # fmt: skip
+
+
+def keep_largest(data: DetectionDataset) -> DetectionDataset:
+    """Return the data with only the largest object of each image. Raises DataError (bad_data) if a label is lost."""
+
+    def reduce(images: tuple[AnnotatedImage, ...]) -> tuple[AnnotatedImage, ...]:
+        return tuple(
+            replace(image, objects=(max(image.objects, key=lambda item: item["bbox"][2] * item["bbox"][3]),))
+            for image in images
+            if image.objects
         )
 
-
-@torch.inference_mode()
-def extract(localizer: Localizer, photos: list[Photo], windows: int, chance: random.Random) -> Features:
-    """The features of all views of the photos, photo after photo."""
-    device = next(localizer.parameters()).device
-    middles, semantics, boxes, mains, owners = [], [], [], [], []
-    for photo in photos:
-        seen = list(views(photo, windows, chance))
-        # Few at once: on two cores a view took 82 ms in a batch of 16, 64 ms alone.
-        for start in range(0, len(seen), 4):
-            pixels = _pixels([view.image for view in seen[start : start + 4]]).to(device)
-            middle, semantic = localizer.features(pixels)
-            middles.append(middle.half().contiguous().cpu())
-            semantics.append(semantic.half().contiguous().cpu())
-        boxes += [view.box for view in seen]
-        mains += [view.main for view in seen]
-        owners += [photo] * len(seen)
-    return Features(torch.cat(middles), torch.cat(semantics), torch.stack(boxes), mains, owners)
+    found = replace(data, training=reduce(data.training), validation=reduce(data.validation))
+    lost = [label for label, count in zip(found.labels, found.count(found.training), strict=True) if not count]
+    if lost:
+        lines = (f"class {label!r}: not the largest object of any training image" for label in lost)
+        raise datasets.bad_data(tuple(lines))
+    if not found.validation:
+        raise datasets.bad_data(("no image with an object is left for validation",))
+    return found
 
 
-def _pixels(images: list[Image.Image]) -> Tensor:
-    """Squares as the backbone takes them, in the memory order in which it is fastest on a CPU."""
-    pixels = torch.stack([pil_to_tensor(image) for image in images]).float()
-    return ((pixels - lite0.MEAN) / lite0.STD).contiguous(memory_format=torch.channels_last)
+def _read_views(
+    data: DetectionDataset, network: localizer.Localizer, options: Options, on_progress: OnProgress
+) -> tuple[Views, Views]:
+    """Return the views for training (images, mirror images, windows) and validation (images as they are)."""
+    total, done = len(data.training) + len(data.validation), 0
+    chance = random.Random(options.seed)
+    problems: dict[str, None] = {}
+    sides: list[list[Features]] = [[], []]
+    for side, (images, windows) in enumerate(((data.training, WINDOWS * options.augment), (data.validation, 0))):
+        for image in images:
+            try:
+                sides[side].append(extract(network, [image], windows, chance))
+            except (ImageError, OSError) as error:
+                problems[datasets.unreadable_line(image.path, error)] = None
+            done += 1
+            on_progress(Progress("features", done, total))
+    if problems:
+        raise datasets.bad_data(tuple(problems))
+    device = next(network.parameters()).device
+    training, validation = _join(sides[0], device), _join(sides[1], device)
+    rows = (areas(training.boxes) >= SMALLEST_SHARE).nonzero()[:, 0]
+    if not len(rows):
+        raise datasets.bad_data((f"no object covers {SMALLEST_SHARE:.0%} of its image or more",))
+    # Each second view is a mirror image.
+    return training.at(rows), validation.at(torch.arange(0, len(validation.boxes), 2, device=device))
 
 
-def fit(head: VotingHead, features: Features, seed: int) -> None:
-    """Train the head in place on views with a main object: AdamW, one cycle of the learning rate (Smith 2018)."""
-    torch.manual_seed(seed)
-    nn.init.zeros_(head.out.weight)
-    # At first each cell votes for a box of .6 of the photo around it, and all votes weigh the same.
-    nn.init.constant_(cast(Tensor, head.out.bias), -1.2)
-    rows = (areas(features.boxes) >= SMALLEST_SHARE).nonzero().flatten()
-    steps = EPOCHS * (len(rows) // BATCH)
-    optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.15)
-    head.train()
-    for epoch in range(EPOCHS):
-        losses = []
-        for batch in rows[torch.randperm(len(rows))][: len(rows) // BATCH * BATCH].view(-1, BATCH):
-            value = loss(head, features.middle[batch].float(), features.semantic[batch].float(), features.boxes[batch])
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(value.item())
-        print(f"epoch {epoch + 1}/{EPOCHS}: loss {sum(losses) / len(losses):.3f}", flush=True)
-    head.eval()
+def _join(features: list[Features], device: torch.device) -> Views:
+    mains = [(image, main) for one in features for image, main in zip(one.images, one.mains, strict=True)]
+    labels = [image.objects[main]["category_id"] - 1 for image, main in mains]
+    return Views(
+        torch.cat([one.middle for one in features]).to(device),
+        torch.cat([one.semantic for one in features]).to(device),
+        torch.cat([one.boxes for one in features]).to(device),
+        torch.tensor(labels, device=device),
+    )
 
 
-def loss(head: VotingHead, middle: Tensor, semantic: Tensor, targets: Tensor) -> Tensor:
-    """Where the votes lie, the boxes where they should, and the mean box; boxes by GIoU (Rezatofighi et al. 2019)."""
+class _Learner(loop.AdamWLearner[Epoch]):
+    """Cross-entropy of the labels inside the true boxes, and the loss of the votes."""
+
+    epoch_type = Epoch
+
+    def __init__(self, model: TunedLocalizer, training: Views, validation: Views, options: Options) -> None:
+        self._model, self._training, self._validation = model, training, validation
+        votes = [parameter for parameter in model.votes.parameters() if parameter.requires_grad]
+        self._trains_votes = bool(votes)
+        super().__init__(
+            model,
+            model.labels.parameters(),
+            votes,
+            examples=len(training.labels),
+            lr=options.lr,
+            batch=options.batch,
+            seed=options.seed,
+        )
+
+    def order(self, epoch: int) -> list[int]:
+        """As in AdamWLearner."""
+        return torch.randperm(self._examples).tolist()
+
+    def batch_loss(self, rows: list[int], epoch: int) -> Tensor:
+        """As in AdamWLearner."""
+        views = self._training.at(torch.tensor(rows))
+        middle, semantic = views.middle.float(), views.semantic.float()
+        inside = F.dropout(pool(semantic, views.boxes), DROPOUT, self._model.training)
+        loss = F.cross_entropy(self._model.labels(inside), views.labels)
+        return loss + votes_loss(self._model.votes, middle, semantic, views.boxes) if self._trains_votes else loss
+
+    @torch.no_grad()
+    def validate(self, loss: float) -> Epoch:
+        """As in AdamWLearner."""
+        logits, boxes = self.predict()
+        label = logits.argmax(1) == self._validation.labels
+        box = iou(boxes, self._validation.boxes) >= 0.5
+        value = F.cross_entropy(logits, self._validation.labels).item()
+        return Epoch(loss, value, *(right.float().mean().item() for right in (label, box, label & box)))
+
+    @torch.no_grad()
+    def predict(self) -> tuple[Tensor, Tensor]:
+        """Return logits [V, K] and boxes [V, 4] of the validation images, as the served model computes them."""
+        self._model.eval()
+        views = self._validation
+        found = [
+            self._model(middle.float(), semantic.float())
+            for middle, semantic in zip(torch.split(views.middle, 64), torch.split(views.semantic, 64), strict=True)
+        ]
+        return torch.cat([logits for logits, _ in found]), torch.cat([boxes for _, boxes in found])
+
+    def is_better(self, one: Epoch, other: Epoch) -> bool:
+        """By images with label and box right, then by labels, then by loss."""
+        return (one.both, one.label, -one.validation_loss) > (other.both, other.label, -other.validation_loss)
+
+
+def votes_loss(head: VotingHead, middle: Tensor, semantic: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of votes for boxes [N, 4]: of their weights, their boxes and the mean box.
+
+    Boxes are compared by GIoU (Rezatofighi et al. 2019).
+    """
     middle, semantic = (F.dropout2d(level, DROPOUT, head.training) for level in (middle, semantic))
     votes, boxes = head(middle, semantic)
     wanted = _near_centre(cell_centres(middle).flatten(1), targets)
@@ -150,114 +262,10 @@ def loss(head: VotingHead, middle: Tensor, semantic: Tensor, targets: Tensor) ->
 
 
 def _near_centre(cells: Tensor, boxes: Tensor) -> Tensor:
-    """Which of the cells [2, M] should vote for boxes [N, 4]: [N, M], sum 1, a Gaussian of a fifth of the sides."""
+    """Return the wanted weight of each cell [2, M] for boxes [N, 4]: [N, M], sum 1.
+
+    It is a Gaussian around the centre with a standard deviation of a fifth of the sides.
+    """
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).clamp(min=0.05)
     offsets = (cells[None] - centres[..., None]) / (0.2 * sides[..., None])
     return (-offsets.square().sum(1) / 2).softmax(1)
-
-
-@torch.inference_mode()
-def measure(localizer: Localizer, features: Features) -> dict[str, dict[str, float]]:
-    """The figures on whole photos whose largest object covers a tenth of them, for each set."""
-    votes, boxes = localizer.head(features.middle.float(), features.semantic.float())
-    found = consensus(votes, boxes)
-    figures = {}
-    for folder in FOLDERS:
-        ours = [photo.folder == folder for photo in features.photos]
-        rows = (torch.tensor(ours) & (areas(features.boxes) >= MEASURED_SHARE)).nonzero().flatten()
-        overlaps = iou(found[rows], features.boxes[rows])
-        figures[folder] = {
-            "photos": len(rows),
-            "max_box_acc_50": _share(overlaps >= 0.5),
-            "mean_iou": round(float(overlaps.mean()), 3),
-        }
-        if folder == "coco":
-            figures[folder] |= _measure_cam(localizer, features.at(rows)) | _measure_labels(
-                localizer, features.at(rows), found[rows]
-            )
-    return figures
-
-
-def _measure_cam(localizer: Localizer, features: Features) -> dict[str, float]:
-    """The yardstick: the box round the class activation map (Zhou et al. 2016), at the best of the thresholds."""
-    cells = features.semantic.float().permute(0, 2, 3, 1)
-    classify = localizer.backbone.classify
-    best = classify(cells.mean((1, 2))).argmax(1)
-    activation = classify(cells) - classify(torch.zeros(lite0.NUM_FEATURES))
-    heat = activation[torch.arange(len(best)), :, :, best][:, None]
-    heat = F.interpolate(heat, scale_factor=8, mode="bicubic")[:, 0].clamp(min=0)
-    peak = heat.amax((1, 2), keepdim=True)
-    boxes = [_extent(heat >= threshold * peak) for threshold in CAM_THRESHOLDS]
-    return {"cam_max_box_acc_50": max(_share(iou(found, features.boxes) >= 0.5) for found in boxes)}
-
-
-def _extent(hot: Tensor) -> Tensor:
-    """The boxes [N, 4] in 0..1 round the true cells of bool [N, h, w]."""
-    ends = []
-    for axis in (1, 2):
-        filled = hot.any(axis).float()
-        size = filled.shape[1]
-        ends.append((filled.argmax(1) / size, 1 - filled.flip(1).argmax(1) / size))
-    (left, right), (top, bottom) = ends
-    return torch.stack((left, top, right, bottom), 1)
-
-
-def _measure_labels(localizer: Localizer, features: Features, found: Tensor) -> dict[str, float]:
-    """How often the label is the main object's, for features pooled over the box found and over the whole photo."""
-    label = dict(rcnn_tiny.CATEGORIES)
-    mains = [photo.objects[main] for photo, main in zip(features.photos, features.mains, strict=True)]
-    names = [label[item["category_id"]] for item in mains]
-    rows = torch.tensor([row for row, name in enumerate(names) if name in IMAGENET_OF_COCO])
-    figures: dict[str, float] = {"labelled_photos": len(rows)}
-    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(found), 4)
-    for key, boxes in (("label_top1", found), ("label_top1_whole_photo", whole)):
-        labels = localizer.backbone.classify(pool(features.semantic[rows].float(), boxes[rows])).argmax(1)
-        right = [int(label) in IMAGENET_OF_COCO[names[row]] for row, label in zip(rows.tolist(), labels, strict=True)]
-        figures[key] = _share(torch.tensor(right))
-    return figures
-
-
-def _share(true: Tensor) -> float:
-    return round(float(true.float().mean()), 3)
-
-
-def main() -> None:
-    """Train, measure, and write localizer.safetensors and localizer.json into the folder given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder with coco/ and pennfudan/")
-    parser.add_argument("--out", type=Path, required=True, help="where the weights and their card go")
-    arguments = parser.parse_args()
-    started = time.monotonic()
-    photos = [photo for photo in read(arguments.data) if photo.objects]
-    training = [photo for photo in photos if not photo.is_validation]
-    validation = [photo for photo in photos if photo.is_validation]
-    torch.manual_seed(SEED)
-    localizer = Localizer(lite0.load()).eval().to(memory_format=torch.channels_last)
-    features = extract(localizer, training, WINDOWS, random.Random(SEED))
-    print(f"{len(features.boxes)} views of {len(training)} photos after {time.monotonic() - started:.0f} s", flush=True)
-    fit(localizer.head, features, SEED)
-    # Measured as shipped: rounded to float16.
-    localizer.head.half().float()
-    held_back = extract(localizer, validation, 0, random.Random(SEED))
-    whole = torch.arange(0, len(held_back.boxes), 2)
-    card = {
-        "command": "python -m foursight.models.training.localizer --data DATA --out FOLDER",
-        "split": "validation: int(sha256(folder/file_name), 16) % 5 == 0",
-        "training_photos": len(training),
-        "validation_photos": len(validation),
-        "measured_on": f"validation photos whose largest box, crowds left out, covers {MEASURED_SHARE} or more",
-        "validation": measure(localizer, held_back.at(whole)),
-        "epochs": EPOCHS,
-        "windows": WINDOWS,
-        "parameters": sum(parameter.numel() for parameter in localizer.head.parameters()),
-        "seconds": round(time.monotonic() - started),
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    state = {name: value.half().contiguous() for name, value in localizer.head.state_dict().items()}
-    save_file(state, arguments.out / "localizer.safetensors")
-    (arguments.out / "localizer.json").write_text(json.dumps(card, indent=2) + "\n")
-    print(json.dumps(card["validation"], indent=2))
-
-
-if __name__ == "__main__":
-    main()

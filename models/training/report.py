@@ -1,51 +1,179 @@
-"""A fine-tuned model's folder: tensors, model.json, and for people a model card and pictures; here a classifier's."""
+"""Write a fine-tuned model's folder: tensors, model.json, the model card (JSON and Markdown) and plots."""
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
+from pydantic import BaseModel
 from torch import Tensor
 
-from foursight.models.finetuned import classifier, store
+from foursight.models.finetuned import classifier as finetuned_classifier
+from foursight.models.finetuned import localizer as finetuned_localizer
+from foursight.models.finetuned import store
 from foursight.models.networks import stages
 from foursight.models.networks.backbone import Backbone
-from foursight.models.training.dataset import Dataset
-from foursight.models.training.finetune import Options, Outcome
-from foursight.models.training.objects import ObjectSet
+from foursight.models.training import classifier, localizer, plots
+from foursight.models.training.classification_data import Dataset
+from foursight.models.training.detection_data import DetectionDataset
 
 CURVES, CONFUSION, CARD = "training.png", "confusion.png", "card.json"
-# More labels than this would overlap on the axes.
-NAMED_LABELS = 60
+PACKAGES = ("foursight-vision", "torch", "torchvision", "safetensors", "pycocotools")
+CHOSEN_BY_VALIDATION = "The epoch was chosen on the same images, so expect slightly worse results elsewhere."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the Markdown page says of a kind of model: sentences, and the table of the labels."""
+
+    description: str
+    validation: str
+    chosen: str
+    head: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+
+
+def write_classifier(
+    folder: Path,
+    data: Dataset,
+    base: Backbone,
+    options: classifier.Options,
+    outcome: classifier.Outcome,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write a classifier's folder. `extra` is added to the card: the command, the peak memory."""
+    best = outcome.epochs[outcome.best]
+    counts = [sum(sample.label == label for sample in data.training) for label in range(len(data.labels))]
+    classes = _recalls(outcome.labels, counts, outcome.confusion)
+    seen = outcome.confusion.sum(1)
+    recalls = (outcome.confusion.diagonal()[seen > 0] / seen[seen > 0]).double()
+    validation = {
+        "top1": round(best.accuracy, 4),
+        "top5": round(outcome.top5, 4),
+        "mean_class_recall": round(float(recalls.mean()), 4),
+        "loss": round(best.validation_loss, 4),
+    }
+    card = make_card("classify", base.name, data, options, outcome, validation, classes, extra) | {
+        "features_cached": outcome.cached,
+        "parameters": sum(parameter.numel() for parameter in outcome.model.parameters()),
+    }
+    summary = Summary(
+        f"A classifier fine-tuned from {base.name}",
+        f"top-1 **{validation['top1']:.3f}**, top-5 {validation['top5']:.3f}, mean recall of the classes "
+        f"{validation['mean_class_recall']:.3f}, cross-entropy {validation['loss']:.3f}",
+        CHOSEN_BY_VALIDATION,
+        ("training", "validation", "recall"),
+        _recall_rows(classes),
+    )
+    pictures = {
+        CURVES: plots.curves(outcome.epochs, outcome.best, "cross-entropy", {"accuracy": "accuracy"}),
+        CONFUSION: plots.confusion(outcome.confusion, outcome.labels),
+    }
+    fingerprint = stages.fingerprint(stages.split(base.network))
+    spec = finetuned_classifier.spec_of(base, outcome.model, fingerprint, outcome.labels)
+    write(folder, outcome.model.state_dict(), spec, card, summary, pictures)
+
+
+def write_localizer(
+    folder: Path,
+    data: DetectionDataset,
+    options: localizer.Options,
+    outcome: localizer.Outcome,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write a localizer's folder. `extra` is added to the card: the command, the peak memory."""
+    best = outcome.epochs[outcome.best]
+    classes = _recalls(outcome.labels, data.count(data.training), outcome.confusion)
+    validation = {
+        "label_and_box": round(best.both, 4),
+        "label": round(best.label, 4),
+        "box_iou_50": round(best.box, 4),
+    }
+    backbone = finetuned_localizer.BACKBONE
+    card = make_card("localize", backbone, data, options, outcome, validation, classes, extra, outcome.starts) | {
+        "own": outcome.own,
+        "parameters": sum(tensor.numel() for tensor in outcome.tensors.values()),
+    }
+    own = "with the built-in box votes" if outcome.own == "labels" else "with its own box votes"
+    summary = Summary(
+        f"A localizer fine-tuned from {backbone}, {own}",
+        f"label and box (IoU 0.5) of the largest object right **{best.both:.3f}**, label {best.label:.3f}, "
+        f"box {best.box:.3f}",
+        CHOSEN_BY_VALIDATION,
+        ("training images", "validation images", "label right"),
+        _recall_rows(classes),
+    )
+    figures = {"label": "label", "box": "box (IoU 0.5)", "both": "both"}
+    pictures = {
+        CURVES: plots.curves(outcome.epochs, outcome.best, "loss", figures),
+        CONFUSION: plots.confusion(outcome.confusion, outcome.labels),
+    }
+    spec = finetuned_localizer.spec_of(outcome.own, outcome.shared, outcome.labels)
+    write(folder, outcome.tensors, spec, card, summary, pictures)
+
+
+def _recalls(labels: Sequence[str], training: Sequence[int], confusion: Tensor) -> list[dict[str, Any]]:
+    rows = zip(labels, training, confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True)
+    return [
+        {"label": label, "training": seen, "validation": count, "recall": round(hits / count, 4) if count else None}
+        for label, seen, count, hits in rows
+    ]
+
+
+def _recall_rows(classes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [[row["label"], str(row["training"]), str(row["validation"]), shown(row["recall"])] for row in classes]
+
+
+def make_card(
+    task: str,
+    backbone: str,
+    data: Dataset | DetectionDataset,
+    options: BaseModel,
+    outcome: Any,
+    validation: Mapping[str, Any],
+    classes: Sequence[Mapping[str, Any]],
+    extra: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the model card: data, options, validation, classes, epochs, versions. `outcome` is the task's Outcome."""
+    return {
+        "task": task,
+        "backbone": backbone,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": {
+            "training": len(data.training),
+            "validation": len(data.validation),
+            "split": data.split,
+            "fingerprint": data.fingerprint(),
+            "notes": [*data.notes, *notes],
+        },
+        "options": options.model_dump(mode="json"),
+        "validation": {**validation, "epoch": outcome.best + 1},
+        "classes": list(classes),
+        "epochs": [_rounded(asdict(epoch)) for epoch in outcome.epochs],
+        "interrupted": outcome.interrupted,
+        "seconds": {name: round(value, 2) for name, value in outcome.seconds.items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        **extra,
+    }
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def write(
-    folder: Path, data: Dataset, base: Backbone, options: Options, outcome: Outcome, extra: dict[str, Any]
-) -> None:
-    """Write the model's folder, whole or not at all. `extra` goes into the card: the command, the peak memory."""
-    fingerprint = stages.fingerprint(stages.split(base.network))
-    spec = classifier.spec_of(base, outcome.model, fingerprint, outcome.labels)
-    card = describe(data, base, options, outcome) | extra
-    pictures = {
-        CURVES: curves(outcome.epochs, outcome.best, "cross-entropy", {"accuracy": "accuracy"}),
-        CONFUSION: confusion(outcome.confusion, outcome.labels),
-    }
-    fill(folder, outcome.model.state_dict(), spec, card, page(folder.name, card), pictures)
-
-
-def fill(
     folder: Path,
     tensors: Mapping[str, Tensor],
     spec: dict[str, object],
     card: dict[str, Any],
-    page: str,
-    pictures: dict[str, Figure],
+    summary: Summary,
+    pictures: Mapping[str, Figure],
 ) -> None:
     """Write a model's folder, whole or not at all; `spec` is model.json without the SHA-256 of the tensors."""
     with store.writing(folder) as new:
@@ -54,151 +182,36 @@ def fill(
         for name, picture in pictures.items():
             picture.savefig(new / name)
         (new / CARD).write_text(json.dumps(card, indent=2) + "\n")
-        (new / "README.md").write_text(page)
+        (new / "README.md").write_text(_page(folder.name, card, summary, list(pictures)))
 
 
-def of_data(data: Dataset | ObjectSet, *more: str) -> dict[str, Any]:
-    """What a card says of the data; `more` are further notes."""
-    return {
-        "training": len(data.training),
-        "validation": len(data.validation),
-        "split": data.split,
-        "fingerprint": data.fingerprint(),
-        "notes": [*data.notes, *more],
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of what made a model."""
-    names = ("foursight", "torch", "torchvision", "safetensors", "pycocotools")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def now() -> str:
-    """The time as a card has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def describe(data: Dataset, base: Backbone, options: Options, outcome: Outcome) -> dict[str, Any]:
-    """The model card: data, split, options, figures, versions."""
-    counts = outcome.confusion.sum(1).tolist()
-    right = outcome.confusion.diagonal().tolist()
-    best = outcome.epochs[outcome.best]
-    trained = [0] * len(data.labels)
-    for sample in data.training:
-        trained[sample.label] += 1
-    recalls = [hit / count for hit, count in zip(right, counts, strict=True) if count]
-    return {
-        "task": "classify",
-        "backbone": base.name,
-        "made": now(),
-        "data": of_data(data),
-        "options": options.model_dump(mode="json"),
-        "validation": {
-            "top1": round(best.accuracy, 4),
-            "top5": round(outcome.top5, 4),
-            "mean_class_recall": round(sum(recalls) / len(recalls), 4),
-            "loss": round(best.validation_loss, 4),
-            "epoch": outcome.best + 1,
-        },
-        "classes": [
-            {"label": label, "training": seen, "validation": count, "recall": round(hit / count, 4) if count else None}
-            for label, seen, count, hit in zip(data.labels, trained, counts, right, strict=True)
-        ],
-        "epochs": [{name: round(value, 4) for name, value in asdict(epoch).items()} for epoch in outcome.epochs],
-        "interrupted": outcome.interrupted,
-        "features_cached": outcome.cached,
-        "parameters": sum(parameter.numel() for parameter in outcome.model.parameters()),
-        "seconds": {name: round(value, 2) for name, value in outcome.seconds.items()},
-        "versions": versions(),
-    }
-
-
-def page(name: str, card: dict[str, Any]) -> str:
-    """The card for people, in Markdown."""
-    figures, data, options = card["validation"], card["data"], card["options"]
-    head = options["head"]
-    rows = "\n".join(
-        f"| {one['label']} | {one['training']} | {one['validation']} | "
-        f"{'-' if one['recall'] is None else format(one['recall'], '.3f')} |"
-        for one in card["classes"]
-    )
+def _page(name: str, card: Mapping[str, Any], summary: Summary, pictures: Sequence[str]) -> str:
+    """Return the model card in Markdown."""
+    data, options = card["data"], dict(card["options"])
+    options |= options.pop("head", {})
+    stopped = " Training was interrupted; this is the best epoch until then." if card["interrupted"] else ""
+    table = [("label", *summary.head), ("---",) * (1 + len(summary.head)), *summary.rows]
     notes = "".join(f"- {note}\n" for note in data["notes"])
-    stopped = " Training was interrupted: this is the best epoch until then." if card["interrupted"] else ""
+    memory = f"; peak memory {card['peak_memory_mib']} MiB" if "peak_memory_mib" in card else ""
     return (
         f"# {name}\n\n"
-        f"A classifier of {len(card['classes'])} labels, fine-tuned from {card['backbone']} on {card['made'][:10]}.\n\n"
-        f"Validation: top-1 **{figures['top1']:.3f}**, top-5 {figures['top5']:.3f}, mean recall of the classes "
-        f"{figures['mean_class_recall']:.3f}, cross-entropy {figures['loss']:.3f}, at epoch {figures['epoch']} of "
-        f"{len(card['epochs'])}. "
-        f"The epoch was chosen by these same photos, so expect a little less elsewhere.{stopped}\n\n"
-        f"![Loss and accuracy by epoch]({CURVES})\n![Confusion matrix]({CONFUSION})\n\n"
-        "| label | training | validation | recall |\n|---|---|---|---|\n"
-        f"{rows}\n\n"
-        f"## Data\n\n{data['training']} examples to train on, {data['validation']} to validate on. "
+        f"{summary.description}: {len(card['classes'])} labels, trained on {card['made'][:10]}.\n\n"
+        f"Validation: {summary.validation}, at epoch {card['validation']['epoch']} of {len(card['epochs'])}. "
+        f"{summary.chosen}{stopped}\n\n"
+        + "\n".join(f"![{Path(picture).stem}]({picture})" for picture in pictures)
+        + "\n\n"
+        + "".join(f"| {' | '.join(row)} |\n" for row in table)
+        + f"\n## Data\n\n{data['training']} training examples, {data['validation']} validation examples. "
         f"Split: {data['split']}.\n\n{notes}\n"
-        "## Training\n\n"
-        f"Frozen: {options['freeze']}. Head: pooling {head['pool']}, dropout {head['dropout']}, "
-        f"hidden {head['hidden'] or 'none'}. "
-        f"At most {options['epochs']} epochs, batch {options['batch']}, learning rate {options['lr']}, "
-        f"seed {options['seed']}, augmentation {'on' if options['augment'] else 'off'}. "
-        f"{card['parameters']:,} parameters of its own.\n\n"
-        f"`{card.get('command', '')}`\n\n" + _last_line(card)
+        f"## Training\n\n`{card.get('command', '')}`\n\n"
+        f"Options: {', '.join(f'{option} {value}' for option, value in options.items())}. "
+        f"{card['parameters']:,} own parameters.\n\n"
+        f"Time: {', '.join(f'{phase} {value} s' for phase, value in card['seconds'].items())}{memory}. "
+        f"Versions: {', '.join(f'{package} {number}' for package, number in card['versions'].items())}. "
+        f"The machine-readable card is [{CARD}]({CARD}).\n"
     )
 
 
-def ending(card: dict[str, Any]) -> str:
-    """The end of a page: data, options, time, versions."""
-    data = card["data"]
-    notes = "".join(f"- {note}\n" for note in data["notes"])
-    memory = f", peak memory {card['peak_memory_mib']} MiB" if "peak_memory_mib" in card else ""
-    return (
-        f"## Data\n\n{data['training']} photos to train on, {data['validation']} to validate on. "
-        f"Split: {data['split']}.\n\n{notes}\n"
-        f"## Training\n\n{', '.join(f'{name} {value}' for name, value in card['options'].items())}. "
-        f"{card['parameters']:,} parameters of its own.\n\n"
-        f"`{card.get('command', '')}`\n\n"
-        f"{', '.join(f'{name} {value} s' for name, value in card['seconds'].items())}{memory}. " + _last_line(card)
-    )
-
-
-def _last_line(card: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in card["versions"].items())
-    return f"Versions: {versions}. All of this, machine-readable: [{CARD}]({CARD}).\n"
-
-
-def curves(epochs: Sequence[Any], best: int, loss: str, figures: dict[str, str]) -> Figure:
-    """Losses and validation figures by epoch, the best epoch marked; `figures`: an epoch's fields with their titles."""
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    losses, right = figure.subplots(1, 2)
-    numbers = range(1, len(epochs) + 1)
-    losses.plot(numbers, [epoch.loss for epoch in epochs], label="training")
-    losses.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation")
-    losses.set(xlabel="epoch", ylabel=loss, ylim=(0, None))
-    for name, title in figures.items():
-        right.plot(numbers, [getattr(epoch, name) for epoch in epochs], label=title)
-    right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
-    for axes in (losses, right):
-        axes.legend()
-        axes.axvline(best + 1, color="0.6", linestyle=":")
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def confusion(counts: Tensor, labels: tuple[str, ...]) -> Figure:
-    """Row: true class, column: best label; shades are shares of the row, numbers are counts."""
-    matrix = counts.numpy()
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = min(3 + 0.42 * len(labels), 22)
-    figure = Figure(figsize=(side + 1, side), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    shade = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel="predicted", ylabel="true")
-    if len(labels) <= NAMED_LABELS:
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-        for row, column in zip(*matrix.nonzero(), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(shade, label="share of the true class")
-    return figure
+def shown(value: float | None) -> str:
+    """Return a figure with three digits, or a dash for None."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,137 @@
+"""Read a COCO annotation file and collect everything that is wrong with it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from foursight.models.errors import ImageError
+
+# Annotation tools often round boxes outwards.
+TOLERANCE_PX = 1.0
+
+
+class ImageEntry(BaseModel):
+    """An entry of `images`; sizes in pixels."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class Annotation(BaseModel):
+    """An entry of `annotations`; `bbox` is x, y, width, height in pixels, `segmentation` polygons or an RLE."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    iscrowd: int = 0
+    area: float | None = None
+    segmentation: Any = None
+
+
+class Category(BaseModel):
+    """An entry of `categories`."""
+
+    id: int
+    name: str
+
+
+class Content(BaseModel):
+    """The parts of the JSON that are read; other keys are ignored."""
+
+    images: list[ImageEntry]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The content of a COCO file, the folder of its images, and one line for each problem in it."""
+
+    content: Content
+    folder: Path
+    problems: tuple[str, ...]
+
+
+def find(folder: Path) -> Path | None:
+    """Return a folder's COCO file: `instances.json`, or its only JSON file. None if there is neither."""
+    if folder.is_file():
+        return folder if folder.suffix == ".json" else None
+    found = sorted(folder.glob("*.json"))
+    return next((path for path in found if path.name == "instances.json"), found[0] if len(found) == 1 else None)
+
+
+def read(path: Path) -> CocoFile:
+    """Read a COCO file; its images are in `images/` beside it, or in its own folder."""
+    folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    empty = Content(images=[], annotations=[], categories=[])
+    try:
+        content = Content.model_validate(json.loads(path.read_bytes()))
+    except ValidationError as error:
+        lines = [f"{path.name}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        return CocoFile(empty, folder, tuple(lines))
+    except ValueError as error:
+        return CocoFile(empty, folder, (f"{path.name}: not JSON: {error}",))
+    return CocoFile(content, folder, tuple(f"{path.name}: {line}" for line in _problems(content, folder)))
+
+
+def check_size(image: Image.Image, size: tuple[int, int]) -> None:
+    """Raise ImageError if a decoded image has another (width, height) than the COCO file says."""
+    if image.size != size:
+        actual, expected = (" x ".join(map(str, each)) for each in (image.size, size))
+        raise ImageError(
+            "not_an_image",
+            f"The image is {actual} pixels, the COCO file says {expected}.",
+            "Correct the COCO file.",
+        )
+
+
+def _problems(content: Content, folder: Path) -> Iterable[str]:
+    yield from _duplicates("image", (image.id for image in content.images))
+    yield from _duplicates("annotation", (annotation.id for annotation in content.annotations))
+    yield from _duplicates("category", (category.id for category in content.categories))
+    for name, count in Counter(category.name for category in content.categories).items():
+        if count > 1:
+            yield f"{count} categories have the name {name!r}"
+    for image in content.images:
+        path = folder / image.file_name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            yield f"image {image.id}: {image.file_name} is outside {folder.name}/"
+        elif not path.is_file():
+            yield f"image {image.id}: {image.file_name} does not exist"
+    images = {image.id: image for image in content.images}
+    categories = {category.id for category in content.categories}
+    for annotation in content.annotations:
+        if annotation.category_id not in categories:
+            yield f"annotation {annotation.id}: unknown category {annotation.category_id}"
+        if annotation.image_id not in images:
+            yield f"annotation {annotation.id}: unknown image {annotation.image_id}"
+            continue
+        yield from _box_problem(annotation, images[annotation.image_id])
+
+
+def _box_problem(annotation: Annotation, image: ImageEntry) -> Iterable[str]:
+    x, y, width, height = annotation.bbox
+    shown = "[" + ", ".join(f"{value:g}" for value in annotation.bbox) + "]"
+    # Not "<= 0", which is False for NaN.
+    if not (width > 0 and height > 0):
+        yield f"annotation {annotation.id}: the box {shown} of {image.file_name} has no area"
+    elif not (
+        min(x, y) >= -TOLERANCE_PX
+        and x + width <= image.width + TOLERANCE_PX
+        and y + height <= image.height + TOLERANCE_PX
+    ):
+        size = f"{image.width} x {image.height}"
+        yield f"annotation {annotation.id}: the box {shown} is outside {image.file_name} ({size})"
+
+
+def _duplicates(kind: str, ids: Iterable[int]) -> Iterable[str]:
+    return (f"{kind} id {number} occurs {count} times" for number, count in Counter(ids).items() if count > 1)

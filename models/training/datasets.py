@@ -1,0 +1,46 @@
+"""What the two kinds of data sets share: the split into training and validation, file digests, and their errors."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from foursight.models.errors import DataError
+
+TRAINING_NAMES, VALIDATION_NAMES = ("train", "training"), ("val", "valid", "validation")
+# Without a given split, 1 of VALIDATION_PART files is for validation.
+VALIDATION_PART = 5
+
+
+def split_folders(data: Path) -> tuple[Path, Path] | None:
+    """Return the folders `train` and `val` of a data set that is already split, else None."""
+    training, validation = (
+        next((data / name for name in names if (data / name).is_dir()), None)
+        for names in (TRAINING_NAMES, VALIDATION_NAMES)
+    )
+    return None if training is None or validation is None else (training, validation)
+
+
+def validation_split(digests: Iterable[str], seed: int) -> frozenset[str]:
+    """Return the digests of the files for validation: a fifth, but one of two to four files, and none of one.
+
+    They are the first in the order of the SHA-256 of seed and digest, so copies of a file are on the same side.
+    """
+    order = sorted(set(digests), key=lambda digest: hashlib.sha256(f"{seed} {digest}".encode()).hexdigest())
+    return frozenset(order[: max(1, len(order) // VALIDATION_PART) if len(order) > 1 else 0])
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bad_data(problems: tuple[str, ...]) -> DataError:
+    """Return the error for a data set with these problems."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return DataError("bad_data", f"The data cannot be used for training: {count}.", "Nothing was written.", problems)
+
+
+def unreadable_line(path: Path, error: Exception) -> str:
+    """Return the problem line for an image that cannot be decoded."""
+    return f"{path.parent.name}/{path.name}: {getattr(error, 'detail', error)}"

@@ -1,0 +1,1 @@
+"""Fine-tuned models in a running server: loaded, replaced and removed without a restart."""

@@ -1,0 +1,74 @@
+"""A worker's part: it loads and removes fine-tuned models as the list of served models says, while it answers."""
+
+import logging
+import threading
+from pathlib import Path
+
+from foursight.models.catalogue import SupportsFineTuned, Task
+from foursight.models.errors import ModelError, StoreError
+from foursight.models.results import Card
+from foursight.serving.finetuned import served_models
+from foursight.serving.finetuned.served_models import Entry
+from foursight.serving.settings import Settings
+
+logger = logging.getLogger("ray.serve")
+
+
+class ModelLoader:
+    """The fine-tuned models of one worker's task."""
+
+    def __init__(self, task_name: str, task: Task, settings: Settings) -> None:
+        self._task_name = task_name
+        self._task = task
+        self._settings = settings
+        self._entries: dict[str, Entry] = {}
+        self._rejected: dict[str, tuple[Entry, ModelError]] = {}
+        self._lock = threading.Lock()
+
+    def sync(self) -> dict[str, tuple[str, str, str]]:
+        """Load and remove models until they match the list; return the rejected ones as {name: (code, detail, hint)}.
+
+        If a new version is rejected, the old one keeps serving.
+        """
+        with self._lock:
+            listed = served_models.read(self._settings)
+            wanted = {name: entry for name, entry in listed.items() if entry.task == self._task_name}
+            for name in self._entries.keys() - wanted.keys():
+                self._host().remove(name)
+                del self._entries[name]
+            rejected = {}
+            for name, entry in wanted.items():
+                if self._entries.get(name) == entry:
+                    continue
+                before = self._rejected.get(name)
+                error = before[1] if before and before[0] == entry else self._install(name, entry)
+                if error is not None:
+                    rejected[name] = (entry, error)
+            self._rejected = rejected
+            return {name: (error.code, error.detail, error.hint) for name, (_, error) in rejected.items()}
+
+    def cards(self) -> list[Card]:
+        """Return the cards of the models that are served."""
+        return self._task.finetuned_cards() if isinstance(self._task, SupportsFineTuned) else []
+
+    def entry(self, name: str) -> Entry | None:
+        """Return the entry of a model that is served."""
+        return self._entries.get(name)
+
+    def _install(self, name: str, entry: Entry) -> ModelError | None:
+        try:
+            self._host().install(name, Path(entry.folder))
+        except ModelError as error:
+            logger.warning("%s", error)
+            return error
+        self._entries[name] = entry
+        return None
+
+    def _host(self) -> SupportsFineTuned:
+        if not isinstance(self._task, SupportsFineTuned):
+            raise StoreError(
+                "model_mismatch",
+                f"The task {self._task_name} does not support fine-tuned models.",
+                "Choose a model for another task.",
+            )
+        return self._task

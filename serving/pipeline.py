@@ -1,0 +1,174 @@
+"""The steps from an image to its answer. The event loop only passes work on: it never decodes and never computes.
+
+    image --> [thread pool: decode] --> [queue] --> [compute thread: predict] --> [thread pool: encode] --> answer
+
+The pool decodes images as they arrive, while the batch before them is in the compute thread.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from foursight.models import image as images
+from foursight.models.catalogue import Task
+from foursight.models.engines import environment
+from foursight.models.tasks.variants import ResolvedRequest
+from foursight.schema import Answer
+from foursight.serving import encoding
+from foursight.serving.batching import Batcher, Timing
+from foursight.serving.encoding import Format
+
+Value = TypeVar("Value")
+Content = TypeVar("Content")
+Pixels = NDArray[np.uint8]
+Request = ResolvedRequest[Any, Any]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that waits for the network.
+
+    `prepared` is the network's input and `size` the (width, height) of the original. The original itself is kept, as
+    `canvas`, only if the answer is drawn on it.
+    """
+
+    prepared: Any
+    size: tuple[int, int]
+    canvas: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the network returned for an image, and what encoding needs besides."""
+
+    output: Any
+    request: Request
+    size: tuple[int, int]
+    canvas: Image.Image | None
+
+
+@dataclass(frozen=True)
+class TimedAnswer(Generic[Content]):
+    """The answer for one image, as an object or as the bytes to send, and where the time went."""
+
+    content: Content
+    decode_s: float
+    timing: Timing
+
+
+class ImageSource(Protocol):
+    """An image on its way in. `decode` consumes it, so that encoded bytes or pixels are not held while it waits."""
+
+    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
+        """Decode and prepare the image; `keep` keeps it to be drawn on. Raises ImageError."""
+
+
+class EncodedImage:
+    """An uploaded image: the bytes of a JPEG, PNG, ..."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the bytes."""
+        return hashlib.sha256(self._content).digest()
+
+    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
+        """Decode and prepare the image; without `keep`, a large JPEG is decoded at a reduced size."""
+        content = self._content
+        self.discard()
+        if keep:
+            image = images.decode(content, max_pixels)
+            return Decoded(task.prepare(image), image.size, image)
+        image, size = images.decode_for(content, task.short_side, max_pixels)
+        return Decoded(task.prepare(image, size), size)
+
+    def discard(self) -> None:
+        """Release the bytes."""
+        self._content = b""
+
+
+class PixelImage:
+    """A decoded image: uint8 [H, W, 3]."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = [pixels]
+
+    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
+        """Prepare the image."""
+        image = Image.fromarray(self._pixels.pop())
+        return Decoded(task.prepare(image), image.size, image if keep else None)
+
+
+class Pipeline:
+    """Runs images through a task; `batcher` computes."""
+
+    def __init__(self, task: Task, max_pixels: int, batcher: Batcher[Any, Any]) -> None:
+        self._task = task
+        self._max_pixels = max_pixels
+        self._batcher = batcher
+        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="image")
+
+    async def answer(self, image: ImageSource, request: Request) -> TimedAnswer[Answer]:
+        """Return the answer for one image as an object.
+
+        Raises ImageError, and BatcherFailed if nothing is computed any more.
+        """
+        return await self._run(image, request, self._to_answer)
+
+    async def render(self, image: ImageSource, request: Request, media_type: Format) -> TimedAnswer[bytes]:
+        """Return the answer for one image as JSON, or drawn on the image. Raises as `answer` does."""
+        if media_type == "application/json":
+            return await self._run(image, request, self._to_json)
+        return await self._run(image, request, partial(self._to_picture, media_type), keep=True)
+
+    def close(self) -> None:
+        """End the threads of the pool; work in its queue is cancelled."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _run(
+        self, image: ImageSource, request: Request, encode: Callable[[Predicted], Content], keep: bool = False
+    ) -> TimedAnswer[Content]:
+        start = perf_counter()
+        decoded = await self._in_pool(partial(image.decode, self._task, self._max_pixels, keep))
+        decode_s = perf_counter() - start
+        output, timing = await self._batcher.submit((decoded.prepared, request))
+        predicted = Predicted(output, request, decoded.size, decoded.canvas)
+        content = await self._in_pool(partial(encode, predicted))
+        return TimedAnswer(content, decode_s, timing)
+
+    def _to_answer(self, predicted: Predicted) -> Answer:
+        predictions = self._task.finish(predicted.output, predicted.request)
+        mask_format = "rle" if predicted.canvas else getattr(predicted.request.options, "mask_format", "none")
+        return encoding.to_answer(predicted.request.model.card.name, predicted.size, predictions, mask_format)
+
+    def _to_json(self, predicted: Predicted) -> bytes:
+        return encoding.to_json(self._to_answer(predicted))
+
+    def _to_picture(self, media_type: Format, predicted: Predicted) -> bytes:
+        assert predicted.canvas is not None
+        return encoding.to_picture(predicted.canvas, self._to_answer(predicted), media_type)
+
+    async def _in_pool(self, work: Callable[[], Value]) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+async def run_all(work: Iterable[Coroutine[Any, Any, Value]]) -> list[Value]:
+    """Run coroutines side by side. Before an error is raised, the others are cancelled and have ended."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,72 @@
+"""What is checked before anything is started, so that a wrong setting ends the start at once with one line."""
+
+import errno
+import socket
+from urllib.request import urlopen
+
+from foursight.models import catalogue
+from foursight.models.errors import ModelError
+from foursight.serving.finetuned import served_models
+from foursight.serving.settings import Settings
+
+
+class LaunchError(Exception):
+    """The server cannot start; the message is one line for a person."""
+
+
+def check(settings: Settings) -> None:
+    """Raise LaunchError if the port, the precision, the weights or a model cannot be used; downloads weights."""
+    _check_port(settings)
+    try:
+        _check_precision(settings)
+        _fetch_weights(settings)
+        for name in settings.models:
+            served_models.inspect(settings, name)
+    except ModelError as error:
+        raise LaunchError(str(error)) from None
+
+
+def address(settings: Settings) -> str:
+    """Return the server's URL on this machine."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _check_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            if error.errno != errno.EADDRINUSE:
+                raise LaunchError(f"Cannot listen on {where}: {error.strerror}.") from None
+            owner = "A Foursight server" if _is_foursight(address(settings)) else "Another program"
+            raise LaunchError(
+                f"{owner} already listens on {where}. Stop it, or choose another port with --port."
+            ) from None
+
+
+def _is_foursight(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/openapi.json", timeout=2) as response:
+            return b'"Foursight"' in response.read()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_precision(settings: Settings) -> None:
+    if settings.device == "cuda" and settings.precision != "float32":
+        raise LaunchError(
+            f"--precision {settings.precision} is for CPUs; on a GPU, networks always run in float16. "
+            "Remove --precision, or use --device cpu."
+        )
+    settings.precision_config.require()
+
+
+def _fetch_weights(settings: Settings) -> None:
+    """Download the standard profile's weights here, once, and not in all workers at the same time."""
+    if settings.profile == "standard":
+        for task in settings.tasks:
+            catalogue.fetch(task)

@@ -1,0 +1,74 @@
+"""The RAY_* variables of a server, and the private arguments of ray.init.
+
+Ray and Serve read most variables when they are imported, so they are set before.
+"""
+
+import sys
+from pathlib import Path
+
+from foursight.serving.ray_internals import loopback
+
+# The longest that a worker may take to answer a request.
+SERVER_TIMEOUT_S = 120
+
+
+def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int) -> dict[str, str]:
+    """Return the variables of a server that listens on `host` and keeps its files in `folder`."""
+    return {
+        **loopback.environment(host),
+        **_haproxy_variables(folder, haproxy_threads),
+        # Ray's default for a new local cluster; pinned, because "disabled" in the caller's environment would win.
+        "RAY_AUTH_MODE": "token",
+        # Ray's workers have a niceness of 15 by default. Here they are the machine's main work.
+        "RAY_worker_niceness": "0",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        # How long a replica that is told to stop still answers, for the sake of remote load balancers (default 30 s).
+        # HAProxy is on this machine and is told first.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray checks on a cluster ten times a second. On one machine, without autoscaling, these intervals are enough;
+        # they halve the CPU time of an idle server.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+        "RAY_raylet_report_resources_period_milliseconds": "1000",
+        "RAY_memory_monitor_refresh_ms": "1000",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_enable_metrics_collection": "0",
+        "RAY_event_stats": "0",
+    }
+
+
+def init_arguments(host: str, folder: Path) -> dict[str, str | None]:
+    """Return the private arguments of ray.init: Ray's address, and the folder for its sockets and logs."""
+    return {
+        "_node_ip_address": "127.0.0.1" if loopback.is_loopback(host) else None,
+        "_temp_dir": str(folder / "ray"),
+    }
+
+
+def haproxy_program() -> Path:
+    """Return the path of serving/haproxy.py as an installed program, which Serve starts in HAProxy's place."""
+    return Path(sys.prefix) / "bin" / "foursight-haproxy"
+
+
+def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
+    # Serve appends /<node id, 56 characters>/admin.sock.<pid>.tmp to the folder, and the path of a socket has at most
+    # 107 characters.
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # gRPC between deployments, and no thread of its own for the router.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy_program()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(SERVER_TIMEOUT_S),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
+        # The first failed connection takes a worker out of rotation; the periodic check only brings it back.
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+    }

@@ -1,0 +1,34 @@
+"""Keeping Ray's own ports on loopback when the server listens on loopback.
+
+Ray 2.60 binds its ports to the node's address, if that is 127.0.0.1. On Linux it replaces 127.0.0.1 by the machine's
+address unless clusters are switched off. One port ignores the address: the gRPC server of a replica, for calls between
+deployments, binds all interfaces (ray/serve/_private/replica.py).
+"""
+
+import ipaddress
+import os
+
+CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` cannot be reached from other machines."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def environment(host: str) -> dict[str, str]:
+    """Return the variables to set before ray is imported, for a server that listens on `host`."""
+    return {CLUSTER_SWITCH: "0"} if is_loopback(host) else {}
+
+
+def bind_replica() -> None:
+    """Bind the gRPC server of this replica to loopback, if the server is on loopback. For a replica's constructor."""
+    if os.environ.get(CLUSTER_SWITCH) != "0":
+        return
+    from ray.serve._private import replica  # noqa: PLC0415
+
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
