@@ -13,7 +13,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    check style and types"
 	@echo "make load    put two minutes of load on the running server, with a report in load-report/"
-	@echo "make peers   measure other servers beside ours, and write docs/performance.md: three hours"
+	@echo "make peers   measure other servers beside ours, and write docs/measurements/performance.md: three hours"
 
 run: $(VENV)/installed-server
 	@$(BIN)/foursight serve

@@ -1,4 +1,4 @@
-"""Measure where the time of a request goes and how it grows, and write docs/performance.md.
+"""Measure where the time of a request goes and how it grows, and write docs/measurements/performance.md.
 
     python -m loadtests.performance steps sizes objects connections batches     # about 13 minutes
     python -m loadtests.performance page

@@ -1,4 +1,4 @@
-"""Plots of docs/performance.md."""
+"""Plots of docs/measurements/performance.md."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -21,9 +21,13 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from foursight.clients.cli.app import main
 from foursight.clients.sdk import async_client, client
+from foursight.serving.errors import CODES
+from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.settings import Settings
 from tests.photos import encoded, photo
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +139,35 @@ def test_the_command_lines_of_a_page_run(
             pattern = ".*".join(map(re.escape, re.split(r"^⋮\n", shown, flags=re.MULTILINE)))
             assert re.fullmatch(pattern, out, re.DOTALL), (line, out)
         assert [path for path in WRITES.findall(line) if not Path(path).exists()] == []
+
+
+def table(page: str, column: int) -> list[str]:
+    """The code words in a column of the tables of a page."""
+    rows = re.findall(r"^\| `.*\|$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    return [row.split(" | ")[column].strip("|` ") for row in rows]
+
+
+def test_the_page_of_settings_names_every_setting() -> None:
+    assert table("reference/settings.md", 1) == [f"FOURSIGHT_{name.upper()}" for name in Settings.model_fields]
+    assert table("reference/settings.md", 3) == [field.description for field in Settings.model_fields.values()]
+
+
+def test_the_page_of_the_http_api_names_every_error_code() -> None:
+    rows = list(zip(table("reference/http.md", 0), table("reference/http.md", 1), strict=True))
+    assert rows[-len(CODES) :] == [(code, str(error.status)) for code, error in CODES.items()]
+
+
+def test_the_page_on_metrics_names_every_metric() -> None:
+    families = text_string_to_metric_families(WorkerMetrics("detect", "1").page())
+    assert {name.removesuffix("_total") for name in table("guides/observe.md", 0) if name.startswith("foursight_")} == {
+        family.name for family in families if not family.name.endswith("_created")
+    }
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

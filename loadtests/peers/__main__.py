@@ -6,7 +6,7 @@
 
 Servers are started together and measured in turn, one at a time; the processes of the others are stopped meanwhile.
 Each must first answer as the model in this process does. Rows are added to the file --out, from which `python -m
-loadtests.performance page` makes docs/performance.md.
+loadtests.performance page` makes docs/measurements/performance.md.
 """
 
 import argparse
