@@ -1,4 +1,4 @@
-"""The sections of docs/measurements/performance.md on what a request costs, from the rows of `loadtests.performance`."""
+"""The sections of docs/measurements/performance.md on what a request costs: the rows of loadtests.performance."""
 
 import statistics
 from collections.abc import Callable, Iterable
