@@ -275,6 +275,8 @@ def test_when_analyses_are_too_many_they_are_refused_and_the_tasks_are_not(clien
         refused.endheaders()
         response = refused.getresponse()
         assert (response.status, json.loads(response.read())["code"]) == (503, "overloaded")
+        # The time that as many analyses took before.
+        assert int(response.headers["Retry-After"]) > 1
         assert client.post("/v1/classify", content=ASTRONAUT).status_code == 200
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from foursight.serving.batching import Batcher
+from foursight.serving.batching import Batcher, BatcherFailed
 
 PATIENCE_S = 30
 
@@ -215,4 +215,69 @@ def test_a_wrong_number_of_results_is_an_error_for_all_and_the_thread_goes_on() 
         assert (await batcher.submit(7))[0] == 7
 
     run(scenario)
+    batcher.close()
+
+
+class DeviceLost(RuntimeError):
+    pass
+
+
+def test_after_a_fatal_error_all_that_wait_fail_and_the_batcher_is_dead() -> None:
+    compute = Compute()
+
+    def lose_the_device(items: list[int]) -> list[int]:
+        compute(items)
+        raise DeviceLost
+
+    batcher: Batcher[int, int] = Batcher(lose_the_device, 2, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, 2, 3])
+        tasks[3].cancel()
+        await asyncio.sleep(0)
+        compute.gate.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(end) for end in ends] == [BatcherFailed] * 3 + [asyncio.CancelledError]
+        assert not batcher.alive
+        with pytest.raises(BatcherFailed):
+            await batcher.submit(4)
+
+    run(scenario)
+    batcher.close()
+    assert compute.batches == [[0]]
+
+
+def test_a_fatal_error_while_items_are_tried_alone_fails_those_that_are_left() -> None:
+    compute = Compute()
+
+    def fail(items: list[int]) -> list[int]:
+        if len(items) == 1 and items[0] > 0:
+            raise DeviceLost
+        return compute(items)
+
+    batcher: Batcher[int, int] = Batcher(fail, 3, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [-1, 2, 3])
+        compute.gate.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(end) for end in ends] == [tuple, ValueError, BatcherFailed, BatcherFailed]
+
+    run(scenario)
+    batcher.close()
+    assert not batcher.alive
+
+
+def test_an_error_that_is_not_fatal_leaves_the_batcher_alive() -> None:
+    compute = Compute()
+    compute.gate.set()
+    batcher: Batcher[int, int] = Batcher(compute, 2, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match="negative"):
+            await batcher.submit(-1)
+        assert (await batcher.submit(1))[0] == 10
+
+    run(scenario)
+    assert batcher.alive
     batcher.close()
