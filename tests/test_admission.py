@@ -58,5 +58,15 @@ def test_the_first_measurement_is_the_estimate_and_later_ones_move_it() -> None:
         assert refused(admission, 5).headers == {"Retry-After": "24"}
 
 
+def test_an_assumed_estimate_holds_until_the_first_measurement() -> None:
+    admission = control()
+    admission.assume(30)
+    with admission.reserve(1):
+        assert refused(admission, 2).headers == {"Retry-After": "30"}
+        admission.observe(1)
+        with admission.reserve(2):
+            pass
+
+
 def test_the_wait_is_bounded_below_the_time_after_which_haproxy_gives_up() -> None:
     assert MAX_WAIT_S < SERVER_TIMEOUT_S

@@ -1,5 +1,8 @@
 """Content negotiation by the Accept header, and options from the query string."""
 
+import subprocess
+import sys
+
 import pytest
 
 from foursight.models.errors import OptionError
@@ -79,6 +82,13 @@ def test_an_accept_header_that_rules_out_every_format_is_refused_with_the_availa
 def test_a_query_gives_the_options(query: str, kind: type[Options], expected: dict[str, object]) -> None:
     options = parse_options(query, kind)
     assert {name: getattr(options, name) for name in expected} == expected
+
+
+def test_options_are_read_and_answers_encoded_without_a_web_framework() -> None:
+    """As the CLI does for its local predictions."""
+    code = "import sys; sys.modules |= dict.fromkeys(('starlette', 'ray')); "
+    imports = "import foursight.serving.encoding, foursight.serving.query, foursight.serving.errors"
+    subprocess.run([sys.executable, "-c", code + imports], check=True)
 
 
 @pytest.mark.parametrize(
