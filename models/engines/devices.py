@@ -23,17 +23,6 @@ def resolve(device: str) -> torch.device:
     return torch.device(device)
 
 
-def is_fatal_device_error(error: BaseException) -> bool:
-    """Whether a GPU is lost to this process: after such an error, every CUDA call fails until the process ends.
-
-    Running out of memory is not fatal.
-    """
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text:
-        return False
-    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in text)
-
-
 def move_to(network: nn.Module, device: torch.device) -> None:
     """Move a network to a device, in eval mode, its weights in channels-last (NHWC) order.
 
