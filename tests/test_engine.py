@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from foursight.models import load
 from foursight.models.engines import cache as engine_cache
-from foursight.models.engines import engine, lazy_pyramid, rcnn
+from foursight.models.engines import engine, rcnn
+from foursight.models.networks import lazy_pyramid
 from tests.photos import photo
 
 CPU = torch.device("cpu")

@@ -24,7 +24,8 @@ from foursight.models.finetuned import detector, networks, store
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.inspection import summary
 from foursight.models.inspection.geometry import Window, same_padding
-from foursight.models.inspection.layers import Layer, Watched, record
+from foursight.models.inspection.layer import Layer
+from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0
 from foursight.models.networks.rcnn_tiny import trained_state
 from foursight.schema import LayerTable, Problem
@@ -46,8 +47,8 @@ NETWORKS = [
 
 
 def layers_of(network: nn.Module, height: int, width: int) -> list[Layer]:
-    def parts(watched: nn.Module, pixels: Tensor) -> Iterator[Watched]:
-        yield Watched(lambda: watched(pixels))
+    def parts(watched: nn.Module, pixels: Tensor) -> Iterator[Part]:
+        yield Part(lambda: watched(pixels))
 
     return record(network, (height, width), parts)
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 
-from foursight.models.engines import lazy_pyramid
-from foursight.models.engines.lazy_pyramid import LazyLevel
+from foursight.models.engines import rcnn
+from foursight.models.networks import lazy_pyramid
 from foursight.models.networks import roi_align as pooling
+from foursight.models.networks.lazy_pyramid import LazyLevel
 
 HEIGHT, WIDTH = 24, 40
 
@@ -35,7 +36,7 @@ class Pyramid:
 
     def smoothed(self) -> LazyLevel:
         tiles = lazy_pyramid.WinogradTiles(self.network.inner_blocks[0], self.network.layer_blocks[0])
-        run = lazy_pyramid.compile(tiles, torch.device("cpu"))
+        run = rcnn.compile_tiles(tiles, torch.device("cpu"))
         return LazyLevel(self.fine, self.above, run)
 
 

@@ -204,7 +204,7 @@ def test_a_worker_that_starts_later_serves_the_listed_models(hosting: tuple[Clas
 
 @pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="no name for a model"):
+    with pytest.raises(ModelError, match="Invalid model name"):
         served_models.inspect(Settings(models_dir=tmp_path, port=1), name)
 
 

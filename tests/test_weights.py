@@ -99,7 +99,7 @@ def test_without_a_network_the_error_says_which_file_is_missing_and_what_helps(c
         weights.fetch(published(f"{gone}/net-0123abcd.pth"))
     assert caught.value.code == "weights_unavailable"
     message = str(caught.value)
-    for part in ("net-0123abcd.pth", "98 MB", gone, str(cache), "--profile tiny"):
+    for part in ("net-0123abcd.pth", "98 MB", gone, str(cache), "the tiny profile"):
         assert part in message
     assert list(cache.iterdir()) == []
 

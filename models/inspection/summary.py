@@ -15,7 +15,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.finetuned.networks import Labelled
-from foursight.models.inspection.layers import Layer, Pair, Watched, record
+from foursight.models.inspection.layer import Layer, Pair
+from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny
 from foursight.models.networks.cam import ActivationMaps
 from foursight.models.results import Profile
@@ -107,31 +108,31 @@ def _padded(network: GeneralizedRCNN, size: Pair) -> Pair:
     return height, width
 
 
-def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+def parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
     elif isinstance(network, localizer.Localizer | ActivationMaps | Labelled | TunedNetwork):
-        yield Watched(lambda: network(pixels))
+        yield Part(lambda: network(pixels))
     else:
-        yield Watched(lambda: network.classify(network.features(pixels).mean((2, 3))))
+        yield Part(lambda: network.classify(network.features(pixels).mean((2, 3))))
 
 
-def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
+def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     """R-CNN without what it decides: the heads see one region, the whole photo, as if it were proposed and found."""
     rpn, heads = network.rpn, network.roi_heads
     size = (pixels.shape[2], pixels.shape[3])
     region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
     features: dict[str, Tensor] = {}
-    yield Watched(lambda: features.update(network.backbone(pixels)))
+    yield Part(lambda: features.update(network.backbone(pixels)))
     refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
     proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
     # A proposal that is refined goes through the box head twice.
     times = rpn.post_nms_top_n() * (2 if refines else 1)
-    yield Watched(lambda: rpn.head([features[level] for level in proposing]))
-    yield Watched(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
+    yield Part(lambda: rpn.head([features[level] for level in proposing]))
+    yield Part(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
     if heads.has_mask():
-        yield Watched(
+        yield Part(
             lambda: heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, region, [size]))),
             heads.detections_per_img,
         )

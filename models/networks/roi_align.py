@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foursight.models.engines.lazy_pyramid import LazyLevel
+from foursight.models.networks.lazy_pyramid import LazyLevel
 
 Align = Callable[[Any, Tensor, int, float, int, bool], Tensor]
 
