@@ -34,6 +34,7 @@ from foursight import (
     UnreadableImage,
 )
 from foursight.clients.sdk import async_client, client, protocol
+from foursight.clients.sdk.responses import retry_delay
 from foursight.schema import Problem
 from tests import twins
 from tests.conftest import free_port
@@ -188,13 +189,13 @@ def test_retry_after_is_a_number_or_a_date_and_too_long_is_not_waited_for(pauses
 
 def test_the_pause_grows_is_left_to_chance_and_is_bounded() -> None:
     error = CannotConnect("no")
-    waits = [[protocol.retry_delay(error, attempt, 99) for _ in range(200)] for attempt in range(12)]
+    waits = [[retry_delay(error, attempt, 99) for _ in range(200)] for attempt in range(12)]
     for attempt, found in enumerate(waits):
         longest = min(8.0, 0.25 * 2**attempt)
         assert longest / 2 <= min(found) < 0.6 * longest
         assert 0.9 * longest < max(found) <= longest
     for hopeless in (TimedOut("no"), Rejected(problem(400)), ServerError(problem(500)), UnreadableImage("no")):
-        assert protocol.retry_delay(hopeless, 0, 99) is None
+        assert retry_delay(hopeless, 0, 99) is None
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
@@ -230,7 +231,7 @@ def test_an_image_that_cannot_be_read_is_said_and_nothing_is_sent(kind: str, ima
 
 @pytest.mark.parametrize("kind", twins.KINDS)
 def test_a_fetched_photo_is_limited_and_follows_redirects(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MAX_FETCH_BYTES", 1000)
+    monkeypatch.setattr(protocol, "MAX_DOWNLOAD_BYTES", 1000)
     pages = {
         "/good": Reply(PHOTO),
         "/moved": Reply(b"", 302, {"Location": "/good"}),
@@ -309,7 +310,7 @@ def test_all_results_kept_do_not_keep_the_photos(kind: str) -> None:
     assert len(results) == 100
     # 100 photos are 40 MB; under way at a time are 8, each of them here, in the socket's buffers and at the server.
     assert peak < 20_000_000
-    with pytest.raises(ValueError, match=r"result\.draw\(photo\)"):
+    with pytest.raises(ValueError, match=r"result\.draw\(image\)"):
         results[0].draw()
     assert results[0].draw(Image.new("RGB", (8, 6))).size == (8, 6)
     with pytest.raises(UnreadableImage, match="9 x 6"):
@@ -365,6 +366,20 @@ def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind
     assert large.draw().size == (80, 60)
 
 
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_a_task_beyond_the_built_in_ones_is_run_by_its_name_with_its_own_options(kind: str) -> None:
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
+        options = {"count": 3, "names": ["red", "blue"], "rounded": True, "unit": 0.5, "model": None}
+        assert asking.run("colours", PHOTO, **options).predictions[0].label == "cat"
+        (result,) = asking.run_many("colours", [Image.new("RGB", (80, 60))], max_side=8, **options)
+        asking.run("a/b", PHOTO)
+    assert result.predictions[0].box == (10, 20, 50, 60)
+    first, second, third = server.asked
+    assert first.path == second.path == "/v1/colours"
+    assert first.query == second.query == {"count": "3", "names": "red,blue", "rounded": "true", "unit": "0.5"}
+    assert third.path == "/v1/a%2Fb"
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", ""])
 @pytest.mark.parametrize("kind", twins.KINDS)
 def test_an_address_that_is_none_is_said(kind: str, url: str) -> None:
@@ -372,11 +387,15 @@ def test_an_address_that_is_none_is_said(kind: str, url: str) -> None:
         twins.make(kind, url)
 
 
+HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "typer", "pandas", "supervision"}
+
+
 @pytest.mark.parametrize(
     ("statement", "foreign"),
     [
         ("import foursight", {"ray", "torch", "typer", "rich", "httpx", "numpy"}),
-        ("from foursight import *", {"ray", "torch", "torchvision", "typer", "fastapi", "pandas", "supervision"}),
+        ("from foursight import *", HEAVY),
+        ("import foursight.clients.sdk", HEAVY),
     ],
 )
 def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> None:
@@ -389,7 +408,7 @@ def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> 
 def test_a_package_that_is_an_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     result = Result.model_validate({"model": "stub", "image": {"width": 1, "height": 1}, "predictions": []})
-    with pytest.raises(ModuleNotFoundError, match=rf"{package} is not installed: pip install 'foursight\[{package}\]'"):
+    with pytest.raises(ModuleNotFoundError, match=f"{package} is not installed: pip install {package}"):
         getattr(result, f"to_{package}")()
 
 

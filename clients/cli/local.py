@@ -10,7 +10,7 @@ from PIL import Image
 
 from foursight.clients.cli.extras import server_packages
 from foursight.clients.cli.server import FAILED
-from foursight.clients.sdk.errors import refused
+from foursight.clients.sdk.errors import to_api_error
 from foursight.clients.sdk.images import ImageInput, load
 from foursight.clients.sdk.many import Failed, in_order
 from foursight.clients.sdk.rescale import rescale
@@ -33,13 +33,13 @@ def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> M
         size = upload.size or picture.size
         results = {name: rescale(answer(picture), size) for name, answer in answers.items()}
         analysis = Analysis(image=ImageSize(width=size[0], height=size[1]), tasks=dict(results))
-        analysis._photo = upload.photo
+        analysis._original = upload.original
         return analysis
 
     def ask(image: ImageInput) -> Result:
         analysis = ask_all(image)
         result = analysis[task]
-        result._photo = analysis._photo
+        result._original = analysis._original
         return result
 
     if task == "analyze":
@@ -99,4 +99,4 @@ def _decode(content: bytes) -> Image.Image:
     try:
         return models.decode(content)
     except models.ImageError as error:
-        raise refused(problem(error.code, error.detail, error.hint)) from error
+        raise to_api_error(problem(error.code, error.detail, error.hint)) from error

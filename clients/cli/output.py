@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foursight.clients.sdk.errors import FoursightError, Refused
+from foursight.clients.sdk.errors import ApiError, FoursightError
 from foursight.clients.sdk.many import Failed
 from foursight.clients.sdk.results import Analysis, Prediction, Result
 
@@ -134,7 +134,7 @@ def _best(labels: Sequence[Prediction]) -> str:
 
 def _to_json(error: FoursightError) -> dict[str, Any]:
     """An error as the problem details that the server told, or in their manner."""
-    if isinstance(error, Refused):
+    if isinstance(error, ApiError):
         told = error.problem.model_dump()
     else:
         told = {"title": type(error).__name__, "detail": error.message}
