@@ -4,8 +4,8 @@ import pytest
 
 from foursight.serving.admission import MAX_WAIT_S, AdmissionControl
 from foursight.serving.errors import ApiError
-from foursight.serving.haproxy import SERVER_TIMEOUT_S
 from foursight.serving.metrics import RequestMetrics
+from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 
 
 def control(capacity: int = 72, max_wait_s: float = 60) -> AdmissionControl:
