@@ -23,7 +23,7 @@ from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned import store
 from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
-from foursight.models.tasks import instances, localize
+from foursight.models.tasks import instances, localize, rcnn_forward
 from foursight.models.training import detection_data, jobs, tiny_detector
 from foursight.models.training.detection_data import DetectionDataset
 from foursight.models.training.loop import Progress
@@ -190,8 +190,8 @@ def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
 
 
 def answer(
-    task: instances.Rcnn, image: Image.Image, request: instances.Request
-) -> tuple[instances.RawDetections, instances.Request]:
+    task: instances.Rcnn, image: Image.Image, request: rcnn_forward.Request
+) -> tuple[rcnn_forward.RawDetections, rcnn_forward.Request]:
     (output,) = task.predict([(task.prepare(image), request)])
     return output, request
 
