@@ -201,10 +201,10 @@ def test_models_of_another_task_network_or_shape_are_refused(
 ) -> None:
     spec = json.loads((written / store.SPEC).read_text())
     for change, code, said in (
-        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"task": "detect"}, "model_mismatch", "it is for detect"),
         ({"labels": ["one"]}, "model_mismatch", "size mismatch"),
         ({"head": spec["head"] | {"trunk": "0" * 64}}, "model_mismatch", "another detector"),
-        ({"head": {"own": "all"}}, "model_mismatch", "not those that model.json describes"),
+        ({"head": {"own": "all"}}, "model_mismatch", "do not match model.json"),
         ({"backbone": spec["backbone"] | {"sha256": "0" * 64}}, "model_mismatch", "backbone"),
         ({"sha256": "0" * 64}, "model_corrupt", "SHA-256"),
     ):
