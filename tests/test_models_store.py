@@ -162,7 +162,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
     [
         ({"format": 2}, "model_corrupt", "format"),
         ({"labels": []}, "model_corrupt", "labels"),
-        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"task": "detect"}, "model_mismatch", "it is for detect"),
         ({"backbone": {"name": "resnet50", "sha256": "0" * 64, "frozen": 5}}, "model_mismatch", "resnet50"),
         ({"head": {"pool": "median"}}, "model_mismatch", "pool"),
         ({"labels": ["one", "two"]}, "model_mismatch", "size mismatch"),

@@ -63,6 +63,7 @@ def explain(
             found = find(loaded, image, label, layer, maps, tuned.name if tuned else None)
         draw_explanation(image, found, name).save(out, quality=90)
     except (ModelError, OSError) as error:
-        print(f"foursight explain: {error}", file=sys.stderr)
+        listed = " `foursight describe` lists all layers." if getattr(error, "option", None) == "layer" else ""
+        print(f"foursight explain: {error}{listed}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{found.label} {100 * found.score:.1f} %: {out}")
