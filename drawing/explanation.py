@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from foursight.drawing import palette
-from foursight.drawing.text import Lettering, one_line
+from foursight.drawing.text import TextStyle, one_line
 
 if TYPE_CHECKING:
     from foursight.models.inspection.explain import Explanation
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WIDTH = 1240
 _MARGIN, _GAP = 28, 16
 _PAPER, _INK, _GREY = (255, 255, 255), (22, 24, 29), (104, 110, 122)
-_TITLE, _TEXT, _SMALL = Lettering(34), Lettering(19), Lettering(15)
+_TITLE, _TEXT, _SMALL = TextStyle(34), TextStyle(19), TextStyle(15)
 _COLUMNS = 6
 _BAR = 14
 # The photo shows through where there is no evidence, and is still seen where there is most.

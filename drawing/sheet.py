@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from PIL import Image
 
 from foursight.drawing.palette import WHITE
-from foursight.drawing.text import Lettering, one_line
+from foursight.drawing.text import TextStyle, one_line
 
 _GROUND = (16, 18, 23)
 _TILE = (480, 300)  # width and height in pixels that a picture is fitted into
 _GAP = 12
 _COLUMNS = 4
-_TEXT = Lettering(16)
+_TEXT = TextStyle(16)
 
 
 def contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:

@@ -11,8 +11,8 @@ from skimage import draw as shapes
 
 from foursight.drawing import palette
 from foursight.drawing.draw import draw
-from foursight.drawing.layout import Place, Rect, Wish, overlap, place_tags
-from foursight.drawing.text import Lettering
+from foursight.drawing.layout import Rect, TagPlacement, TagRequest, overlap, place_tags
+from foursight.drawing.text import TextStyle
 from foursight.schema import Prediction, rle
 
 GREY = (120, 120, 120)
@@ -37,12 +37,12 @@ def changed(before: Image.Image, after: Image.Image) -> rle.Mask:
     return (np.asarray(before.convert("RGB")) != np.asarray(after)).any(axis=2)
 
 
-def wishes(boxes: list[Rect], tag: tuple[int, int] = (60, 14)) -> list[Wish]:
-    return [Wish(box, (tag, (tag[0] // 2, tag[1]))) for box in boxes]
+def requests(boxes: list[Rect], tag: tuple[int, int] = (60, 14)) -> list[TagRequest]:
+    return [TagRequest(box, (tag, (tag[0] // 2, tag[1]))) for box in boxes]
 
 
-def rects(places: list[Place | None]) -> list[Rect]:
-    return [place.rect for place in places if place]
+def rects(placements: list[TagPlacement | None]) -> list[Rect]:
+    return [placement.rect for placement in placements if placement]
 
 
 def hue(rgb: palette.Rgb) -> float:
@@ -168,26 +168,26 @@ def test_any_label_can_be_drawn(label):
 
 
 def test_a_long_label_is_cut_with_an_ellipsis_to_the_room_there_is():
-    lettering = Lettering(14)
-    short = lettering.shorten("German short-haired pointer", 90)
+    style = TextStyle(14)
+    short = style.shorten("German short-haired pointer", 90)
     assert short.endswith("…")
     assert short.startswith("German")
-    assert lettering.width(short) <= 90
-    assert lettering.shorten("cat", 90) == "cat"
+    assert style.width(short) <= 90
+    assert style.shorten("cat", 90) == "cat"
 
 
 def test_tags_never_overlap_where_there_is_room():
     boxes = [(x, y, x + 90, y + 80) for x in range(0, 600, 100) for y in range(0, 400, 90)]
     # Three objects on top of each other at every place.
     boxes += [(x + 5, y + 5, x2, y2) for x, y, x2, y2 in boxes] + [(x + 9, y + 9, x2, y2) for x, y, x2, y2 in boxes]
-    places = place_tags(wishes(boxes, (44, 12)), (700, 500))
-    assert all(places)
-    for one, other in itertools.combinations(rects(places), 2):
+    placements = place_tags(requests(boxes, (44, 12)), (700, 500))
+    assert all(placements)
+    for one, other in itertools.combinations(rects(placements), 2):
         assert not overlap(np.array([one]), np.array([other])).any()
 
 
 def test_a_tag_stands_above_its_box_and_inside_where_there_is_no_room_above():
-    above, inside = rects(place_tags(wishes([(50, 100, 200, 200), (300, 4, 450, 200)]), (640, 480)))
+    above, inside = rects(place_tags(requests([(50, 100, 200, 200), (300, 4, 450, 200)]), (640, 480)))
     assert above == (50, 86, 110, 100)
     assert inside[1] == 0
 
@@ -195,7 +195,7 @@ def test_a_tag_stands_above_its_box_and_inside_where_there_is_no_room_above():
 def test_tags_stay_inside_the_photo_and_off_the_panel():
     panel = (0, 200, 100, 240)
     boxes = [(-3, -3, 20, 20), (310, 0, 320, 20), (0, 180, 60, 240), (290, 220, 320, 240), (0, 0, 320, 240)]
-    found = rects(place_tags(wishes(boxes), (320, 240), [panel]))
+    found = rects(place_tags(requests(boxes), (320, 240), [panel]))
     assert len(found) == len(boxes)
     assert all(x1 >= 0 and y1 >= 0 and x2 <= 320 and y2 <= 240 for x1, y1, x2, y2 in found)
     assert not overlap(np.array(found), np.array([panel])).any()
@@ -203,21 +203,21 @@ def test_tags_stay_inside_the_photo_and_off_the_panel():
 
 def test_a_tag_does_not_hide_a_small_object_that_it_can_avoid():
     small = (60, 84, 80, 98)
-    places = rects(place_tags(wishes([(50, 100, 250, 300), small]), (640, 480)))
-    assert not overlap(np.array(places), np.array([small])).any()
+    placements = rects(place_tags(requests([(50, 100, 250, 300), small]), (640, 480)))
+    assert not overlap(np.array(placements), np.array([small])).any()
 
 
 def test_tags_that_find_no_place_are_left_out_the_best_stays():
-    places = place_tags(wishes([(0, 0, 64, 30)] * 20), (64, 30))
-    assert places[0] is not None
-    assert None in places
+    placements = place_tags(requests([(0, 0, 64, 30)] * 20), (64, 30))
+    assert placements[0] is not None
+    assert None in placements
 
 
 def test_a_tag_wider_than_the_photo_takes_its_shorter_form():
-    (place,) = place_tags(wishes([(0, 0, 40, 40)]), (40, 40))
-    assert place is not None
-    assert place.form == 1
-    assert place_tags(wishes([(0, 0, 1, 1)]), (1, 1)) == [None]
+    (placement,) = place_tags(requests([(0, 0, 40, 40)]), (40, 40))
+    assert placement is not None
+    assert placement.form == 1
+    assert place_tags(requests([(0, 0, 1, 1)]), (1, 1)) == [None]
 
 
 def test_instances_of_a_class_differ_but_keep_its_hue():

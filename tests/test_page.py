@@ -16,24 +16,24 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from pycocotools import mask as coco_mask
 
 from foursight.drawing import palette
+from foursight.models.networks import backbone
 from foursight.schema import Answer, Prediction
+from foursight.schema.tasks import TASKS
 from foursight.serving import web
+from tests.browsers import chromium
 from tests.helpers import coco_rle
+from tests.shapes import write_model
 
 PHOTO = (web.FOLDER / "samples" / "tennis.jpg").read_bytes()
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"]
-expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    assert executable, "These tests need a Chromium: apt-get install chromium"
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable, args=FLAGS) as browser:
+    with chromium() as browser:
         yield browser
 
 
@@ -160,7 +160,7 @@ def test_the_slider_filters_without_a_request(server: str, page: Page) -> None:
     everything = ask(server, "detect", score_threshold=0.1).predictions
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url))
-    slider = page.get_by_role("slider", name="sure")
+    slider = page.get_by_role("slider", name="Score")
     before = pixels(page)
     for percent in (10, 60, 95):
         slider.fill(str(percent))
@@ -248,7 +248,7 @@ def test_what_is_wrong_is_said_in_words(server: str, page: Page) -> None:
 
     page.route("**/v1/*", lambda route: route.abort("connectionrefused"))
     drop(page, PHOTO, "tennis.jpg", "image/jpeg")
-    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("does not respond")
     page.unroute("**/v1/*")
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("alert")).to_be_hidden()
@@ -320,13 +320,51 @@ def test_a_task_chosen_later_is_asked_alone(page: Page) -> None:
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url.rsplit("/", 1)[1].split("?")[0]))
     page.get_by_role("checkbox", name="Localize").check()
-    expect(page.get_by_role("status")).to_have_text(re.compile("^The main thing: .*cat"))
+    expect(page.get_by_role("status")).to_have_text(re.compile("^Main object: .*cat"))
     assert sent == ["localize"]
     page.get_by_role("checkbox", name="Localize").uncheck()
     expect(page.get_by_role("status")).to_contain_text("Most likely")
     page.get_by_role("checkbox", name="Classify").uncheck()
     expect(page.get_by_role("status")).to_have_text("Choose at least one task.")
     assert sent == ["localize"]
+
+
+def test_the_tasks_and_their_words_are_those_of_the_server(server: str, page: Page) -> None:
+    paths = httpx.get(f"{server}/openapi.json").json()["paths"]
+    for task in TASKS.values():
+        box = page.locator(f"#tasks input[value={task.name}]")
+        expect(box).to_have_accessible_description(paths[f"/v1/{task.name}"]["post"]["summary"].rstrip("."))
+    assert page.locator("#tasks input").count() == len(TASKS)
+    # One for labels, and the one with most detail.
+    assert [box.is_checked() for box in page.locator("#tasks input").all()] == [True, False, False, True]
+
+
+def test_a_fine_tuned_model_is_chosen_and_asked(
+    server: str, models_dir: Path, open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    write_model(models_dir / "fruit", backbone.load("tiny"), seed=1, labels=("apple", "pear"))
+    httpx.put(f"{server}/v1/models/fruit", timeout=60).raise_for_status()
+    try:
+        page = open_page()
+        choose(page, "classify")
+        choice = page.get_by_role("combobox", name="Classify with")
+        expect(choice).to_have_value("")
+        page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": PHOTO})
+        expect(page.get_by_role("status")).to_have_text("Most likely: racket")
+        choice.select_option("fruit")
+        expect(page.get_by_role("status")).to_have_text(re.compile("^Most likely: (apple|pear)$"))
+        assert Axe().run(page).violations_count == 0
+        (tmp_path / "photo.jpg").write_bytes(PHOTO)
+        answer = Answer.model_validate_json(run_shell(page.locator("#code-text").inner_text(), tmp_path))
+        assert answer.model == "fruit"
+        assert row_texts(page) == texts_of(answer.predictions)
+        page.get_by_role("checkbox", name="Detect").check()
+        expect(page.locator("#code-text")).to_contain_text("/v1/analyze?tasks=classify,detect&model=fruit")
+        page.get_by_role("checkbox", name="Classify").uncheck()
+        expect(choice).to_have_count(0)
+    finally:
+        httpx.delete(f"{server}/v1/models/fruit", timeout=60)
+        shutil.rmtree(models_dir / "fruit")
 
 
 def test_the_camera_denied_left_and_used_with_keys_alone(page: Page) -> None:
