@@ -387,13 +387,13 @@ def test_an_invalid_address_is_an_error(kind: str, url: str) -> None:
         twins.make(kind, url)
 
 
-HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "typer", "pandas", "supervision"}
+HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "click", "pandas", "supervision"}
 
 
 @pytest.mark.parametrize(
     ("statement", "foreign"),
     [
-        ("import foursight", {"ray", "torch", "typer", "rich", "httpx", "numpy"}),
+        ("import foursight", {"ray", "torch", "click", "rich", "httpx", "numpy"}),
         ("from foursight import *", HEAVY),
         ("import foursight.clients.sdk", HEAVY),
     ],

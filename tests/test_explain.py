@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from skimage.color import rgb2lab
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 from foursight.clients.cli.app import app
 from foursight.drawing import palette

@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import alexnet
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
-from typer.testing import CliRunner
 
 from foursight.clients.cli.app import app
 from foursight.models.finetuned import detector, networks, store

@@ -103,5 +103,5 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
     assert gone(family)
     assert running.process.returncode == 0
     # Nothing but ours is said on the way down.
-    assert running.log.read_text().split("Ctrl-C stops it.")[1].split() == ["Stopping", "...", "Stopped."]
+    assert running.log.read_text().split("Press Ctrl-C to stop.")[1].split() == ["Stopping", "...", "Stopped."]
     assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
