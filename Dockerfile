@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-load
 ENTRYPOINT [".venv/bin/locust", "--locustfile", "loadtests/locustfile.py", "--headless"]
 
 FROM base AS server
-# The build sees no GPU, so `auto` takes PyTorch's CPU build: 1.6 GB, and 6.4 GB with CUDA. An image for a GPU needs
+# The build sees no GPU, so `auto` takes PyTorch's CPU build: 1.7 GB, and 6.4 GB with CUDA. An image for a GPU needs
 # `cuda`. tools/install_torch.py reads both.
 ARG TORCH=auto
 ARG TORCH_INDEX=

@@ -1,8 +1,8 @@
-"""Measures a running server: answers per second and latency, for a fixed number of connections or a fixed rate.
+"""Load generators that measure a running server: throughput and latency, at fixed connections or at a fixed rate.
 
-A closed loop (so many connections, each asks again as soon as it is answered) shows what a server can do; it slows down
-with the server, so that it hides how long users wait. An open loop shows that: requests leave at a fixed rate, whatever
-comes back, and a request's latency counts from when it was due (what Tene calls coordinated omission is left out).
+A closed loop (a fixed number of connections, each of which sends its next request when the last is answered) shows the
+highest throughput. It slows down with the server, so it hides how long users wait. An open loop shows that: requests
+leave at a fixed rate, and latency counts from the time a request was due, which avoids coordinated omission (Gil Tene).
 """
 
 import asyncio
@@ -16,25 +16,26 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from urllib.parse import urlsplit
 
-# Seconds of the same load that come first and do not count: connections, caches, clocks.
-WARM_UP = 1.0
-# An open loop gives up a request that would need more connections than this: the server, or this client, is lost.
-MOST_CONNECTIONS = 512
-TIMEOUT = 60.0
+# The same load runs for so long before anything counts: connections, caches and clock speeds settle.
+WARM_UP_S = 1.0
+# An open loop counts a request that would need another connection as failed.
+MAX_CONNECTIONS = 512
+TIMEOUT_S = 60.0
 
 Progress = Callable[[float], None]
 
 
 class BenchmarkError(Exception):
-    """The server cannot be measured; the text says why in one line."""
+    """The server cannot be measured. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: when it was due (seconds, perf_counter), its latency in seconds, its status, what the server says.
+    """One request: when it was due (seconds of perf_counter), its latency in seconds, and its outcome.
 
-    `status` is 0 where no answer came, and -1 where the answer is no answer of the task. `steps` are Server-Timing's
-    durations in milliseconds; `cached` is whether Cache-Status (RFC 9211) says that nothing was computed for it.
+    `status` is the HTTP status, 0 if no response came, and -1 for status 200 with a body that is not an answer. `steps`
+    are the durations of Server-Timing in milliseconds; `cached` says whether Cache-Status (RFC 9211) reports that
+    nothing was computed for the request.
     """
 
     due: float
@@ -46,9 +47,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """One load's figures: rates per second, latencies and steps (means) in milliseconds, of answered requests only.
+    """The figures of one load. `rate` is answers per second; latencies and mean steps are in milliseconds.
 
-    `cached` counts those of them that the server had computed for an earlier request.
+    Latencies and steps are those of answered requests. `cached` counts the answers that the server did not compute.
     """
 
     load: str
@@ -65,12 +66,12 @@ class Report:
     steps: dict[str, float]
 
     def as_json(self) -> dict[str, object]:
-        """As a JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
 
 def is_answer(content: bytes) -> bool:
-    """Whether the content is JSON with predictions."""
+    """Return whether a body is JSON with predictions."""
     try:
         answer = json.loads(content)
     except ValueError:
@@ -80,30 +81,29 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, the bodies that they carry in turn (each a photo's file), and what an answer is."""
+    """Where requests go, the images that they carry in turn (encoded), and what counts as an answer."""
 
     url: str
-    photos: Sequence[bytes]
+    images: Sequence[bytes]
     media_type: str = "application/octet-stream"
     is_answer: Callable[[bytes], bool] = is_answer
 
     def requests(self) -> list[bytes]:
-        """The bytes of a request for each photo, made once."""
+        """Return the bytes of a request for each image."""
         parts = urlsplit(self.url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         return [
             f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {self.media_type}\r\n"
-            f"Accept: application/json\r\nContent-Length: {len(photo)}\r\n\r\n".encode()
-            + photo
-            for photo in self.photos
+            f"Accept: application/json\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+            + image
+            for image in self.images
         ]
 
 
 class Connection:
     """A keep-alive connection of HTTP/1.1.
 
-    A bare socket: a client library's share of the cores, on a machine that runs the server too, would be measured as
-    the server's.
+    It is a bare socket because a client library would take CPU time from a server on the same machine.
     """
 
     def __init__(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,12 +121,12 @@ class Connection:
             return cls(target, *await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=1 << 20))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise BenchmarkError(f"no server answers at {parts.hostname}:{port}: {reason}") from None
+            raise BenchmarkError(f"No server answers at {parts.hostname}:{port}: {reason}") from None
 
-    async def ask(self, request: bytes, due: float) -> Sample:
-        """Send a request and wait for its answer; after a status 0 the connection is of no more use."""
+    async def send(self, request: bytes, due: float) -> Sample:
+        """Send a request and wait for the response. After status 0 the connection is closed."""
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(TIMEOUT_S):
                 self._writer.write(request)
                 http, status, headers = _head(await self._reader.readuntil(b"\r\n\r\n"))
                 content = await self._reader.readexactly(int(headers["content-length"]))
@@ -143,71 +143,71 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be asked again."""
+        """Whether another request can be sent."""
         return not (self._writer.is_closing() or self._reader.at_eof())
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
 
 async def closed_loop(
     target: Target, connections: int, seconds: float, progress: Progress = lambda _: None
 ) -> list[Sample]:
-    """Ask over so many connections, each again as soon as it is answered. Raises BenchmarkError."""
+    """Send requests over `connections`, on each the next one when the last is answered. Raises BenchmarkError."""
     requests = target.requests()
-    # All are open before the first asks, so that the load is whole from the start.
+    # All connections are open before the first request, so that the load is complete from the start.
     opened = [await Connection.open(target) for _ in range(connections)]
     start = perf_counter()
-    stop = start + WARM_UP + seconds
+    stop = start + WARM_UP_S + seconds
     samples: list[Sample] = []
 
-    async def ask(connection: Connection, turn: int) -> None:
+    async def send(connection: Connection, turn: int) -> None:
         while (now := perf_counter()) < stop:
             if not connection.is_open:
                 connection = await Connection.open(target)
-            samples.append(await connection.ask(requests[turn % len(requests)], now))
+            samples.append(await connection.send(requests[turn % len(requests)], now))
             turn += connections
-            progress(min(perf_counter() - start, WARM_UP + seconds))
+            progress(min(perf_counter() - start, WARM_UP_S + seconds))
         connection.close()
 
-    await asyncio.gather(*(ask(connection, turn) for turn, connection in enumerate(opened)))
-    return [sample for sample in samples if sample.due >= start + WARM_UP]
+    await asyncio.gather(*(send(connection, turn) for turn, connection in enumerate(opened)))
+    return [sample for sample in samples if sample.due >= start + WARM_UP_S]
 
 
 async def open_loop(target: Target, rate: float, seconds: float, progress: Progress = lambda _: None) -> list[Sample]:
-    """Ask so many times a second, whatever comes back. Raises BenchmarkError."""
+    """Send `rate` requests per second, however long the answers take. Raises BenchmarkError."""
     requests = target.requests()
     idle = [await Connection.open(target)]
     samples: list[Sample] = []
-    under_way: set[asyncio.Task[None]] = set()
+    in_flight: set[asyncio.Task[None]] = set()
 
-    async def ask(due: float, turn: int) -> None:
+    async def send(due: float, turn: int) -> None:
         connection = next((one for one in iter(lambda: idle.pop() if idle else None, None) if one.is_open), None)
         connection = connection or await Connection.open(target)
-        samples.append(await connection.ask(requests[turn % len(requests)], due))
+        samples.append(await connection.send(requests[turn % len(requests)], due))
         if connection.is_open:
             idle.append(connection)
 
     start = perf_counter()
-    for turn in range(round(rate * (WARM_UP + seconds))):
+    for turn in range(round(rate * (WARM_UP_S + seconds))):
         due = start + turn / rate
         await asyncio.sleep(max(0.0, due - perf_counter()))
-        if len(under_way) < MOST_CONNECTIONS:
-            asked = asyncio.create_task(ask(due, turn))
-            under_way.add(asked)
-            asked.add_done_callback(under_way.discard)
+        if len(in_flight) < MAX_CONNECTIONS:
+            sent = asyncio.create_task(send(due, turn))
+            in_flight.add(sent)
+            sent.add_done_callback(in_flight.discard)
         else:
             samples.append(Sample(due, perf_counter() - due, 0, {}))
         progress(due - start)
-    await asyncio.gather(*under_way)
+    await asyncio.gather(*in_flight)
     for connection in idle:
         connection.close()
-    return [sample for sample in samples if sample.due >= start + WARM_UP]
+    return [sample for sample in samples if sample.due >= start + WARM_UP_S]
 
 
 def report(load: str, samples: Sequence[Sample], seconds: float) -> Report:
-    """Sum up: answered is status 200 with predictions, refused is 429 or 503, all else has failed."""
+    """Summarize: answered is status 200 with predictions, refused is 429 or 503, anything else has failed."""
     good = [sample for sample in samples if sample.status == 200]
     refused = sum(sample.status in {429, 503} for sample in samples)
     latencies = sorted(1000 * sample.latency for sample in good)
@@ -229,7 +229,7 @@ def report(load: str, samples: Sequence[Sample], seconds: float) -> Report:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed (nearest rank); 0 of none."""
+    """Return the smallest value that at least `share` of `ordered` do not exceed (nearest rank); 0 without values."""
     if not ordered:
         return 0.0
     return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)], 2)

@@ -1,7 +1,7 @@
-"""The photo with predictions drawn on it: masks, boxes, tags, and a panel for labels without a box of their own.
+"""Draws predictions on an image: masks, boxes, tags, and a panel for labels without a box of their own.
 
-Shared by the server (Accept: image/png) and the SDK. All positions are pixels of the photo. Masks are blended in crops
-as large as the object, in bytes, so that a photo of 12 megapixels costs one copy of itself and little more.
+Used by the server and the SDK. All positions are in pixels of the image. Each mask is blended within the bounds of its
+object, in bytes, so that drawing on a large image needs little more memory than one copy of it.
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from foursight.drawing import palette
-from foursight.drawing.layout import Rect, Wish, place_tags
+from foursight.drawing.layout import Rect, TagRequest, place_tags
 from foursight.drawing.panel import draw_panel
-from foursight.drawing.text import Lettering, one_line, paste_frame, paste_rounded
+from foursight.drawing.text import TextStyle, one_line, paste_frame, paste_rounded
 from foursight.schema import Polygons, Prediction, Rle, rle
 
 _FILL = 0.4
@@ -25,17 +25,17 @@ _RIM = 0.5
 
 @dataclass(frozen=True)
 class Style:
-    """What grows with the photo, in pixels: strokes of boxes and contours, their dark rim, and two sizes of text."""
+    """Sizes in pixels that scale with the image: strokes, their dark rim, and two sizes of text."""
 
     line: int
     rim: int
-    text: Lettering
-    small: Lettering
+    text: TextStyle
+    small: TextStyle
 
 
 @dataclass(frozen=True)
 class Item:
-    """A prediction that has a place in the photo, that place in whole pixels, and its colour."""
+    """A prediction with a place in the image: its bounds in whole pixels, and its colour."""
 
     prediction: Prediction
     rect: Rect
@@ -43,9 +43,9 @@ class Item:
 
 
 def draw(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Image:
-    """A new RGB picture of `image` with `predictions` on it; large objects lie below small ones, tags above all.
+    """A new RGB image with `predictions` drawn on it: small objects over large ones, and tags over everything.
 
-    Raises ValueError where a mask belongs to a photo of another size.
+    Raises ValueError if a mask belongs to an image of another size.
     """
     picture = image.convert("RGB")
     style = _style(picture.size)
@@ -62,20 +62,20 @@ def draw(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Image:
     return picture
 
 
-def tag_forms(item: Item, style: Style, width: int) -> list[tuple[str, Lettering]]:
-    """What a tag may say, the form liked best first, in a photo `width` pixels wide: shorter and shorter, and smaller.
+def tag_forms(item: Item, style: Style, width: int) -> list[tuple[str, TextStyle]]:
+    """The forms of a tag in order of preference, from long to short, in an image `width` pixels wide.
 
-    An object much narrower than its tag starts with the small text.
+    The tag of an object that is much narrower than it starts with the small text.
     """
     label = one_line(item.prediction.label)
     score = f"{100 * item.prediction.score:.0f} %"
     narrow = item.rect[2] - item.rect[0] < 0.6 * style.text.width(f"{label} {score}")
     forms = []
-    for lettering in (style.small,) if narrow else (style.text, style.small):
-        room = width - 2 * lettering.pad
-        beside_score = lettering.shorten(label, room - lettering.width(f" {score}"))
+    for text_style in (style.small,) if narrow else (style.text, style.small):
+        room = width - 2 * text_style.pad
+        beside_score = text_style.shorten(label, room - text_style.width(f" {score}"))
         if beside_score != "…":
-            forms.append((f"{beside_score} {score}", lettering))
+            forms.append((f"{beside_score} {score}", text_style))
     forms.append((style.small.shorten(label, room), style.small))
     forms.append(
         (style.small.shorten(label, min(room, max(4 * style.small.em, item.rect[2] - item.rect[0]))), style.small)
@@ -84,15 +84,15 @@ def tag_forms(item: Item, style: Style, width: int) -> list[tuple[str, Lettering
 
 
 def _style(size: tuple[int, int]) -> Style:
-    # The side of a square of the same area, but a panorama is as high as it is.
+    # The side of a square of the same area, limited for panoramas by their short side.
     scale = min((size[0] * size[1]) ** 0.5, 2.0 * min(size))
     line = max(1, round(0.0038 * scale))
     em = max(10, round(0.026 * scale))
-    return Style(line, max(1, round(0.4 * line)), Lettering(em), Lettering(max(9, round(0.8 * em))))
+    return Style(line, max(1, round(0.4 * line)), TextStyle(em), TextStyle(max(9, round(0.8 * em))))
 
 
 def _sort_out(ranked: Sequence[Prediction], size: tuple[int, int]) -> tuple[list[Item], list[Prediction]]:
-    """The predictions that have a place of their own, and those for the panel; both best first."""
+    """Split predictions into those with a place of their own and those for the panel, both best first."""
     items: list[Item] = []
     loose: list[Prediction] = []
     seen = Counter[int]()
@@ -108,13 +108,13 @@ def _sort_out(ranked: Sequence[Prediction], size: tuple[int, int]) -> tuple[list
 
 
 def _share_a_box(predictions: Sequence[Prediction]) -> bool:
-    """Whether these are several labels for one object, as localization gives them."""
+    """Whether these are several labels for one object, as localization returns them."""
     masks = any(prediction.mask is not None for prediction in predictions)
     return len(predictions) > 1 and not masks and len({prediction.box for prediction in predictions}) == 1
 
 
 def _extent(prediction: Prediction, size: tuple[int, int]) -> Rect | None:
-    """The pixels that a prediction's box covers, else its mask: at least one, inside the photo. None without either."""
+    """Bounds of a prediction's box, else of its mask: at least one pixel, inside the image. None without either."""
     if prediction.box is not None:
         x1, y1, x2, y2 = (round(side) for side in prediction.box)
     elif isinstance(prediction.mask, Rle):
@@ -133,7 +133,7 @@ def _extent(prediction: Prediction, size: tuple[int, int]) -> Rect | None:
 
 
 def _draw_mask(picture: Image.Image, mask: Rle | Polygons, item: Item, style: Style) -> None:
-    """Tint a mask and draw its contour: one blur gives the distance to the edge, from which both follow."""
+    """Tint a mask and draw its contour. A blurred mask approximates the distance to the edge, which defines both."""
     window = _grown(item.rect, 3 * (style.line + style.rim), picture.size)
     bitmap = _bitmap(mask, window, picture.size)
     blurred = bitmap.filter(ImageFilter.GaussianBlur(_blur(style.line)))
@@ -143,21 +143,21 @@ def _draw_mask(picture: Image.Image, mask: Rle | Polygons, item: Item, style: St
 
 
 def _bitmap(mask: Rle | Polygons, window: Rect, size: tuple[int, int]) -> Image.Image:
-    """The part of a mask that lies in `window`, as mode L: 0 to 255."""
+    """The part of a mask inside `window`, mode L, 0 to 255."""
     x1, y1, x2, y2 = window
     if isinstance(mask, Rle):
         if mask.size != (size[1], size[0]):
             raise ValueError(
-                f"the mask is for {mask.size[1]} x {mask.size[0]} pixels, the photo has {size[0]} x {size[1]}"
+                f"the mask is for {mask.size[1]} x {mask.size[0]} pixels, the image has {size[0]} x {size[1]}"
             )
         part = rle.decode(mask)[y1:y2, x1:x2]
         return Image.fromarray(part.astype(np.uint8, order="C") * np.uint8(255))
-    # Pillow rounds corners to whole pixels and fills those on the edge too: of a large object, nobody sees that.
+    # Pillow rounds corners to whole pixels and includes the edge, which is visible on small objects only.
     finer = 4 if _area(window) < 1_000_000 else 1
     bitmap = Image.new("L", (finer * (x2 - x1), finer * (y2 - y1)))
     pen = ImageDraw.Draw(bitmap)
     for outline in mask:
-        # The first pixel is [0, 1) on the wire, and lies at 0 for Pillow.
+        # The first pixel spans [0, 1) in the answer; for Pillow it is centred at 0.
         points = finer * (np.array(outline).reshape(-1, 2) - (x1, y1)) - 0.5
         if len(points) >= 3:
             pen.polygon(points.round().ravel().tolist(), fill=255)
@@ -170,17 +170,17 @@ def _blur(line: int) -> float:
 
 @lru_cache(maxsize=64)
 def _ramps(line: int, rim: int) -> tuple[list[int], list[int]]:
-    """Look-up tables from a blurred mask, 0..255, to the opacity of the dark rim and of the colour, 0..255.
+    """Lookup tables from a blurred mask, 0..255, to the opacity of the dark rim and of the colour, 0..255.
 
-    Across a straight edge, a blurred mask is the normal distribution's integral over the distance to the edge.
+    Across a straight edge, the blurred mask is the normal distribution's CDF of the distance to the edge.
     """
     distance = [_blur(line) * NormalDist().inv_cdf((level + 0.5) / 256) for level in range(256)]
-    # The middle of an odd number of pixels is a pixel's middle, and the outermost ones of a mask are its own.
+    # A stroke of an odd width is centred on the mask's outermost pixels, one of an even width on its edge.
     middle = 0.5 * (line % 2)
     stroke = [_unit(line / 2 + 0.5 - abs(inside - middle)) for inside in distance]
     dark = [_RIM * _unit(line / 2 + rim + 0.5 + min(inside, 0.0)) * (inside < line / 2) for inside in distance]
     tint = [max(on_line, _FILL * _unit(inside + 0.5)) for on_line, inside in zip(stroke, distance, strict=True)]
-    # Far outside is outside, however narrow the blur.
+    # Level 0 is far outside, however narrow the blur is.
     return [0, *(round(255 * alpha) for alpha in dark[1:])], [0, *(round(255 * alpha) for alpha in tint[1:])]
 
 
@@ -191,7 +191,7 @@ def _unit(value: float) -> float:
 def _draw_box(picture: Image.Image, item: Item, style: Style) -> None:
     radius = 2 * style.line
     if item.prediction.mask is not None:
-        # The contour says more: a thin box, lest a crowd disappears under lines.
+        # The contour shows the object already: a thick box would only hide others in a crowd.
         paste_frame(picture, item.rect, max(1, style.line // 2), radius, item.colour, alpha=0.8)
         return
     outer = _grown(item.rect, style.line // 2, picture.size)
@@ -202,16 +202,18 @@ def _draw_box(picture: Image.Image, item: Item, style: Style) -> None:
 
 def _draw_tags(picture: Image.Image, items: Sequence[Item], style: Style, taken: Sequence[Rect]) -> None:
     forms = [tag_forms(item, style, picture.width) for item in items]
-    wishes = [
-        Wish(_grown(item.rect, style.line // 2, picture.size), tuple(lettering.tag(text) for text, lettering in choice))
+    requests = [
+        TagRequest(
+            _grown(item.rect, style.line // 2, picture.size), tuple(text_style.tag(text) for text, text_style in choice)
+        )
         for item, choice in zip(items, forms, strict=True)
     ]
-    for item, choice, place in zip(items, forms, place_tags(wishes, picture.size, taken), strict=True):
-        if place is not None:
-            text, lettering = choice[place.form]
+    for item, choice, placement in zip(items, forms, place_tags(requests, picture.size, taken), strict=True):
+        if placement is not None:
+            text, text_style = choice[placement.form]
             colour = palette.colour(item.prediction.class_id)
-            paste_rounded(picture, place.rect, round(0.25 * lettering.em), colour)
-            lettering.write(picture, place.rect[0] + lettering.pad, place.rect[1], text, palette.ink(colour))
+            paste_rounded(picture, placement.rect, round(0.25 * text_style.em), colour)
+            text_style.write(picture, placement.rect[0] + text_style.pad, placement.rect[1], text, palette.ink(colour))
 
 
 def _grown(rect: Rect, by: int, size: tuple[int, int]) -> Rect:

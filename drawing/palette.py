@@ -1,6 +1,6 @@
-"""A colour for each class, from its id alone, so that a class looks the same in every photo, server and client.
+"""Colours of classes. They depend on the class id alone, so a class has the same colour in all images and clients.
 
-Ids walk over hue and lightness of OKLCH (Björn Ottosson, 2020), a space in which equal steps look equal. RGB is sRGB.
+Ids are spread over hue and lightness of OKLCH (Björn Ottosson, 2020), a perceptually uniform space. RGB is sRGB.
 """
 
 import math
@@ -13,23 +13,23 @@ Rgb = tuple[int, int, int]
 BLACK: Rgb = (0, 0, 0)
 WHITE: Rgb = (255, 255, 255)
 
-# The two-dimensional golden ratio (Martin Roberts' R2 sequence): any few ids in a row, and most pairs of ids, are far
-# apart. Hue alone would run out: with the golden angle, ids 21 apart are 8 degrees apart.
+# The R2 sequence (Martin Roberts), a golden ratio in two dimensions: consecutive ids, and most pairs of ids, are far
+# apart. Hue alone would not suffice: with the golden angle, ids that differ by 21 are only 8 degrees apart.
 _HUE_STEP, _LIGHTNESS_STEP = 0.7548776662, 0.5698402910
 _FIRST_HUE = 0.94
 _LIGHTNESS = (0.66, 0.82)
 _CHROMA = 0.19
-# How far instances of one class are moved in lightness, in turn.
+# Shifts in lightness for the instances of a class, in turn.
 _SHIFTS = (0.0, 0.07, -0.07, 0.035, -0.035)
 
-# The ends of the colours of a quantity: lightness, and hue in degrees, counted on beyond the full circle.
+# Ends of the colour scale for quantities: lightness, and hue in degrees (above 360 on purpose).
 _DARK, _LIGHT = 0.14, 0.95
 _COLD, _HOT = 290, 456
 
 
 @lru_cache(maxsize=4096)
 def colour(class_id: int, instance: int = 0) -> Rgb:
-    """The colour of a class; `instance`, a count of that class's objects in a photo, shifts the lightness a little."""
+    """The colour of a class. `instance` counts the objects of that class in an image, and shifts the lightness."""
     darkest, lightest = _LIGHTNESS
     lightness = darkest + (lightest - darkest) * (class_id * _LIGHTNESS_STEP % 1)
     lightness += _SHIFTS[instance % len(_SHIFTS)]
@@ -37,7 +37,7 @@ def colour(class_id: int, instance: int = 0) -> Rgb:
 
 
 def _vivid(lightness: float, hue: float, chroma: float) -> Rgb:
-    """The most vivid colour of that hue and lightness that sRGB has, with at most `chroma`."""
+    """The colour in sRGB with this hue and lightness, and with the highest chroma up to `chroma`."""
     while max(map(abs, (side - 0.5 for side in _linear_rgb(lightness, chroma, hue)))) > 0.5 and chroma > 0:
         chroma -= 0.005
     red, green, blue = (round(255 * _gamma(side)) for side in _linear_rgb(lightness, chroma, hue))
@@ -46,9 +46,9 @@ def _vivid(lightness: float, hue: float, chroma: float) -> Rgb:
 
 @lru_cache(maxsize=1)
 def heat() -> NDArray[np.uint8]:
-    """256 colours for a quantity, uint8 [256, 3]: near black over violet and orange to light yellow.
+    """256 colours for a quantity, uint8 [256, 3], from near black through violet and orange to light yellow.
 
-    Lightness rises in even steps, so that equal differences look equal and a print in grey keeps the order.
+    Lightness increases in even steps, so that equal differences look equal, in greyscale too.
     """
     colours = []
     for step in range(256):
@@ -59,12 +59,12 @@ def heat() -> NDArray[np.uint8]:
 
 
 def ink(background: Rgb) -> Rgb:
-    """Black or white, whichever reads better on `background`. The better one has a contrast of at least 4.58."""
+    """Black or white, whichever has more contrast with `background`: at least 4.58."""
     return max(BLACK, WHITE, key=lambda text: contrast(text, background))
 
 
 def contrast(one: Rgb, other: Rgb) -> float:
-    """The contrast ratio of two colours, 1..21, as WCAG 2.2 defines it; 4.5 is its minimum for text."""
+    """The contrast ratio of two colours, 1..21, as WCAG 2.2 defines it. Text needs at least 4.5."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,4 +1,4 @@
-"""The panel in a corner of the photo: labels without a box of their own, ranked, with percentages and bars."""
+"""A panel in a corner of the image: labels without a box of their own, with percentages and bars."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from foursight.drawing import palette
 from foursight.drawing.layout import Rect, overlap
-from foursight.drawing.text import Lettering, one_line, paste_rounded
+from foursight.drawing.text import TextStyle, one_line, paste_rounded
 from foursight.schema import Prediction
 
 _GROUND, _OPACITY = (16, 18, 23), 0.74
@@ -15,27 +15,26 @@ _TRACK_OPACITY = 0.22
 
 
 def draw_panel(
-    picture: Image.Image, predictions: Sequence[Prediction], boxes: Sequence[Rect], lettering: Lettering
+    picture: Image.Image, predictions: Sequence[Prediction], boxes: Sequence[Rect], text_style: TextStyle
 ) -> Rect | None:
-    """Draw as many of `predictions` (best first) as fit, in the corner that hides least of `boxes`; gives its place.
+    """Draw as many of `predictions` (best first) as fit, in the corner that hides least of `boxes`.
 
-    None where the photo is too small for a single row.
+    Returns the bounds of the panel, or None if the image is too small for a single row.
     """
-    em, height = lettering.em, lettering.height
+    em, height = text_style.em, text_style.height
     margin, pad, bar = round(0.5 * em), round(0.6 * em), max(2, round(0.22 * em))
     drop = height + round(0.1 * em)  # from a row's top to its bar
     row, gap = drop + bar + round(0.3 * em), em
     shares = [f"{100 * prediction.score:.1f} %" for prediction in predictions]
-    share_width = max(map(lettering.width, shares))
+    share_width = max(map(text_style.width, shares))
 
-    # A small photo has no room to spend on margins.
     if min(picture.size) < 12 * em:
         margin, pad, gap = margin // 2, pad // 2, gap // 2
     room = min(picture.width - 2 * margin, max(picture.width // 2, 14 * em)) - 2 * pad
-    labels = [lettering.shorten(one_line(prediction.label), room - gap - share_width) for prediction in predictions]
-    width = max(map(lettering.width, labels)) + gap + share_width
+    labels = [text_style.shorten(one_line(prediction.label), room - gap - share_width) for prediction in predictions]
+    width = max(map(text_style.width, labels)) + gap + share_width
     fit = (picture.height - 2 * margin - 2 * pad) // row
-    # The photo stays in sight: beyond the first row, the panel takes three fifths of its height.
+    # Beyond its first row, the panel takes at most three fifths of the height, so that the image stays visible.
     rows = min(len(labels), fit, max(1, (picture.height * 3 // 5 - 2 * pad) // row))
     if rows < 1 or width > room:
         return None
@@ -43,8 +42,8 @@ def draw_panel(
     paste_rounded(picture, rect, round(0.45 * em), _GROUND, alpha=_OPACITY)
     left, top = rect[0] + pad, rect[1] + pad - round(0.1 * em)
     for prediction, label, share in zip(predictions[:rows], labels, shares, strict=False):
-        lettering.write(picture, left, top, label, palette.WHITE)
-        lettering.write(picture, left + width - lettering.width(share), top, share, palette.WHITE)
+        text_style.write(picture, left, top, label, palette.WHITE)
+        text_style.write(picture, left + width - text_style.width(share), top, share, palette.WHITE)
         _draw_bar(picture, (left, top + drop, left + width, top + drop + bar), prediction)
         top += row
     return rect

@@ -1,28 +1,28 @@
-"""A contact sheet: pictures of any size in a grid, each with a line of text under it."""
+"""A contact sheet: images of any size in a grid, each with a caption."""
 
 from collections.abc import Sequence
 
 from PIL import Image
 
 from foursight.drawing.palette import WHITE
-from foursight.drawing.text import Lettering, one_line
+from foursight.drawing.text import TextStyle, one_line
 
-_GROUND = (16, 18, 23)
-_TILE = (480, 300)  # width and height in pixels that a picture is fitted into
+_BACKGROUND = (16, 18, 23)
+_TILE = (480, 300)  # width and height in pixels that an image is fitted into
 _GAP = 12
 _COLUMNS = 4
-_TEXT = Lettering(16)
+_TEXT = TextStyle(16)
 
 
 def contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """The pictures row by row, as an RGB picture; of no pictures an empty one."""
+    """Lay out (image, caption) pairs row by row on an RGB image; without any, it is empty."""
     columns = max(1, min(_COLUMNS, len(tiles)))
     rows = max(1, -(-len(tiles) // columns))
     width, height = _TILE[0] + _GAP, _TILE[1] + _TEXT.height + _GAP
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _GROUND)
-    for index, (picture, caption) in enumerate(tiles):
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _BACKGROUND)
+    for index, (image, caption) in enumerate(tiles):
         left, top = _GAP + index % columns * width, _GAP + index // columns * height
-        small = picture.copy()
+        small = image.copy()
         small.thumbnail(_TILE)
         sheet.paste(small, (left + (_TILE[0] - small.width) // 2, top + (_TILE[1] - small.height) // 2))
         text = _TEXT.shorten(one_line(caption), _TILE[0])

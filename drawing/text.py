@@ -1,4 +1,4 @@
-"""Text and rounded shapes on a picture: the font, widths, shortening, and corners without steps."""
+"""Text and anti-aliased rounded shapes on an image."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -11,43 +11,43 @@ from PIL import Image, ImageDraw, ImageFont
 from foursight.drawing.layout import Rect
 from foursight.drawing.palette import Rgb
 
-# Pillow's own font (Aileron) has no letter beyond ASCII; this one has Latin, Greek and Cyrillic.
+# Pillow's default font has ASCII letters only; this one has Latin, Greek and Cyrillic.
 _FONT = "fonts/Inter-SemiBold.otf"
 _CAPITAL = 0.727  # height of a capital letter in em
 _OVERSAMPLE = 4
 
 
 @dataclass(frozen=True)
-class Lettering:
-    """Text of one size: `em` in pixels, and the tag around a line of it."""
+class TextStyle:
+    """A size of text, `em` in pixels, and of the tags around it."""
 
     em: int
 
     @property
     def pad(self) -> int:
-        """Left and right of the text in a tag."""
+        """Space in pixels on the left and on the right of the text in a tag."""
         return max(2, round(0.36 * self.em))
 
     @property
     def height(self) -> int:
-        """Of a tag."""
+        """Height of a tag in pixels."""
         return round(1.4 * self.em)
 
     def width(self, text: str) -> int:
-        """Of a line of text, without a tag's padding."""
+        """Width of a line of text in pixels, without padding."""
         return round(_font(self.em).getlength(text))
 
     def tag(self, text: str) -> tuple[int, int]:
-        """Width and height of the tag around a line."""
+        """(width, height) of the tag around a line of text."""
         return self.width(text) + 2 * self.pad, self.height
 
     def write(self, picture: Image.Image, left: int, top: int, text: str, ink: Rgb) -> None:
-        """Write a line whose capitals stand in the middle of a tag with its upper left corner at (`left`, `top`)."""
+        """Write a line at `left`, its capitals vertically centred in a tag whose upper edge is at `top`."""
         baseline = top + (self.height + round(_CAPITAL * self.em)) // 2
         ImageDraw.Draw(picture).text((left, baseline), text, fill=ink, font=_font(self.em), anchor="ls")
 
     def shorten(self, text: str, room: int) -> str:
-        """The text where it is at most `room` pixels wide, else as much of its beginning as fits before an ellipsis."""
+        """The text, cut and with an ellipsis if it is wider than `room` pixels."""
         if self.width(text) <= room:
             return text
         fits, too_long = 0, len(text)
@@ -61,7 +61,7 @@ class Lettering:
 
 
 def one_line(label: str) -> str:
-    """A label as it can be written: in one line, accents as parts of their letters (the font has no loose ones)."""
+    """A label in one line, with composed accents, because the font has no combining ones."""
     return " ".join(unicodedata.normalize("NFC", label).split())
 
 
@@ -76,9 +76,9 @@ def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, *,
 
 
 def paste_frame(picture: Image.Image, rect: Rect, stroke: int, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
-    """Draw the edge of a rectangle, `stroke` pixels wide and inside `rect`, with rounded corners; `alpha` 0..1.
+    """Draw the outline of a rectangle, `stroke` pixels wide, inside `rect`, with rounded corners; `alpha` 0..1.
 
-    Only the edge's own pixels are touched: a mask as large as the box would cost as much as the photo.
+    Only the pixels of the outline are touched: a mask of the whole rectangle could be as large as the image.
     """
     x1, y1, x2, y2 = rect
     width, height = x2 - x1, y2 - y1
@@ -117,7 +117,7 @@ def _corners(radius: int, stroke: int, width: int, height: int, alpha: float) ->
 
 @lru_cache(maxsize=64)
 def _corner(radius: int, stroke: int, level: int) -> Image.Image:
-    """The upper left quarter of a ring as a mask; of a disc where `stroke` is `radius`."""
+    """The upper left quarter of a ring as a mask, or of a disc if `stroke` is `radius`."""
     large = Image.new("L", (_OVERSAMPLE * radius,) * 2)
     end = 2 * _OVERSAMPLE * radius - 1
     edge = _OVERSAMPLE * stroke
@@ -130,6 +130,6 @@ def _corner(radius: int, stroke: int, level: int) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _font(em: int) -> ImageFont.FreeTypeFont:
-    # The basic layout is the same in every build of Pillow; Raqm is missing from some.
+    # Raqm, the other layout engine, is missing from some builds of Pillow.
     data = BytesIO(files("foursight.drawing").joinpath(_FONT).read_bytes())
     return ImageFont.truetype(data, em, layout_engine=ImageFont.Layout.BASIC)

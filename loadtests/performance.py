@@ -94,7 +94,7 @@ def sizes(chosen: argparse.Namespace) -> list[Row]:
         with foursight(task, chosen.port) as target:
             for turn in range(chosen.rounds):
                 for size, body in bodies.items():
-                    one = replace(target, photos=[servers.form(body)])
+                    one = replace(target, images=[servers.form(body)])
                     found = benchmark.report("", asyncio.run(benchmark.closed_loop(one, 1, chosen.seconds)), 1)
                     row = {"task": task, "round": turn, "width": size[0], "height": size[1], "bytes": len(body)}
                     rows.append(row | {"p50": found.p50, "decode": found.steps["decode"]} | _decodes(alone, body))
@@ -110,7 +110,7 @@ def objects(chosen: argparse.Namespace) -> list[Row]:
             for most in OBJECTS:
                 url = f"{target.url}?score_threshold=0.05&max_detections={most}"
                 counts: set[int] = set()
-                one = replace(target, url=url, photos=[body], is_answer=partial(_count, counts))
+                one = replace(target, url=url, images=[body], is_answer=partial(_count, counts))
                 found = benchmark.report("", asyncio.run(benchmark.closed_loop(one, 1, chosen.seconds)), 1)
                 rows.append({"round": turn, "objects": counts.pop(), "p50": found.p50})
     return rows

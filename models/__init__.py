@@ -1,4 +1,4 @@
-"""Images in, results out: the vision tasks as a plain Python library that knows neither Ray nor HTTP.
+"""Images in, results out: the vision tasks as a plain Python library, without a server.
 
     from foursight import models
 
@@ -6,7 +6,18 @@
     image = models.decode(pathlib.Path("street.jpg").read_bytes())
     print(models.run(task, image))
 
-Nothing heavy is imported until a task is loaded.
+Each room imports only from those below it (tests/test_architecture.py):
+
+    training/ inspection/   fine-tuning; layer tables and explanations
+    evaluation/             metrics
+    catalogue               loading and running a task by name
+    tasks/                  classify, localize, detect, segment
+    engines/ finetuned/     how networks are computed; fine-tuned models on disk
+    networks/               architectures and their weights
+    image labels results    decoding, class names, return values
+    errors folders          the tree of errors; cache and data folders
+
+torch is imported when a task is loaded.
 """
 
 from foursight.models.catalogue import load, run

@@ -19,66 +19,69 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Task(Protocol):
-    """What a task's `load(profile, device, precision)` gives.
+    """What the `load` of a task's module returns.
 
-    A photo goes through three steps, so that a server can run the first and last for many photos side by side while one
-    thread computes: `prepare` (resize and crop; any thread), `predict` (the network, on a whole batch; one thread at a
-    time), `finish` (scores to labels, boxes to pixels, masks; any thread). What passes between them is the task's own.
+    An image goes through three steps, so that a server can run the first and the last in many threads while one thread
+    computes: `prepare` (resize and crop; any thread), `predict` (the network, on a batch; one thread at a time) and
+    `finish` (scores to labels, boxes to pixels, masks; any thread). The types between the steps are the task's own.
     """
 
     card: Card
     options: type[Options]
-    # A large photo may be reduced before `prepare`, as long as its shorter side keeps so many pixels.
+    # A large image may be reduced before `prepare` if its shorter side keeps this many pixels.
     short_side: int
 
     def resolve(self, options: Any) -> ResolvedRequest[Any, Any]:
-        """Find the model that the options name. Raises OptionError where options do not fit it."""
+        """Find the model and the classes that the options name. Raises OptionError."""
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
-        """Turn an upright RGB image into what `predict` takes.
+        """Turn an upright RGB image into an input of `predict`.
 
-        `size` is the (width, height) of the original, for boxes and masks, where the image is a reduced one.
+        `size` is the (width, height) of the original if the image was reduced; boxes and masks refer to it.
         """
 
     def predict(self, batch: list[tuple[Any, Any]]) -> list[Any]:
-        """Run the network once over [(prepared, request), ...]; images may have different sizes."""
+        """Run the network on [(prepared, request), ...] and return one output each; images may differ in size."""
 
     def finish(self, output: Any, request: Any) -> Predictions:
-        """Turn one element of what `predict` returned into predictions in pixels of the original."""
+        """Turn an output of `predict` into predictions, in pixels of the original image."""
 
 
 @runtime_checkable
 class SupportsFineTuned(Protocol):
-    """A task that serves fine-tuned models besides its own, chosen by the option `model`."""
+    """A task that also serves fine-tuned models, which requests choose by the option `model`."""
 
     def install(self, name: str, folder: Path) -> None:
-        """Serve a model from its folder, in the place of one that has the name already. Raises StoreError."""
+        """Add or replace a model, read from its folder. Raises StoreError, and then changes nothing."""
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were resolved before are still answered."""
+        """Remove a model; requests that were resolved before are still answered."""
 
     def finetuned_cards(self) -> list[Card]:
-        """What is served besides the task's own model; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
 
 
 def load(name: str, profile: Profile = "tiny", device: Device = "auto", precision: PrecisionConfig = FLOAT32) -> Task:
-    """Load a task by its catalogue name, weights included; `precision` is what a CPU computes it in.
+    """Load a task with its weights; `precision` applies to a CPU.
 
-    Raises KeyError for a name that the catalogue lacks, WeightsError where the profile's weights cannot be had and
-    PrecisionError where the photos to calibrate on cannot.
+    Raises KeyError for an unknown name, WeightsError if the weights of the profile are not available, and
+    PrecisionError if the images to calibrate on cannot be read.
     """
     task: Task = import_module(TASKS[name].module).load(profile, device, precision)
     return task
 
 
 def fetch(name: str) -> None:
-    """Download and check the standard profile's weights of a task, where the cache lacks them. Raises WeightsError."""
+    """Download a task's weights of the standard profile unless they are cached. Raises WeightsError."""
     weights = import_module("foursight.models.networks.weights")
     weights.fetch(import_module(TASKS[name].module).PUBLISHED)
 
 
 def run(task: Task, image: Image.Image, **options: object) -> Predictions:
-    """Answer for one upright RGB image; `options` are those of the task's options class."""
+    """Return a task's predictions for one upright RGB image; `options` are the fields of `task.options`.
+
+    Raises OptionError, and pydantic's ValidationError for a value out of range.
+    """
     request = task.resolve(task.options(**options))
     (output,) = task.predict([(task.prepare(image), request)])
     return task.finish(output, request)

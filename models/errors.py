@@ -1,17 +1,17 @@
-"""What can go wrong in `models`: each error has a stable code, says what was wrong, and says what would be right.
+"""Errors of `models`: each has a stable code, says what was wrong, and says what would be right.
 
 ModelError
-├── ImageError      the bytes are no picture that can be used
+├── ImageError      the bytes are not an image that can be used
 ├── OptionError     an option of the request does not fit the task
-├── PrecisionError  networks cannot be computed as asked here
-├── WeightsError    the weights of a profile are not to be had
+├── PrecisionError  this machine cannot compute in the precision asked for
+├── WeightsError    the weights of a profile are not available
 ├── StoreError      a fine-tuned model cannot be read, or does not fit
-└── DataError       a set of photos cannot be trained on
+└── DataError       a data set cannot be trained on
 """
 
 
 class ModelError(Exception):
-    """Base of all errors here: a stable `code`, in `detail` what was wrong, and in `hint` what would be right."""
+    """Base class: `code` is stable, `detail` says what was wrong, `hint` says what would be right."""
 
     def __init__(self, code: str, detail: str, hint: str) -> None:
         super().__init__(code, detail, hint)
@@ -28,7 +28,7 @@ class ImageError(ModelError):
 
 
 class OptionError(ModelError):
-    """Codes: unknown_parameter, invalid_parameter, unknown_class. `option` is the name of the option, if known."""
+    """Codes: unknown_model, unknown_parameter, invalid_parameter, unknown_class. `option`: its name, if known."""
 
     def __init__(self, code: str, detail: str, hint: str, option: str | None = None) -> None:
         super().__init__(code, detail, hint)
@@ -48,7 +48,7 @@ class StoreError(ModelError):
 
 
 class DataError(ModelError):
-    """Codes: bad_data, with `problems`: one line for each thing that is wrong; no_data; checkpoint_mismatch."""
+    """Codes: bad_data, no_data, checkpoint_mismatch. `problems` has one line for each fault of the data."""
 
     def __init__(self, code: str, detail: str, hint: str, problems: tuple[str, ...] = ()) -> None:
         super().__init__(code, detail, hint)

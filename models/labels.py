@@ -1,4 +1,4 @@
-"""Label spaces: the names behind class ids, and the choice of some of them by a request."""
+"""Label spaces: the names of class ids, and the class ids that a request names."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,9 @@ from functools import cache
 from importlib.resources import files
 
 from foursight.models.errors import OptionError
+
+# A label space of at most this many labels is listed in full when a label is refused.
+LISTED = 20
 
 
 @cache
@@ -17,20 +20,21 @@ def imagenet() -> tuple[tuple[str, str], ...]:
 
 
 def ids_of(classes: Iterable[str], labels: Sequence[str], ids: Sequence[int]) -> frozenset[int]:
-    """The ids of the classes named, of a label space `labels` with the ids `ids`; a label that occurs twice gives both.
+    """Return the ids of the named classes; case is ignored, and a label that occurs twice has both its ids.
 
-    Raises OptionError (unknown_class) that names the closest labels there are.
+    `ids` are those of `labels`, in the same order. Raises OptionError (unknown_class), with the closest labels.
     """
-    chosen: set[int] = set()
+    wanted: set[int] = set()
     for name in classes:
         found = {class_id for label, class_id in zip(labels, ids, strict=True) if label.casefold() == name.casefold()}
         if not found:
-            close = get_close_matches(name, labels, n=3, cutoff=0.5)
-            hint = f"Close to it: {', '.join(close)}." if close else ""
-            raise OptionError(
-                "unknown_class",
-                f"This model has no class {name!r}.",
-                f"{hint} GET /v1/models lists its {len(labels)} labels.".strip(),
-            )
-        chosen |= found
-    return frozenset(chosen)
+            raise OptionError("unknown_class", f"This model has no class {name!r}.", _hint(name, labels))
+        wanted |= found
+    return frozenset(wanted)
+
+
+def _hint(name: str, labels: Sequence[str]) -> str:
+    if len(labels) <= LISTED:
+        return f"Its classes: {', '.join(labels)}."
+    close = get_close_matches(name, labels, n=3, cutoff=0.5)
+    return f"Close matches: {', '.join(close)}." if close else f"None of its {len(labels):,} classes is similar."

@@ -1,4 +1,4 @@
-"""The value that every task gives back, and what it tells of itself."""
+"""Values that tasks return: predictions for an image, and the description of a model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,9 +11,9 @@ Profile = Literal["tiny", "standard"]
 
 @dataclass(frozen=True)
 class BoxMask:
-    """A mask kept as the part of it that can be non-zero, so that a large photo costs no large array.
+    """A mask cropped to the box that contains it, which saves memory for large images.
 
-    `bitmap` is bool [h, w]; its upper left pixel is pixel (`left`, `top`) of the upright original photo.
+    `bitmap` is bool [h, w]; its upper left pixel is pixel (`left`, `top`) of the upright original image.
     """
 
     left: int
@@ -21,7 +21,7 @@ class BoxMask:
     bitmap: NDArray[np.bool_]
 
     def full(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The mask as bool [height, width] of the whole photo."""
+        """Return the mask of the whole image, bool [height, width]."""
         mask = np.zeros((height, width), dtype=np.bool_)
         h, w = self.bitmap.shape
         mask[self.top : self.top + h, self.left : self.left + w] = self.bitmap
@@ -30,11 +30,11 @@ class BoxMask:
 
 @dataclass(frozen=True)
 class Predictions:
-    """N predictions for one photo, best first.
+    """N predictions for an image, best first; fields that a task does not predict are None.
 
-    `class_ids` int64 [N]: ImageNet indices (classification, localization) or COCO category ids (the other two);
-    `scores` float32 [N] in 0..1; `boxes` float32 [N, 4], xyxy in pixels of the upright original photo; `wnids` are
-    WordNet ids. What a task does not give is None.
+    `class_ids` int64 [N]: ImageNet indices (classify, localize), COCO category ids (detect, segment), or indices into
+    the labels of a fine-tuned model. `scores` float32 [N] in 0..1. `boxes` float32 [N, 4], xyxy in pixels of the
+    upright original image. `wnids` are WordNet ids.
     """
 
     class_ids: NDArray[np.int64]
@@ -47,7 +47,11 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Card:
-    """What a loaded task says of itself: the figures of `GET /v1/models`."""
+    """Description of a loaded model.
+
+    `input_size` is the size that the network works at in pixels, as text. `dtype` is what it computes in. `parameters`
+    and `bytes` of a fine-tuned model count only what it does not share with the built-in model.
+    """
 
     name: str
     profile: Profile

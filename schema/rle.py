@@ -1,8 +1,8 @@
-"""COCO's compressed run-length encoding of masks, and polygons, in numpy alone.
+"""COCO's compressed run-length encoding of masks, in numpy alone.
 
-The format is that of pycocotools: runs over the mask in column-major order, starting with a run of zeros; each run
-from the fourth on as the difference to the run two before; each number in groups of 5 bits, least first, bit 5 set
-where more follow, as the characters from "0" (48) on.
+The format is that of pycocotools. The mask is read in column-major order, starting with a run of zeros. From the
+fourth on, each run is stored as the difference to the run two before. A number is stored in groups of 5 bits, the
+lowest first, with bit 5 set if more groups follow. Each group is a character, counting from "0" (48).
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ def encode(mask: Mask) -> Rle:
 
 
 def encode_part(part: Mask, left: int, top: int, height: int, width: int) -> Rle:
-    """Encode a photo's mask, [`height`, `width`], that is `part`, bool [h, w], at (`left`, `top`) and False elsewhere.
+    """Encode a mask [`height`, `width`] that equals `part`, bool [h, w], at (`left`, `top`) and is False elsewhere.
 
-    Only the columns that `part` covers are looked at, so the cost is that of the object and not of the photo.
+    Reads only the columns that `part` covers, so the cost depends on the object and not on the image.
     """
     columns = np.zeros((part.shape[1], height), dtype=np.bool_)
     columns[:, top : top + part.shape[0]] = part.T
@@ -32,14 +32,14 @@ def encode_part(part: Mask, left: int, top: int, height: int, width: int) -> Rle
         edges = np.concatenate(([0], edges))
     offset = left * height
     ends = np.concatenate((edges + offset, [height * width]))
-    # A mask that reaches the last pixel of its columns ends there, wherever the photo ends.
+    # If the last pixel of the columns is set, its run ends there, not at the end of the image.
     if flat.size and flat[-1] and offset + flat.size < height * width:
         ends = np.insert(ends, -1, offset + flat.size)
     return Rle(size=(height, width), counts=_compress(np.diff(ends, prepend=0)))
 
 
 def decode(rle: Rle) -> Mask:
-    """Decode to bool [H, W]. Raises ValueError where the runs do not add up to the size."""
+    """Decode to bool [H, W]. Raises ValueError if the runs do not add up to the size."""
     height, width = rle.size
     runs = _expand(rle.counts)
     if sum(runs) != height * width or min(runs, default=0) < 0:
@@ -57,7 +57,7 @@ def _compress(runs: NDArray[np.int64]) -> str:
         while more:
             group = value & 0x1F
             value >>= 5
-            # The sign lives in bit 4 of the last group.
+            # Bit 4 of the last group is the sign.
             more = value != (-1 if group & 0x10 else 0)
             characters.append(48 + (group | (0x20 if more else 0)))
     return characters.decode("ascii")

@@ -1,6 +1,6 @@
 """The tasks, declared once: paths, OpenAPI, command line, SDK and page derive from this table.
 
-A further task is one module and one line here. Reading the table imports neither torch nor ray.
+To add a task, add its module and one line here. Reading the table imports neither torch nor ray.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Literal
 
 from foursight.schema.options import Options
 
-# What a task returns for an image: labels of the whole, the main object, all objects with boxes, or with masks as well.
+# What a task returns for an image: its labels, the main object, all objects with boxes, or all objects with masks too.
 Finds = Literal["labels", "object", "objects", "masks"]
 
 
@@ -18,8 +18,9 @@ Finds = Literal["labels", "object", "objects", "masks"]
 class TaskSpec:
     """One task.
 
-    `name` is its path under /v1/ and its command; `module` has `load(profile, device, ...)`, which only a worker calls;
-    `options_class` is "module:Class" of its options, in a module that needs neither torch nor ray.
+    `name` is its path below /v1/, and its command. `summary` is one sentence. `module` has `load(profile, device,
+    precision)`, see models/catalogue.py. `options_class` is "module:Class", in a module that imports neither torch nor
+    ray.
     """
 
     name: str
@@ -30,14 +31,14 @@ class TaskSpec:
 
     @cached_property
     def options(self) -> type[Options]:
-        """The class of the options of a request."""
+        """The class of a request's options."""
         module, _, name = self.options_class.partition(":")
         options: type[Options] = getattr(import_module(module), name)
         return options
 
     @property
     def has_boxes(self) -> bool:
-        """Whether its predictions have boxes."""
+        """Whether the predictions have boxes."""
         return self.finds != "labels"
 
 

@@ -25,6 +25,7 @@ class AdmissionControl:
         self._max_wait_s = max_wait_s
         self._metrics = metrics
         self._seconds_per_image = 0.0
+        self._measured = False
         self.admitted = 0
 
     @contextmanager
@@ -47,9 +48,14 @@ class AdmissionControl:
         finally:
             self._admit(-count)
 
+    def assume(self, seconds_per_image: float) -> None:
+        """Set the estimate until the first measurement."""
+        self._seconds_per_image = seconds_per_image
+
     def observe(self, seconds_per_image: float) -> None:
-        """Update the estimate, a moving average, with a measured value; the first value is taken as it is."""
-        weight = 0.2 if self._seconds_per_image else 1.0
+        """Update the estimate, a moving average, with a measurement; the first one is taken as it is."""
+        weight = 0.2 if self._measured else 1.0
+        self._measured = True
         self._seconds_per_image += weight * (seconds_per_image - self._seconds_per_image)
 
     def _wait_s(self, images: int) -> float:

@@ -40,7 +40,7 @@ def read_query(
     valid = dict.fromkeys((*AnalyzeOptions.model_fields, *fields, *for_objects))
     for name in values:
         if name not in valid:
-            raise query.unknown_parameter(name, [AnalyzeOptions, *classes.values()], valid)
+            raise query.unknown_parameter(name, [AnalyzeOptions, *classes.values(), ClassifyOptions], valid)
     owner = task_of(values["model"]) if "model" in values else None
     return AnalyzeRequest(
         tasks={

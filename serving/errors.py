@@ -82,8 +82,8 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError | ModelError) and error.code in CODES:
         if isinstance(error, ApiError):
             return error
-        hint = _HTTP_HINTS.get(error.code, "")
-        return ApiError(error.code, error.detail, error.hint if hint in error.hint else f"{error.hint} {hint}".strip())
+        hints = [error.hint, "" if "GET /v1/models" in error.hint else _HTTP_HINTS.get(error.code, "")]
+        return ApiError(error.code, error.detail, " ".join(filter(None, hints)))
     logger.error("unexpected error while answering a request", exc_info=error)
     return ApiError(
         "internal_error", "The server failed to answer this request.", "Try again, or report the request ID."

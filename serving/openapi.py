@@ -50,6 +50,8 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     images = {"type": "array", "maxItems": MAX_IMAGES, "items": {"type": "string", "format": "binary"}}
     return {
         "operationId": task.name,
+        # The page draws by it.
+        "x-finds": task.finds,
         "summary": task.summary,
         "description": f"Returns {_FINDS[task.finds]}. Send an image as the body, or up to {MAX_IMAGES} images as "
         "fields `image` of a multipart body.",

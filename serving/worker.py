@@ -131,7 +131,7 @@ class Worker:
     def _warm_up(self) -> None:
         """Answer for blank images once, so that no request waits for allocations and for kernels to be chosen.
 
-        The time of the last one is the first estimate of the time an image takes.
+        The time of the last one is the estimate of the time an image takes, until the first is measured.
         """
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))
@@ -140,7 +140,7 @@ class Worker:
             (output,) = self._task.predict([(prepared, request)])
             seconds = perf_counter() - start
             self._task.finish(output, request)
-        self._endpoint.admission.observe(seconds)
+        self._endpoint.admission.assume(seconds)
 
     def __del__(self) -> None:
         self._endpoint.close()

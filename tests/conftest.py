@@ -64,7 +64,7 @@ class Running:
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         _pids[self.url] = self.process.pid
-        while "Ctrl-C stops it." not in self.log.read_text():
+        while "Press Ctrl-C to stop." not in self.log.read_text():
             try:
                 self.process.wait(timeout=0.1)
             except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What several tests compare with: COCO's own masks, and networks with random weights that answer to the photo."""
+"""Helpers of several tests: pycocotools' masks, and networks with random weights that react to their input."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-# Small networks gain little by a second thread, and lose much where the cores are busy: it waits by spinning.
+# A second thread helps small networks little, and costs much on busy cores, because it waits by spinning.
 torch.set_num_threads(1)
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    """A photo as torchvision's detection networks take it, float32 [3, H, W] in 0..1."""
+    """An image as the input of torchvision's detection networks, float32 [3, H, W] in 0..1."""
     return pil_to_tensor(image).float() / 255
 
 
 def coco_rle(mask: NDArray[np.bool_]) -> dict[str, object]:
-    """A mask's run-length encoding by pycocotools, with its counts as text."""
+    """Encode a mask with pycocotools; the counts are text."""
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": tuple(rle["size"]), "counts": rle["counts"].decode()}
 
@@ -29,7 +29,7 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def settle(network: nn.Module, pixels: Tensor) -> None:
-    """Give a network with random weights the batch statistics of `pixels`; else its features vanish or explode."""
+    """Set a random network's batch statistics to those of `pixels`: otherwise its features vanish or explode."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 server on loopback whose answers a test writes, for clients under test."""
+"""An HTTP/1.1 server on loopback whose responses a test defines."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer; `body` None hangs up without a word."""
+    """A response; with `body` None, the connection is closed instead."""
 
     body: bytes | None = b""
     status: int = 200
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Scripted(Loopback):
-    """Answers with what `script` returns for a request; counts connections, and requests at the same time."""
+    """Responds with what `script` returns for a request; counts connections and simultaneous requests."""
 
     def __init__(self, script: Callable[[Asked], Reply]) -> None:
         self.asked: list[Asked] = []
@@ -42,7 +42,7 @@ class Scripted(Loopback):
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # The head and the body go in two writes: Nagle's algorithm would hold the second one back for 40 ms.
+            # Headers and body are two writes, of which Nagle's algorithm would delay the second by 40 ms.
             disable_nagle_algorithm = True
 
             def setup(self) -> None:

@@ -10,17 +10,17 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Some tests are about clients that do not wait for their answer.
+        # Some tests have clients that do not wait for the response.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Loopback:
-    """A server with this handler, at `url`, while the context lasts."""
+    """A server with the given handler at `url`. Runs inside its context."""
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self._server = _Server(("127.0.0.1", 0), handler)
-        # It looks whether it is to end at this interval: half a second by default, for each test that has a server.
+        # It polls for its end at this interval. The default of 0.5 s would slow down each test.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -36,7 +36,7 @@ class Loopback:
 
 
 class Stub(Loopback):
-    """Gives one answer to everything, GET and POST: `body` and `status`; notes the paths asked for in `requests`."""
+    """Responds to every GET and POST with `body` and `status`; keeps the paths in `requests`."""
 
     def __init__(self, body: bytes = b"", status: int = 200) -> None:
         self.requests: list[str] = []

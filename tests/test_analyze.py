@@ -1,4 +1,4 @@
-"""Several tasks for one upload, over a real socket: what each answers alone, and the labels of an object cut out."""
+"""Several tasks for one upload, over a real socket: each part is what the task answers alone."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ from tests.conftest import MAX_QUEUE, kill_worker
 from tests.photos import encoded, photo
 from tests.test_server import counted
 
-# Of each task, and of analyses: the queue, and a batch of 8.
+# Places of each task and of analyze: the queue and one batch of 8.
 PLACES = MAX_QUEUE + 8
 ASTRONAUT = encoded(photo("astronaut"), "JPEG", quality=95)
 
@@ -42,7 +42,7 @@ def alone(client: httpx.Client, task: str, data: bytes, **parameters: object) ->
 
 
 def assert_same(part: Answer | Failure, single: Answer) -> None:
-    """Scores and boxes differ by rounding where photos are computed in other batches."""
+    """Compare; scores and boxes differ by rounding if images are computed in other batches."""
     assert isinstance(part, Answer)
     assert (part.model, part.image) == (single.model, single.image)
     assert [one.label for one in part.predictions] == [one.label for one in single.predictions]
@@ -67,7 +67,7 @@ def test_each_part_is_what_the_task_answers_alone(client: httpx.Client, whole: A
     assert_same(whole.tasks[task], alone(client, task, ASTRONAUT))
 
 
-def test_the_tasks_asked_for_answer_in_their_order_and_each_gets_the_options_it_knows(client: httpx.Client) -> None:
+def test_the_requested_tasks_answer_in_their_order_and_each_gets_the_options_it_has(client: httpx.Client) -> None:
     asked = {"top_k": 2, "score_threshold": 0.1, "mask_format": "none"}
     found = analyze(client, ASTRONAUT, tasks="segment,classify", **asked)
     assert list(found.tasks) == ["segment", "classify"]
@@ -75,7 +75,7 @@ def test_the_tasks_asked_for_answer_in_their_order_and_each_gets_the_options_it_
     assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT, score_threshold=0.1, top_k=2))
 
 
-def test_a_turned_photo_is_upright_for_every_task(client: httpx.Client) -> None:
+def test_a_rotated_image_is_upright_for_every_task(client: httpx.Client) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = photo("astronaut").crop((0, 0, 400, 512))
@@ -86,7 +86,7 @@ def test_a_turned_photo_is_upright_for_every_task(client: httpx.Client) -> None:
         assert_same(part, alone(client, task, encoded(upright)))
 
 
-def test_a_class_that_one_task_lacks_costs_the_others_nothing(client: httpx.Client) -> None:
+def test_a_class_that_one_task_lacks_does_not_affect_the_others(client: httpx.Client) -> None:
     found = analyze(client, ASTRONAUT, tasks="classify,detect,localize", classes="person")
     assert isinstance(found.tasks["classify"], Failure)
     assert (found.tasks["classify"].error.code, found.tasks["classify"].error.status) == ("unknown_class", 400)
@@ -102,9 +102,7 @@ def test_a_class_that_one_task_lacks_costs_the_others_nothing(client: httpx.Clie
         ("tasks=localize&top_k=2", "localize"),
     ],
 )
-def test_each_object_is_classified_as_its_part_of_the_photo_is_alone(
-    client: httpx.Client, query: str, named: str
-) -> None:
+def test_each_object_is_classified_as_its_region_is_alone(client: httpx.Client, query: str, named: str) -> None:
     found = Analysis.model_validate_json(
         client.post(f"/v1/analyze?{query}&then=classify", content=encoded(photo("astronaut"))).content
     )
@@ -122,7 +120,7 @@ def test_each_object_is_classified_as_its_part_of_the_photo_is_alone(
         assert [label.score for label in one.classification] == pytest.approx([e.score for e in expected], abs=0.002)
 
 
-def test_of_many_objects_the_sixteen_best_are_classified(client: httpx.Client) -> None:
+def test_only_the_sixteen_best_objects_are_classified(client: httpx.Client) -> None:
     found = analyze(client, ASTRONAUT, tasks="detect", then="classify", score_threshold=0.05)
     objects = found.tasks["detect"].predictions
     assert len(objects) > 16
@@ -130,7 +128,7 @@ def test_of_many_objects_the_sixteen_best_are_classified(client: httpx.Client) -
     assert [one.classification is not None for one in objects] == [index < 16 for index in range(len(objects))]
 
 
-def test_nothing_found_is_nothing_to_classify(client: httpx.Client) -> None:
+def test_without_objects_nothing_is_classified(client: httpx.Client) -> None:
     grey = encoded(Image.new("RGB", (64, 48), "grey"))
     found = analyze(client, grey, tasks="detect", then="classify")
     assert found.tasks["detect"].predictions == []
@@ -179,7 +177,7 @@ def test_a_wrong_query_is_refused(client: httpx.Client, case: str) -> None:
         (ASTRONAUT, {"Accept": "image/png"}, 406, "not_acceptable"),
     ],
 )
-def test_what_would_fail_every_task_is_one_error(
+def test_an_error_of_the_image_is_one_error_for_the_whole_request(
     client: httpx.Client, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     response = client.post("/v1/analyze", content=body, headers=headers)
@@ -188,7 +186,7 @@ def test_what_would_fail_every_task_is_one_error(
     assert response.headers["x-request-id"]
 
 
-def test_a_form_with_one_image_is_answered_and_one_with_two_is_not(client: httpx.Client) -> None:
+def test_a_form_with_one_image_is_answered_and_one_with_two_is_refused(client: httpx.Client) -> None:
     form = client.post("/v1/analyze?tasks=classify", files={"image": ASTRONAUT})
     assert form.json() == client.post("/v1/analyze?tasks=classify", content=ASTRONAUT).json()
     two = client.post("/v1/analyze", files=[("image", ASTRONAUT)] * 2)
@@ -196,7 +194,7 @@ def test_a_form_with_one_image_is_answered_and_one_with_two_is_not(client: httpx
     assert "POST" in client.get("/v1/analyze").headers["allow"]
 
 
-def test_analyses_side_by_side_each_get_their_own_photo(client: httpx.Client) -> None:
+def test_concurrent_analyses_each_answer_their_own_image(client: httpx.Client) -> None:
     photos = [
         encoded(image.resize((width, height)))
         for image, width, height in [
@@ -216,7 +214,7 @@ def test_analyses_side_by_side_each_get_their_own_photo(client: httpx.Client) ->
 
 @contextmanager
 def full(server: str, client: httpx.Client, path: str) -> Iterator[None]:
-    """All places of a task taken, by uploads that never end: a place is taken before the body is read."""
+    """Take all places of a task with uploads that never end: a place is reserved before the body is read."""
     host, port = server.removeprefix("http://").split(":")
     task = path.split("?", maxsplit=1)[0]
     with ExitStack() as stack:
@@ -229,7 +227,7 @@ def full(server: str, client: httpx.Client, path: str) -> Iterator[None]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what comes by itself, and fail where it does not."""
+    """Wait until a condition holds; fail after two minutes."""
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
@@ -237,7 +235,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def waiting(client: httpx.Client, task: str) -> float:
-    """How many photos a task has taken in and not yet answered."""
+    """The number of images that a task has admitted and not yet answered."""
     return metric(client, "foursight_queue_images", task)
 
 
@@ -246,7 +244,7 @@ def metric(client: httpx.Client, name: str, task: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{") and f'"{task}"' in line)
 
 
-def test_a_task_that_is_full_says_so_in_its_part(client: httpx.Client, server: str) -> None:
+def test_a_full_task_is_an_error_in_its_part_only(client: httpx.Client, server: str) -> None:
     with full(server, client, "segment"):
         found = analyze(client, ASTRONAUT, tasks="classify,segment")
         only = client.post("/v1/analyze?tasks=segment", content=ASTRONAUT)
@@ -257,7 +255,7 @@ def test_a_task_that_is_full_says_so_in_its_part(client: httpx.Client, server: s
     assert int(only.headers["retry-after"]) >= 1
 
 
-def test_objects_that_classification_has_no_room_for_stay_found(client: httpx.Client, server: str) -> None:
+def test_objects_are_returned_without_labels_if_the_classifier_is_full(client: httpx.Client, server: str) -> None:
     with full(server, client, "classify"):
         found = analyze(client, ASTRONAUT, tasks="localize", then="classify")
     assert found.tasks["localize"].predictions[0].classification is None
@@ -265,9 +263,9 @@ def test_objects_that_classification_has_no_room_for_stay_found(client: httpx.Cl
     assert found.then.error.code == "overloaded"
 
 
-def test_when_analyses_are_too_many_they_are_refused_and_the_tasks_are_not(client: httpx.Client, server: str) -> None:
+def test_a_full_analyze_queue_refuses_analyses_and_not_the_tasks(client: httpx.Client, server: str) -> None:
     with full(server, client, "analyze?tasks=classify"):
-        # Refused by its head alone: the body is never sent.
+        # Refused by its headers alone: the body is never sent.
         host, port = server.removeprefix("http://").split(":")
         refused = http.client.HTTPConnection(host, int(port), timeout=60)
         refused.putrequest("POST", "/v1/analyze")
@@ -275,10 +273,12 @@ def test_when_analyses_are_too_many_they_are_refused_and_the_tasks_are_not(clien
         refused.endheaders()
         response = refused.getresponse()
         assert (response.status, json.loads(response.read())["code"]) == (503, "overloaded")
+        # Estimated from the analyses before.
+        assert int(response.headers["Retry-After"]) > 1
         assert client.post("/v1/classify", content=ASTRONAUT).status_code == 200
 
 
-def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
+def test_hanging_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
     before = metric(client, "foursight_images_total", "segment")
     host, port = server.removeprefix("http://").split(":")
     head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n".encode()
@@ -289,15 +289,15 @@ def test_who_hangs_up_leaves_no_work_behind(client: httpx.Client, server: str) -
     for caller in callers:
         caller.close()
     until(lambda: waiting(client, "segment") + waiting(client, "analyze") == 0)
-    # What was being computed is finished; what waited never is.
+    # The batch in the network is finished; images in the queue are dropped.
     assert metric(client, "foursight_images_total", "segment") - before < len(callers)
     assert_same(analyze(client, ASTRONAUT, tasks="segment").tasks["segment"], alone(client, "segment", ASTRONAUT))
 
 
-def test_a_killed_worker_costs_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
+def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
     def is_back(path: str) -> bool:
-        # A request may be held until then; else it is answered with problem details, and told when to come back. On a
-        # new connection: one that was used before, HAProxy may close without a word, for the client to try again.
+        # A request is held until then, or refused with Retry-After. On a new connection: HAProxy may close a used one
+        # without an answer, for the client to retry.
         response = httpx.post(f"{server}{path}", content=ASTRONAUT, timeout=60)
         if response.status_code == 200:
             return True
@@ -315,7 +315,7 @@ def test_a_killed_worker_costs_its_own_part_only_and_comes_back(client: httpx.Cl
     assert client.get("/readyz").json()["tasks"] == dict.fromkeys(TASKS, "ready")
 
 
-def test_the_headers_and_the_metrics_count_it(client: httpx.Client) -> None:
+def test_headers_and_metrics_cover_analyses(client: httpx.Client) -> None:
     before = counted(client, "analyze")
     response = client.post("/v1/analyze", content=ASTRONAUT, headers={"X-Request-ID": "mine"})
     client.post("/v1/analyze", content=b"no picture")
@@ -328,14 +328,13 @@ def test_the_headers_and_the_metrics_count_it(client: httpx.Client) -> None:
     assert after["415"] == before.get("415", 0) + 1
 
 
-def test_the_document_describes_it_with_the_options_of_all_tasks(client: httpx.Client) -> None:
+def test_the_openapi_document_has_the_options_of_all_tasks(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     validate(document)
     operation = document["paths"]["/v1/analyze"]["post"]
     names = [parameter["name"] for parameter in operation["parameters"]]
     assert names[:2] == ["tasks", "then"]
     assert set(names[2:]) == {"model", "top_k", "score_threshold", "classes", "max_detections", "mask_format"}
-    # What is known of the tasks without loading them is what they say themselves.
     for task, options in ((name, spec.options) for name, spec in TASKS.items()):
         told = [parameter["name"] for parameter in document["paths"][f"/v1/{task}"]["post"]["parameters"]]
         assert told == list(options.model_fields)

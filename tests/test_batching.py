@@ -1,4 +1,4 @@
-"""The batcher: a lone item starts at once, what gathers meanwhile is computed together, and nobody spoils another's."""
+"""The batcher: a lone item starts at once, arrivals form the next batch, and no item fails another."""
 
 import asyncio
 import threading
@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from foursight.serving.batching import Batcher
+from foursight.serving.batching import Batcher, BatcherFailed
 
 PATIENCE_S = 30
 
 
 class Compute:
-    """Multiplies by ten. It notes its batches, holds each until `gate` is open, and fails on negative numbers."""
+    """Multiplies by ten. Records its batches, holds each until `gate` is open, and fails on negative numbers."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -46,7 +46,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def queue_behind(batcher: Batcher[int, int], compute: Compute, items: list[int]) -> list[asyncio.Task]:
-    """Let item 0 be in the network, and then `items` wait in the queue; their tasks, that of 0 first."""
+    """Put item 0 in the network and `items` in the queue; return their tasks, that of item 0 first."""
     first = asyncio.create_task(batcher.submit(0))
     assert await asyncio.to_thread(compute.started.wait, PATIENCE_S)
     rest = [asyncio.create_task(batcher.submit(item)) for item in items]
@@ -55,7 +55,7 @@ async def queue_behind(batcher: Batcher[int, int], compute: Compute, items: list
     return [first, *rest]
 
 
-def test_a_lone_item_is_computed_alone_without_company(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_a_lone_item_is_computed_at_once(batcher: Batcher[int, int], compute: Compute) -> None:
     compute.gate.set()
 
     async def scenario() -> None:
@@ -79,7 +79,7 @@ def test_what_arrives_during_a_batch_is_computed_together(batcher: Batcher[int, 
     assert compute.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
 
 
-def test_nothing_of_a_batch_is_computed_twice_nor_left_waiting(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_every_item_is_computed_exactly_once(batcher: Batcher[int, int], compute: Compute) -> None:
     compute.gate.set()
 
     async def scenario() -> None:
@@ -92,7 +92,7 @@ def test_nothing_of_a_batch_is_computed_twice_nor_left_waiting(batcher: Batcher[
     assert len(batcher) == 0
 
 
-def test_an_item_that_fails_leaves_its_neighbours_their_answers(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_a_failing_item_does_not_fail_the_rest_of_its_batch(batcher: Batcher[int, int], compute: Compute) -> None:
     async def scenario() -> None:
         tasks = await queue_behind(batcher, compute, [1, -2, 3, -4])
         compute.gate.set()
@@ -105,7 +105,7 @@ def test_an_item_that_fails_leaves_its_neighbours_their_answers(batcher: Batcher
     assert batcher.alive
 
 
-def test_a_lone_failure_is_raised_and_the_next_item_is_computed(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_after_a_lone_failure_the_next_item_is_computed(batcher: Batcher[int, int], compute: Compute) -> None:
     compute.gate.set()
 
     async def scenario() -> None:
@@ -130,11 +130,11 @@ def test_a_cancelled_item_is_never_computed(batcher: Batcher[int, int], compute:
         assert [answers[index][0] for index in (0, 2, 4, 5)] == [0, 20, 40, 50]
 
     run(scenario)
-    # Nor does it take a place in the batch.
+    # It takes no place in the batch either.
     assert compute.batches == [[0], [2, 4, 5]]
 
 
-def test_a_queue_of_cancelled_items_is_passed_over(batcher: Batcher[int, int], compute: Compute) -> None:
+def test_a_queue_of_cancelled_items_is_skipped(batcher: Batcher[int, int], compute: Compute) -> None:
     async def scenario() -> None:
         tasks = await queue_behind(batcher, compute, [1, 2])
         for task in tasks[1:]:
@@ -148,7 +148,7 @@ def test_a_queue_of_cancelled_items_is_passed_over(batcher: Batcher[int, int], c
     assert compute.batches == [[0], [3]]
 
 
-def test_cancelling_an_item_in_the_network_does_not_disturb_the_rest(
+def test_cancelling_an_item_in_the_network_does_not_affect_the_rest(
     batcher: Batcher[int, int], compute: Compute
 ) -> None:
     async def scenario() -> None:
@@ -164,7 +164,7 @@ def test_cancelling_an_item_in_the_network_does_not_disturb_the_rest(
 
 
 async def until_refused(batcher: Batcher[int, int]) -> str:
-    """Submit items, and take them back, until one is refused."""
+    """Submit and cancel items until one is refused."""
     while True:
         probe = asyncio.create_task(batcher.submit(99))
         await asyncio.sleep(0)
@@ -174,9 +174,7 @@ async def until_refused(batcher: Batcher[int, int]) -> str:
         await asyncio.sleep(0)
 
 
-def test_closing_finishes_the_batch_at_hand_and_cancels_what_waits(
-    batcher: Batcher[int, int], compute: Compute
-) -> None:
+def test_closing_finishes_the_current_batch_and_cancels_the_queue(batcher: Batcher[int, int], compute: Compute) -> None:
     async def scenario() -> None:
         computing, waiting = await queue_behind(batcher, compute, [1])
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
@@ -192,7 +190,7 @@ def test_closing_finishes_the_batch_at_hand_and_cancels_what_waits(
     assert not batcher.alive
 
 
-def test_the_observer_is_told_of_every_batch() -> None:
+def test_the_observer_is_called_for_every_batch() -> None:
     compute, seen = Compute(), []
     batcher: Batcher[int, int] = Batcher(compute, 2, lambda size, seconds: seen.append((size, seconds >= 0)))
 
@@ -206,7 +204,7 @@ def test_the_observer_is_told_of_every_batch() -> None:
     assert seen == [(1, True), (2, True), (1, True)]
 
 
-def test_a_wrong_number_of_results_is_an_error_for_all_and_the_thread_goes_on() -> None:
+def test_a_wrong_number_of_results_is_an_error_and_the_thread_continues() -> None:
     batcher: Batcher[int, int] = Batcher(lambda items: [] if 0 in items else items, 4)
 
     async def scenario() -> None:
@@ -215,4 +213,69 @@ def test_a_wrong_number_of_results_is_an_error_for_all_and_the_thread_goes_on() 
         assert (await batcher.submit(7))[0] == 7
 
     run(scenario)
+    batcher.close()
+
+
+class DeviceLost(RuntimeError):
+    pass
+
+
+def test_after_a_fatal_error_all_that_wait_fail_and_the_batcher_is_dead() -> None:
+    compute = Compute()
+
+    def lose_the_device(items: list[int]) -> list[int]:
+        compute(items)
+        raise DeviceLost
+
+    batcher: Batcher[int, int] = Batcher(lose_the_device, 2, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [1, 2, 3])
+        tasks[3].cancel()
+        await asyncio.sleep(0)
+        compute.gate.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(end) for end in ends] == [BatcherFailed] * 3 + [asyncio.CancelledError]
+        assert not batcher.alive
+        with pytest.raises(BatcherFailed):
+            await batcher.submit(4)
+
+    run(scenario)
+    batcher.close()
+    assert compute.batches == [[0]]
+
+
+def test_a_fatal_error_while_items_are_tried_alone_fails_those_that_are_left() -> None:
+    compute = Compute()
+
+    def fail(items: list[int]) -> list[int]:
+        if len(items) == 1 and items[0] > 0:
+            raise DeviceLost
+        return compute(items)
+
+    batcher: Batcher[int, int] = Batcher(fail, 3, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        tasks = await queue_behind(batcher, compute, [-1, 2, 3])
+        compute.gate.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(end) for end in ends] == [tuple, ValueError, BatcherFailed, BatcherFailed]
+
+    run(scenario)
+    batcher.close()
+    assert not batcher.alive
+
+
+def test_an_error_that_is_not_fatal_leaves_the_batcher_alive() -> None:
+    compute = Compute()
+    compute.gate.set()
+    batcher: Batcher[int, int] = Batcher(compute, 2, is_fatal=lambda error: isinstance(error, DeviceLost))
+
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match="negative"):
+            await batcher.submit(-1)
+        assert (await batcher.submit(1))[0] == 10
+
+    run(scenario)
+    assert batcher.alive
     batcher.close()

@@ -21,7 +21,7 @@ SERVICE = 0.02
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second of warming up."""
-    monkeypatch.setattr(benchmark, "WARM_UP", 0.5)
+    monkeypatch.setattr(benchmark, "WARM_UP_S", 0.5)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -58,11 +58,11 @@ def test_an_open_loop_counts_the_time_that_a_request_waited_to_be_sent_and_queue
     assert len(samples) == rate * seconds
     assert {sample.status for sample in samples} == {200}
     # The server cannot have been quicker than this, however fast the machine: the n-th answer takes n times SERVICE.
-    first = round(rate * benchmark.WARM_UP)
+    first = round(rate * benchmark.WARM_UP_S)
     answered = np.sort([sample.due + sample.latency for sample in samples]) - (samples[0].due - first / rate)
     assert (answered >= SERVICE * np.arange(first + 1, first + 1 + len(samples)) - 0.01).all()
     found = benchmark.report("", samples, seconds)
-    middle = benchmark.WARM_UP + seconds / 2
+    middle = benchmark.WARM_UP_S + seconds / 2
     assert found.p50 >= 1000 * (SERVICE * middle * rate - middle) - 20
     assert found.steps == {"queue": 1.5, "inference": 18.5}
 

@@ -1,4 +1,4 @@
-"""Class activation mapping: the box of a map is that of the connected part that holds its maximum (scipy's label)."""
+"""Class activation mapping: the box of a map is that of its maximum's connected component, as found by scipy."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from foursight.models.networks import cam
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_box_is_that_of_scipys_connected_component(seed: int) -> None:
+def test_the_box_is_that_of_the_connected_component(seed: int) -> None:
     torch.manual_seed(seed)
     maps = torch.nn.functional.interpolate(torch.randn(3, 1, 5, 5), size=(14, 14), mode="bicubic")[:, 0]
     large = torch.nn.functional.interpolate(maps[:, None], size=(cam.MAP_SIZE,) * 2, mode="bilinear")[:, 0].numpy()

@@ -1,4 +1,4 @@
-"""Classification: the published network, its preprocessing, and what a request may ask."""
+"""Classification: the published network, its preprocessing, and the options of a request."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def ask(task: classify.Classification) -> Callable:
     return lambda name, **options: catalogue.run(task, photo(name), **options)
 
 
-def test_the_network_takes_every_tensor_of_the_published_file_and_no_other() -> None:
+def test_the_network_has_exactly_the_tensors_of_the_published_file() -> None:
     published = torch.load(lite0.weights_path(), weights_only=True)
     loaded = lite0.load().state_dict()
     assert loaded.keys() == published.keys()
@@ -36,7 +36,7 @@ def test_the_network_takes_every_tensor_of_the_published_file_and_no_other() -> 
 
 
 def tensorflow_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Before and after, as tf.nn's notes on padding define "SAME"."""
+    """Return the padding (before, after) that TensorFlow's documentation defines as "SAME"."""
     total = max(kernel - stride, 0) if size % stride == 0 else max(kernel - size % stride, 0)
     return total // 2, total - total // 2
 
@@ -96,7 +96,9 @@ def test_the_thousand_classes_are_in_the_order_of_their_wordnet_ids() -> None:
 @pytest.mark.parametrize(
     "size", [(451, 300), (300, 451), (640, 427), (427, 640), (224, 224), (1200, 900), (50, 37), (1600, 200), (256, 257)]
 )
-def test_the_crop_is_that_of_resizing_all_and_cropping(size: tuple[int, int], resample: Image.Resampling) -> None:
+def test_the_crop_equals_resizing_the_whole_image_and_cropping(
+    size: tuple[int, int], resample: Image.Resampling
+) -> None:
     image = photo("chelsea").resize(size)
     base = backbone.Backbone(torch.nn.Identity(), "", 256, 224, resample, (0.0,) * 3, (1.0,) * 3)
     short = min(size)
@@ -111,7 +113,7 @@ def test_the_crop_is_that_of_resizing_all_and_cropping(size: tuple[int, int], re
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (2000, 3), (3, 2000)])
-def test_a_photo_of_any_shape_has_a_crop(task: classify.Classification, size: tuple[int, int]) -> None:
+def test_an_image_of_any_shape_has_a_crop(task: classify.Classification, size: tuple[int, int]) -> None:
     assert (task.prepare(Image.new("RGB", size, (10, 20, 30))) == (10, 20, 30)).all()
 
 
@@ -124,20 +126,20 @@ def test_scores_are_the_best_of_a_thousand_that_sum_to_one(ask: Callable) -> Non
     assert few.labels == everything.labels[:7]
 
 
-def test_only_scores_at_or_above_the_threshold_are_given(ask: Callable) -> None:
+def test_only_scores_at_or_above_the_threshold_are_returned(ask: Callable) -> None:
     everything = ask("chelsea", top_k=1000)
     bound = float(everything.scores[4])
     assert ask("chelsea", top_k=1000, score_threshold=bound).labels == everything.labels[:5]
     assert ask("chelsea", score_threshold=1).labels == ()
 
 
-def test_classes_keep_their_own_labels_only(ask: Callable) -> None:
+def test_only_the_named_classes_are_returned(ask: Callable) -> None:
     found = ask("chelsea", classes="espresso, tabby,TIGER CAT")
     assert found.labels == ("tiger cat", "tabby", "espresso")
     assert found.scores[0] == ask("chelsea").scores[0]
 
 
-def test_a_label_of_two_classes_gives_both() -> None:
+def test_a_label_of_two_classes_selects_both() -> None:
     assert labels.ids_of(["Crane", "cat"], ["crane", "cat", "dog", "crane"], [3, 5, 7, 9]) == {3, 5, 9}
 
 
@@ -149,7 +151,7 @@ def test_an_unknown_class_is_refused_with_the_closest_labels(ask: Callable) -> N
     assert "espresso" in caught.value.hint
 
 
-def test_a_photo_in_a_batch_is_answered_as_it_is_alone(task: classify.Classification) -> None:
+def test_an_image_in_a_batch_has_the_same_scores_as_alone(task: classify.Classification) -> None:
     request = task.resolve(task.options())
     items = [(task.prepare(photo(name)), request) for name in PHOTOS]
     alone = [task.predict([item])[0].probabilities for item in items]

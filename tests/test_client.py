@@ -1,4 +1,4 @@
-"""The SDK against a real server, beside what plain HTTP, pycocotools and the server's own pictures say."""
+"""The SDK with a real server, compared with plain HTTP, pycocotools and the server's own drawings."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_result_is_what_plain_http_gives(client: Any, plain: httpx.Client, astronaut: Path, task: str) -> None:
+def test_a_result_equals_the_answer_over_http(client: Any, plain: httpx.Client, astronaut: Path, task: str) -> None:
     answer = plain.post(f"/v1/{task}", content=astronaut.read_bytes()).json()
     result = getattr(client, task)(astronaut)
     assert json.loads(result.model_dump_json(exclude_none=True)) == answer
@@ -66,11 +66,11 @@ def test_every_kind_of_image_gets_the_same_answer(client: Any, astronaut: Path, 
     image = KINDS_OF_IMAGE[kind](astronaut)
     result = client.localize(image)
     assert result.predictions == client.localize(astronaut).predictions
-    # And each can be drawn on afterwards.
+    # Drawing works for each kind too.
     assert result.draw().size == (512, 512)
 
 
-def test_a_url_is_fetched_by_the_client_and_never_sees_the_key(server: str, astronaut: Path) -> None:
+def test_a_url_is_fetched_by_the_client_without_the_api_key(server: str, astronaut: Path) -> None:
     with Scripted(lambda _: Reply(astronaut.read_bytes())) as web, Client(server, api_key="secret") as client:
         fetched = client.classify(f"{web.url}/some/photo")
         assert fetched.predictions == client.classify(astronaut).predictions
@@ -79,7 +79,7 @@ def test_a_url_is_fetched_by_the_client_and_never_sees_the_key(server: str, astr
     assert "secret" not in str(asked.headers)
 
 
-def test_options_reach_the_task_and_wrong_ones_come_back_as_rejected(client: Any, astronaut: Path) -> None:
+def test_options_reach_the_task_and_invalid_ones_raise_rejected(client: Any, astronaut: Path) -> None:
     several = client.detect(astronaut, score_threshold=0.05, classes=["person", "dog"])
     assert {one.label for one in several.predictions} <= {"person", "dog"}
     assert len(client.detect(astronaut, score_threshold=0.05, max_detections=1).predictions) == 1
@@ -114,7 +114,7 @@ def test_masks_are_arrays_as_pycocotools_reads_them(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_picture_drawn_here_is_the_one_that_the_server_draws(
+def test_drawing_a_result_equals_the_drawing_of_the_server(
     client: Any, plain: httpx.Client, astronaut: Path, task: str
 ) -> None:
     response = plain.post(f"/v1/{task}", content=astronaut.read_bytes(), headers={"Accept": "image/png"})
@@ -122,7 +122,7 @@ def test_a_picture_drawn_here_is_the_one_that_the_server_draws(
     assert np.array_equal(np.asarray(getattr(client, task)(astronaut).draw()), theirs)
 
 
-def test_a_photo_that_lies_on_its_side_is_drawn_upright(client: Any) -> None:
+def test_an_image_with_exif_orientation_is_drawn_upright(client: Any) -> None:
     upright = photo("astronaut").crop((0, 0, 400, 512))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -152,7 +152,7 @@ def test_coco_entries_are_loaded_by_pycocotools(client: Any, astronaut: Path) ->
     assert client.classify(astronaut).to_coco(image_id=7) == []
 
 
-def test_supervision_and_pandas_get_what_the_result_says(client: Any, astronaut: Path) -> None:
+def test_conversions_to_supervision_and_pandas_keep_the_values(client: Any, astronaut: Path) -> None:
     result = client.segment(astronaut)
     detections = result.to_supervision()
     assert len(detections) == len(result.predictions)
@@ -170,7 +170,7 @@ def test_supervision_and_pandas_get_what_the_result_says(client: Any, astronaut:
 
 @pytest.mark.parametrize("mask_format", ["rle", "polygon"])
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_a_photo_shrunk_before_the_upload_is_answered_in_its_own_pixels(
+def test_an_image_shrunk_before_the_upload_is_answered_in_pixels_of_the_original(
     server: str, plain: httpx.Client, kind: str, mask_format: str
 ) -> None:
     large = photo("astronaut").crop((0, 0, 400, 512)).resize((1600, 2048))
@@ -202,7 +202,7 @@ def test_a_photo_shrunk_before_the_upload_is_answered_in_its_own_pixels(
     assert result.draw().size == (1600, 2048)
 
 
-def test_many_photos_come_in_order_with_a_failure_in_its_place(client: Any, tmp_path: Path) -> None:
+def test_many_images_are_answered_in_order_and_failures_keep_their_place(client: Any, tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(encoded(photo("chelsea")))
     (tmp_path / "coffee.png").write_bytes(encoded(photo("coffee")))
     (tmp_path / "text.png").write_text("no picture")
@@ -226,7 +226,7 @@ def test_many_photos_come_in_order_with_a_failure_in_its_place(client: Any, tmp_
     assert outcomes[0].draw().size == photo("chelsea").size
 
 
-def test_an_analysis_is_what_plain_http_gives(client: Any, plain: httpx.Client, astronaut: Path) -> None:
+def test_an_analysis_equals_the_answer_over_http(client: Any, plain: httpx.Client, astronaut: Path) -> None:
     parameters = {"tasks": "segment,localize", "then": "classify"}
     answer = plain.post("/v1/analyze", params=parameters, content=astronaut.read_bytes()).json()
     analysis = client.analyze(astronaut, tasks=["segment", "localize"], then="classify")
@@ -238,12 +238,12 @@ def test_an_analysis_is_what_plain_http_gives(client: Any, plain: httpx.Client, 
     assert analysis.request_id
     with pytest.raises(KeyError):
         analysis["detect"]
-    # The objects of the task that says most of them: the server draws no analyses, but that task alone.
+    # An analysis draws the objects of its most detailed task. The server draws that task alone, and no analyses.
     alone = plain.post("/v1/segment", content=astronaut.read_bytes(), headers={"Accept": "image/png"})
     assert np.array_equal(np.asarray(analysis.draw()), np.asarray(Image.open(io.BytesIO(alone.content))))
 
 
-def test_analyses_are_of_all_tasks_and_in_the_photos_own_pixels_and_one_may_fail(client: Any, astronaut: Path) -> None:
+def test_many_analyses_have_all_tasks_in_pixels_of_the_original_and_one_may_fail(client: Any, astronaut: Path) -> None:
     large = Image.open(astronaut).resize((1536, 1536))
     good, bad = client.analyze_many([large, b"no picture"], max_side=512, top_k=2, mask_format="polygon")
     assert list(good.tasks) == list(TASKS)

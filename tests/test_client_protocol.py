@@ -1,4 +1,4 @@
-"""The SDK against servers that fail, that are slow or that lie: errors, retries, many photos, and what it imports."""
+"""The SDK with servers that fail, are slow or send nonsense: errors, retries, many images, and imports."""
 
 import io
 import itertools
@@ -34,6 +34,7 @@ from foursight import (
     UnreadableImage,
 )
 from foursight.clients.sdk import async_client, client, protocol
+from foursight.clients.sdk.responses import retry_delay
 from foursight.schema import Problem
 from tests import twins
 from tests.conftest import free_port
@@ -60,7 +61,7 @@ def refusal(status: int, **headers: str) -> Reply:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that a client asks for; none is waited."""
+    """Records the delays of a client without waiting."""
     waited: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -87,7 +88,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (Reply(None), CannotConnect),
     ],
 )
-def test_each_failure_has_its_error_and_the_requests_id(kind: str, reply: Reply, error: type[FoursightError]) -> None:
+def test_each_failure_is_an_error_with_the_request_id(kind: str, reply: Reply, error: type[FoursightError]) -> None:
     with Scripted(lambda _: reply) as server, twins.make(kind, server.url, retries=0) as asking:
         with pytest.raises(FoursightError) as caught:
             asking.classify(PHOTO)
@@ -120,7 +121,7 @@ def test_a_model_that_a_lost_attempt_has_unloaded_is_unloaded(kind: str, pauses:
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_the_id_that_the_server_gives_is_the_one_reported(kind: str) -> None:
+def test_the_request_id_of_the_response_is_reported(kind: str) -> None:
     reply = refusal(400, X_Request_ID="the-servers-own")
     with Scripted(lambda _: reply) as server, twins.make(kind, server.url) as asking:
         with pytest.raises(Rejected) as caught:
@@ -129,7 +130,7 @@ def test_the_id_that_the_server_gives_is_the_one_reported(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_a_server_that_says_nothing_times_out_and_is_not_asked_again(kind: str, pauses: list[float]) -> None:
+def test_a_server_that_does_not_respond_times_out_and_is_not_retried(kind: str, pauses: list[float]) -> None:
     def slow(_: Asked) -> Reply:
         threading.Event().wait(1)
         return GOOD
@@ -141,7 +142,7 @@ def test_a_server_that_says_nothing_times_out_and_is_not_asked_again(kind: str, 
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_what_may_pass_is_tried_again_and_logged(
+def test_temporary_failures_are_retried_and_logged(
     kind: str, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     replies = iter([Reply(None), refusal(503, Retry_After="3"), refusal(429), GOOD])
@@ -162,7 +163,7 @@ def test_what_may_pass_is_tried_again_and_logged(
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_trying_again_ends(kind: str, pauses: list[float]) -> None:
+def test_retries_end(kind: str, pauses: list[float]) -> None:
     with Scripted(lambda _: refusal(503)) as server, twins.make(kind, server.url, retries=3) as asking:
         with pytest.raises(Overloaded):
             asking.classify(PHOTO)
@@ -174,7 +175,7 @@ def test_trying_again_ends(kind: str, pauses: list[float]) -> None:
     assert len(pauses) == 3 + 2
 
 
-def test_retry_after_is_a_number_or_a_date_and_too_long_is_not_waited_for(pauses: list[float]) -> None:
+def test_retry_after_may_be_a_number_or_a_date_and_a_long_one_is_an_error(pauses: list[float]) -> None:
     asked_for = ["7", formatdate(time.time() + 30, usegmt=True), "soon"]
     replies = iter([*(refusal(503, Retry_After=value) for value in asked_for), GOOD, refusal(503, Retry_After="3600")])
     with Scripted(lambda _: next(replies)) as server, Client(server.url) as asking:
@@ -186,19 +187,19 @@ def test_retry_after_is_a_number_or_a_date_and_too_long_is_not_waited_for(pauses
     assert len(pauses) == 3
 
 
-def test_the_pause_grows_is_left_to_chance_and_is_bounded() -> None:
+def test_the_retry_delay_grows_and_is_random_and_bounded() -> None:
     error = CannotConnect("no")
-    waits = [[protocol.retry_delay(error, attempt, 99) for _ in range(200)] for attempt in range(12)]
+    waits = [[retry_delay(error, attempt, 99) for _ in range(200)] for attempt in range(12)]
     for attempt, found in enumerate(waits):
         longest = min(8.0, 0.25 * 2**attempt)
         assert longest / 2 <= min(found) < 0.6 * longest
         assert 0.9 * longest < max(found) <= longest
     for hopeless in (TimedOut("no"), Rejected(problem(400)), ServerError(problem(500)), UnreadableImage("no")):
-        assert protocol.retry_delay(hopeless, 0, 99) is None
+        assert retry_delay(hopeless, 0, 99) is None
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_the_key_goes_as_a_bearer_token_with_every_request(kind: str) -> None:
+def test_the_api_key_is_sent_as_a_bearer_token_with_every_request(kind: str) -> None:
     with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url, api_key="secret") as asking:
         asking.classify(PHOTO)
         asking.ready()
@@ -220,7 +221,7 @@ def test_the_key_goes_as_a_bearer_token_with_every_request(kind: str) -> None:
         ("http://", "http://"),
     ],
 )
-def test_an_image_that_cannot_be_read_is_said_and_nothing_is_sent(kind: str, image: Any, said: str) -> None:
+def test_an_unreadable_image_is_an_error_and_nothing_is_sent(kind: str, image: Any, said: str) -> None:
     with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
         with pytest.raises(UnreadableImage) as caught:
             asking.classify(image)
@@ -229,13 +230,13 @@ def test_an_image_that_cannot_be_read_is_said_and_nothing_is_sent(kind: str, ima
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_a_fetched_photo_is_limited_and_follows_redirects(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MAX_FETCH_BYTES", 1000)
+def test_a_fetched_image_has_a_size_limit_and_follows_redirects(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_DOWNLOAD_BYTES", 1000)
     pages = {
         "/good": Reply(PHOTO),
         "/moved": Reply(b"", 302, {"Location": "/good"}),
         "/large": Reply(bytes(1001)),
-        # Without a length, its end is that of the connection.
+        # Without Content-Length, the body ends with the connection.
         "/endless": Reply(bytes(1_000_000), headers={"Content-Length": ""}),
         "/missing": Reply(b"no", 404),
     }
@@ -254,7 +255,7 @@ def test_a_fetched_photo_is_limited_and_follows_redirects(kind: str, monkeypatch
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_only_so_many_at_a_time_over_so_many_connections_and_little_is_read_ahead(kind: str) -> None:
+def test_concurrency_limits_requests_and_connections_and_little_is_read_ahead(kind: str) -> None:
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -276,7 +277,7 @@ def test_only_so_many_at_a_time_over_so_many_connections_and_little_is_read_ahea
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_a_slow_photo_keeps_its_place_and_a_server_that_fails_is_told_for_each(kind: str) -> None:
+def test_a_slow_image_keeps_its_place_and_each_failure_is_reported(kind: str) -> None:
     def answer(asked: Asked) -> Reply:
         number = int(asked.body)
         time.sleep(0.3 if number == 0 else 0)
@@ -297,19 +298,19 @@ def test_a_slow_photo_keeps_its_place_and_a_server_that_fails_is_told_for_each(k
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_all_results_kept_do_not_keep_the_photos(kind: str) -> None:
+def test_a_list_of_all_results_does_not_hold_the_images(kind: str) -> None:
     photos = (number.to_bytes(2) * 200_000 for number in range(100))
     with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
-        # What the server notes must not be counted.
+        # The server's own record of the bodies must not be counted.
         server.asked = _Nothing()
         tracemalloc.start()
         results = list(asking.classify_many(photos, concurrency=2))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert len(results) == 100
-    # 100 photos are 40 MB; under way at a time are 8, each of them here, in the socket's buffers and at the server.
+    # All 100 images have 40 MB. At most 8 are in flight, each of them here, in socket buffers and in the server.
     assert peak < 20_000_000
-    with pytest.raises(ValueError, match=r"result\.draw\(photo\)"):
+    with pytest.raises(ValueError, match=r"result\.draw\(image\)"):
         results[0].draw()
     assert results[0].draw(Image.new("RGB", (8, 6))).size == (8, 6)
     with pytest.raises(UnreadableImage, match="9 x 6"):
@@ -323,13 +324,13 @@ class _Nothing(list[Any]):
 
 @pytest.mark.parametrize("images", ["photo.jpg", b"bytes", Path("photo.jpg")])
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_one_image_in_the_place_of_many_is_said(kind: str, images: Any) -> None:
+def test_a_single_image_instead_of_many_is_an_error(kind: str, images: Any) -> None:
     with twins.make(kind, "http://127.0.0.1:9") as asking, pytest.raises(TypeError, match="list"):
         list(asking.classify_many(images))
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind: str) -> None:
+def test_an_analysis_has_a_result_or_an_error_for_each_task(kind: str) -> None:
     detected = {"label": "dog", "class_id": 18, "score": 0.5, "box": [1, 1, 4, 3]}
     breed = {"label": "pug", "class_id": 254, "score": 0.9, "wnid": "n02110958"}
     analysis = {
@@ -365,18 +366,36 @@ def test_an_analysis_has_a_result_for_each_task_and_keeps_what_failed_apart(kind
     assert large.draw().size == (80, 60)
 
 
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_any_task_is_run_by_its_name_with_its_own_options(kind: str) -> None:
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
+        options = {"count": 3, "names": ["red", "blue"], "rounded": True, "unit": 0.5, "model": None}
+        assert asking.run("colours", PHOTO, **options).predictions[0].label == "cat"
+        (result,) = asking.run_many("colours", [Image.new("RGB", (80, 60))], max_side=8, **options)
+        asking.run("a/b", PHOTO)
+    assert result.predictions[0].box == (10, 20, 50, 60)
+    first, second, third = server.asked
+    assert first.path == second.path == "/v1/colours"
+    assert first.query == second.query == {"count": "3", "names": "red,blue", "rounded": "true", "unit": "0.5"}
+    assert third.path == "/v1/a%2Fb"
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", ""])
 @pytest.mark.parametrize("kind", twins.KINDS)
-def test_an_address_that_is_none_is_said(kind: str, url: str) -> None:
+def test_an_invalid_address_is_an_error(kind: str, url: str) -> None:
     with pytest.raises(ValueError, match="http://"):
         twins.make(kind, url)
+
+
+HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "click", "pandas", "supervision"}
 
 
 @pytest.mark.parametrize(
     ("statement", "foreign"),
     [
-        ("import foursight", {"ray", "torch", "typer", "rich", "httpx", "numpy"}),
-        ("from foursight import *", {"ray", "torch", "torchvision", "typer", "fastapi", "pandas", "supervision"}),
+        ("import foursight", {"ray", "torch", "click", "rich", "httpx", "numpy"}),
+        ("from foursight import *", HEAVY),
+        ("import foursight.clients.sdk", HEAVY),
     ],
 )
 def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> None:
@@ -386,14 +405,14 @@ def test_the_client_imports_nothing_heavy(statement: str, foreign: set[str]) -> 
 
 
 @pytest.mark.parametrize("package", ["pandas", "supervision"])
-def test_a_package_that_is_an_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_a_missing_optional_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     result = Result.model_validate({"model": "stub", "image": {"width": 1, "height": 1}, "predictions": []})
-    with pytest.raises(ModuleNotFoundError, match=rf"{package} is not installed: pip install 'foursight\[{package}\]'"):
+    with pytest.raises(ModuleNotFoundError, match=f"{package} is not installed: pip install {package}"):
         getattr(result, f"to_{package}")()
 
 
-def test_all_that_is_promised_is_there() -> None:
+def test_all_exported_names_exist() -> None:
     for name in foursight.__all__:
         assert getattr(foursight, name).__name__ == name
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""Detection and segmentation: our order of the work gives what torchvision's own `forward` gives.
+"""Detection and segmentation: the results are those of torchvision's own `forward`.
 
 Random weights, with heads made loud enough that they find objects, test the arithmetic; the tiny profile is there too.
 """
@@ -81,7 +81,7 @@ PHOTOS = {
 
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an engine, and from whole photos, large as they are for these small networks: both have other tests."""
+    """A task without engines and without reducing large images, which have tests of their own."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
     monkeypatch.setattr(images, "reduce", lambda whole, short_side: whole)
 
@@ -105,7 +105,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=RANDOM_TASKS)
 def random(request: pytest.FixtureRequest) -> str:
-    """The name of each task with random weights: what a request may ask is the same code for all."""
+    """The name of each task with random weights; the options of a request are the same code for all."""
     return request.param
 
 
@@ -116,7 +116,7 @@ def full(found: Predictions, image: Image.Image) -> NDArray[np.bool_]:
 
 
 def assert_same(one: Predictions, other: Predictions, image: Image.Image) -> None:
-    """The same objects, but for the last bits of a number: two of nearly the same score may change places."""
+    """Compare objects up to rounding: two objects with nearly the same score may be swapped."""
     assert len(one.labels) == len(other.labels)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
     distance = np.abs(one.boxes[:, None] - other.boxes[None]).max(2)
@@ -130,7 +130,7 @@ def assert_same(one: Predictions, other: Predictions, image: Image.Image) -> Non
 
 
 def chosen(found: Predictions, keep: NDArray[np.bool_]) -> Predictions:
-    """Some of what was found."""
+    """Return the predictions that `keep` selects."""
     indices = np.flatnonzero(keep)
     return Predictions(
         found.class_ids[indices],
@@ -142,7 +142,7 @@ def chosen(found: Predictions, keep: NDArray[np.bool_]) -> Predictions:
 
 
 @pytest.mark.parametrize("photo_name", PHOTOS)
-def test_a_photo_is_prepared_as_torchvision_does(name: str, photo_name: str) -> None:
+def test_an_image_is_prepared_as_torchvision_does(name: str, photo_name: str) -> None:
     task, image = made(name), PHOTOS[photo_name]
     prepared = task.prepare(image)
     expected, _ = task.network.transform([as_tensor(image)])
@@ -153,7 +153,7 @@ def test_a_photo_is_prepared_as_torchvision_does(name: str, photo_name: str) -> 
 
 
 @pytest.mark.parametrize("photo_name", PHOTOS)
-def test_a_photo_gets_the_answer_of_torchvisions_own_forward(
+def test_an_image_has_the_results_of_torchvisions_own_forward(
     name: str, photo_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, image = made(name), PHOTOS[photo_name]
@@ -176,7 +176,7 @@ def test_a_photo_gets_the_answer_of_torchvisions_own_forward(
 
 @pytest.mark.parametrize("task_name", ["tiny detect", "tiny segment"])
 @pytest.mark.parametrize("photo_name", PHOTOS)
-def test_from_the_photo_on_trained_weights_give_torchvisions_own_answer(task_name: str, photo_name: str) -> None:
+def test_trained_weights_have_the_results_of_torchvision_from_the_image_on(task_name: str, photo_name: str) -> None:
     task, image = made(task_name), PHOTOS[photo_name]
     with torch.inference_mode():
         (expected,) = task.network([as_tensor(image)])
@@ -198,7 +198,7 @@ def test_the_networks_find_enough_for_these_tests(name: str) -> None:
         assert 0 < full(everything_in(name, "square"), ASTRONAUT).mean() < 0.9
 
 
-def test_photos_of_different_sizes_in_a_batch_are_answered_as_alone(name: str) -> None:
+def test_images_of_different_sizes_in_a_batch_have_the_same_results_as_alone(name: str) -> None:
     task = made(name)
     request = task.resolve(task.options(score_threshold=0.05))
     outputs = task.predict([(task.prepare(image), request) for image in PHOTOS.values()])
@@ -206,7 +206,7 @@ def test_photos_of_different_sizes_in_a_batch_are_answered_as_alone(name: str) -
         assert_same(task.finish(output, request), everything_in(name, photo_name), image)
 
 
-def test_each_photo_of_a_batch_has_its_own_options(random: str) -> None:
+def test_each_image_of_a_batch_has_its_own_options(random: str) -> None:
     task, everything = made(random), everything_in(random, "landscape")
     label = served(task, everything)
     asked: list[dict[str, Any]] = [{}, {"max_detections": 2}, {"classes": [label]}, {"score_threshold": 1}]
@@ -233,7 +233,7 @@ def test_a_threshold_keeps_the_scores_at_or_above_it(random: str) -> None:
     assert len(found.scores) == (everything.scores >= bound).sum() < len(everything.scores)
 
 
-def test_at_most_so_many_objects_are_given_the_best_first(random: str) -> None:
+def test_at_most_max_detections_objects_are_returned_best_first(random: str) -> None:
     everything = everything_in(random, "square")
     assert (np.diff(everything.scores) <= 0).all()
     found = run(made(random), PHOTOS["square"], score_threshold=0.05, max_detections=3)
@@ -241,7 +241,7 @@ def test_at_most_so_many_objects_are_given_the_best_first(random: str) -> None:
     assert len(found.scores) == 3
 
 
-def test_classes_keep_their_own_objects_only(random: str) -> None:
+def test_only_objects_of_the_named_classes_are_returned(random: str) -> None:
     task, everything = made(random), everything_in(random, "square")
     label = served(task, everything)
     assert set(everything.labels) != {label}
@@ -249,7 +249,7 @@ def test_classes_keep_their_own_objects_only(random: str) -> None:
     assert_same(found, chosen(everything, np.array(everything.labels) == label), PHOTOS["square"])
 
 
-def test_a_photo_in_which_nothing_is_found_has_an_empty_answer(random: str) -> None:
+def test_an_image_without_objects_has_an_empty_result(random: str) -> None:
     task, everything = made(random), everything_in(random, "square")
     absent = next(label for label in task.card.labels if label not in everything.labels)
     found = run(task, PHOTOS["square"], score_threshold=0.05, classes=absent)
@@ -258,12 +258,12 @@ def test_a_photo_in_which_nothing_is_found_has_an_empty_answer(random: str) -> N
 
 
 def served(task: instances.Rcnn, found: Predictions) -> str:
-    """The last label that is served: a random network also finds the places in COCO's list that have no name."""
+    """Return the last label that is served: a random network also finds class indices that have no label."""
     return next(label for label in reversed(found.labels) if label in task.card.labels)
 
 
 @pytest.mark.parametrize("unknown", ["persn", "N/A", "__background__", "background", "person2"])
-def test_what_is_no_class_to_be_served_is_refused(name: str, unknown: str) -> None:
+def test_a_class_that_is_not_served_is_refused(name: str, unknown: str) -> None:
     task = made(name)
     with pytest.raises(OptionError) as caught:
         task.resolve(task.options(classes=["person", unknown]))

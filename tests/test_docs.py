@@ -35,13 +35,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
 LEFT_OUT = (
     # They start the server; one answers here already.
-    r"foursight serve|make run|docker compose",
+    r"(\w+=\S+ )*(foursight serve|make run|docker compose)",
     # They install, or run these tests.
     r"make|pip install",
     # They compute for a minute; tests/test_finetune_detector.py trains, and asks for what was trained.
     r"foursight finetune (kitchen|DATA)|curl .*model=kitchen",
     # The developers' measurements: minutes long, of data sets that are not here.
-    r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|-m (research|tools)\.)",
+    r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|-m (loadtests|research|tools)\.)",
 )
 # After these words a command line names a file that it writes.
 WRITES = re.compile(r"(?:--draw|--out|--sheet|-o|>) (\S+)")
@@ -53,6 +53,8 @@ def files() -> dict[str, bytes]:
     coffee, cat, people = (encoded(photo(name)) for name in ("coffee", "chelsea", "astronaut"))
     found = {"photo.jpg": coffee, "one.jpg": people, "two.png": cat, "people.png": people}
     found |= {"photos/cat.png": cat, "holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
+    sample = "serving/page/samples/tennis.jpg"
+    found |= {sample: (ROOT / sample).read_bytes()}
     found |= {"flowers/espresso/one.jpg": coffee, "flowers/tiger cat/two.png": cat, "coco/images/1.png": people}
     for number in range(6):
         for name, colour in (("apple", (200, 20 + number, 20)), ("pear", (40, 180 + number, 20))):

@@ -1,4 +1,4 @@
-"""Predictions drawn on a photo."""
+"""Predictions drawn on an image."""
 
 import colorsys
 import itertools
@@ -11,8 +11,8 @@ from skimage import draw as shapes
 
 from foursight.drawing import palette
 from foursight.drawing.draw import draw
-from foursight.drawing.layout import Place, Rect, Wish, overlap, place_tags
-from foursight.drawing.text import Lettering
+from foursight.drawing.layout import Rect, TagPlacement, TagRequest, overlap, place_tags
+from foursight.drawing.text import TextStyle
 from foursight.schema import Prediction, rle
 
 GREY = (120, 120, 120)
@@ -37,38 +37,38 @@ def changed(before: Image.Image, after: Image.Image) -> rle.Mask:
     return (np.asarray(before.convert("RGB")) != np.asarray(after)).any(axis=2)
 
 
-def wishes(boxes: list[Rect], tag: tuple[int, int] = (60, 14)) -> list[Wish]:
-    return [Wish(box, (tag, (tag[0] // 2, tag[1]))) for box in boxes]
+def requests(boxes: list[Rect], tag: tuple[int, int] = (60, 14)) -> list[TagRequest]:
+    return [TagRequest(box, (tag, (tag[0] // 2, tag[1]))) for box in boxes]
 
 
-def rects(places: list[Place | None]) -> list[Rect]:
-    return [place.rect for place in places if place]
+def rects(placements: list[TagPlacement | None]) -> list[Rect]:
+    return [placement.rect for placement in placements if placement]
 
 
 def hue(rgb: palette.Rgb) -> float:
     return 360 * colorsys.rgb_to_hsv(*(side / 255 for side in rgb))[0]
 
 
-def test_without_predictions_the_photo_is_copied_unchanged():
+def test_without_predictions_the_image_is_copied_unchanged():
     photo = Image.fromarray(data.chelsea())
     drawn = draw(photo, [])
     assert drawn is not photo
     assert not changed(photo, drawn).any()
 
 
-def test_the_photo_given_is_not_modified():
+def test_the_input_image_is_not_modified():
     photo = grey()
     draw(photo, [prediction(box=(50, 50, 200, 200), mask=rle.encode(disc())), prediction("cat", 17)])
     assert not changed(grey(), photo).any()
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_a_photo_of_any_mode_gives_an_rgb_picture(mode):
+def test_an_image_of_any_mode_becomes_an_rgb_image(mode):
     assert draw(grey().convert(mode), [prediction(box=(50, 50, 200, 200))]).mode == "RGB"
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_photos_of_any_size_can_be_drawn_on(size):
+def test_images_of_any_size_can_be_drawn_on(size):
     width, height = size
     mask = rle.encode(np.ones((height, width), dtype=np.bool_))
     boxed = prediction(box=(0, 0, width, height), mask=mask)
@@ -88,7 +88,7 @@ def test_a_mask_tints_its_inside_and_not_its_outside():
     photo, mask = grey(), disc()
     pixels = np.asarray(draw(photo, [prediction(mask=rle.encode(mask))]), dtype=float)
     expected = 0.6 * np.array(GREY) + 0.4 * np.array(palette.colour(1))
-    # Below the middle, where there is no tag.
+    # Below the middle, away from the tag.
     assert np.abs(pixels[150, 160] - expected).max() <= 2
     assert (pixels[230, 160] == GREY).all()
     assert (pixels[150, 20] == GREY).all()
@@ -108,31 +108,31 @@ def test_polygons_and_rle_of_the_same_mask_draw_nearly_the_same():
     one = draw(grey(), [prediction(box=box, mask=rle.encode(mask))])
     other = draw(grey(), [prediction(box=box, mask=[outline])])
     difference = np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int))
-    # A quarter of a pixel along the contour.
+    # They differ by a quarter of a pixel along the contour.
     assert difference.max() < 50
     assert difference.mean() < 0.5
 
 
-def test_a_mask_at_the_edge_of_the_photo_is_drawn_up_to_the_edge():
+def test_a_mask_at_the_edge_of_the_image_is_drawn_up_to_the_edge():
     mask = np.zeros((240, 320), dtype=np.bool_)
     mask[100:, 200:] = True
     assert changed(grey(), draw(grey(), [prediction(mask=rle.encode(mask))]))[150:, 230:].all()
 
 
-def test_a_mask_of_another_size_than_the_photo_is_refused():
+def test_a_mask_of_another_size_than_the_image_is_an_error():
     with pytest.raises(ValueError, match="320 x 240"):
         draw(grey(100, 100), [prediction(box=(0, 0, 50, 50), mask=rle.encode(disc()))])
 
 
 @pytest.mark.parametrize("mask", [rle.encode(np.zeros((240, 320), dtype=np.bool_)), [], [[1.0, 2.0]]])
-def test_a_mask_of_nothing_draws_only_its_box(mask):
+def test_an_empty_mask_draws_only_its_box(mask):
     box = (60, 60, 200, 200)
     drawn = draw(grey(), [prediction(box=box, mask=mask)])
     assert changed(grey(), drawn)[60:200, 60:62].any()
     assert not changed(grey(), drawn)[100:160, 100:160].any()
 
 
-def test_boxes_beyond_the_photo_or_upside_down_are_drawn_inside_it():
+def test_boxes_outside_the_image_or_upside_down_are_drawn_inside_it():
     boxes = [(-50.0, -20.0, 900.0, 900.0), (300.0, 200.0, 100.0, 100.0), (500.0, 500.0, 600.0, 600.0)]
     assert draw(grey(), [prediction(box=box) for box in boxes]).size == (320, 240)
 
@@ -143,7 +143,7 @@ def test_a_box_has_the_colour_of_its_class_on_black_and_on_white():
         assert palette.colour(1) in [drawn.getpixel((x, 130)) for x in range(55, 66)]
 
 
-def test_labels_without_a_box_stand_in_a_panel_in_a_corner():
+def test_labels_without_a_box_are_in_a_panel_in_a_corner():
     photo = Image.fromarray(data.chelsea())
     ranked = [prediction("Egyptian cat", 285, 0.61), prediction("tiger cat", 282, 0.2), prediction("lynx", 287, 0.1)]
     ys, xs = np.nonzero(changed(photo, draw(photo, ranked)))
@@ -151,7 +151,7 @@ def test_labels_without_a_box_stand_in_a_panel_in_a_corner():
     assert ys.min() > photo.height / 2
 
 
-def test_several_labels_of_one_box_give_one_tag_and_a_panel():
+def test_several_labels_of_one_box_get_one_tag_and_a_panel():
     box = (150, 40, 400, 200)
     ranked = [prediction(name, index, 0.5 - index / 10, box=box) for index, name in enumerate(("cat", "lynx", "dog"))]
     photo = grey(451, 300)
@@ -167,35 +167,35 @@ def test_any_label_can_be_drawn(label):
     assert changed(grey(), drawn).any()
 
 
-def test_a_long_label_is_cut_with_an_ellipsis_to_the_room_there_is():
-    lettering = Lettering(14)
-    short = lettering.shorten("German short-haired pointer", 90)
+def test_a_label_that_is_too_long_is_cut_with_an_ellipsis():
+    style = TextStyle(14)
+    short = style.shorten("German short-haired pointer", 90)
     assert short.endswith("…")
     assert short.startswith("German")
-    assert lettering.width(short) <= 90
-    assert lettering.shorten("cat", 90) == "cat"
+    assert style.width(short) <= 90
+    assert style.shorten("cat", 90) == "cat"
 
 
-def test_tags_never_overlap_where_there_is_room():
+def test_tags_do_not_overlap_if_there_is_room():
     boxes = [(x, y, x + 90, y + 80) for x in range(0, 600, 100) for y in range(0, 400, 90)]
-    # Three objects on top of each other at every place.
+    # Three overlapping objects at every place.
     boxes += [(x + 5, y + 5, x2, y2) for x, y, x2, y2 in boxes] + [(x + 9, y + 9, x2, y2) for x, y, x2, y2 in boxes]
-    places = place_tags(wishes(boxes, (44, 12)), (700, 500))
-    assert all(places)
-    for one, other in itertools.combinations(rects(places), 2):
+    placements = place_tags(requests(boxes, (44, 12)), (700, 500))
+    assert all(placements)
+    for one, other in itertools.combinations(rects(placements), 2):
         assert not overlap(np.array([one]), np.array([other])).any()
 
 
-def test_a_tag_stands_above_its_box_and_inside_where_there_is_no_room_above():
-    above, inside = rects(place_tags(wishes([(50, 100, 200, 200), (300, 4, 450, 200)]), (640, 480)))
+def test_a_tag_is_above_its_box_or_inside_if_there_is_no_room_above():
+    above, inside = rects(place_tags(requests([(50, 100, 200, 200), (300, 4, 450, 200)]), (640, 480)))
     assert above == (50, 86, 110, 100)
     assert inside[1] == 0
 
 
-def test_tags_stay_inside_the_photo_and_off_the_panel():
+def test_tags_stay_inside_the_image_and_off_the_panel():
     panel = (0, 200, 100, 240)
     boxes = [(-3, -3, 20, 20), (310, 0, 320, 20), (0, 180, 60, 240), (290, 220, 320, 240), (0, 0, 320, 240)]
-    found = rects(place_tags(wishes(boxes), (320, 240), [panel]))
+    found = rects(place_tags(requests(boxes), (320, 240), [panel]))
     assert len(found) == len(boxes)
     assert all(x1 >= 0 and y1 >= 0 and x2 <= 320 and y2 <= 240 for x1, y1, x2, y2 in found)
     assert not overlap(np.array(found), np.array([panel])).any()
@@ -203,24 +203,24 @@ def test_tags_stay_inside_the_photo_and_off_the_panel():
 
 def test_a_tag_does_not_hide_a_small_object_that_it_can_avoid():
     small = (60, 84, 80, 98)
-    places = rects(place_tags(wishes([(50, 100, 250, 300), small]), (640, 480)))
-    assert not overlap(np.array(places), np.array([small])).any()
+    placements = rects(place_tags(requests([(50, 100, 250, 300), small]), (640, 480)))
+    assert not overlap(np.array(placements), np.array([small])).any()
 
 
-def test_tags_that_find_no_place_are_left_out_the_best_stays():
-    places = place_tags(wishes([(0, 0, 64, 30)] * 20), (64, 30))
-    assert places[0] is not None
-    assert None in places
+def test_tags_without_a_free_place_are_left_out_but_the_first_stays():
+    placements = place_tags(requests([(0, 0, 64, 30)] * 20), (64, 30))
+    assert placements[0] is not None
+    assert None in placements
 
 
-def test_a_tag_wider_than_the_photo_takes_its_shorter_form():
-    (place,) = place_tags(wishes([(0, 0, 40, 40)]), (40, 40))
-    assert place is not None
-    assert place.form == 1
-    assert place_tags(wishes([(0, 0, 1, 1)]), (1, 1)) == [None]
+def test_a_tag_wider_than_the_image_takes_its_shorter_form():
+    (placement,) = place_tags(requests([(0, 0, 40, 40)]), (40, 40))
+    assert placement is not None
+    assert placement.form == 1
+    assert place_tags(requests([(0, 0, 1, 1)]), (1, 1)) == [None]
 
 
-def test_instances_of_a_class_differ_but_keep_its_hue():
+def test_instances_of_a_class_differ_in_lightness_but_not_in_hue():
     for class_id in range(1, 91):
         colours = [palette.colour(class_id, instance) for instance in range(5)]
         assert len(set(colours)) == 5
@@ -235,12 +235,12 @@ def test_classes_of_neighbouring_ids_differ_clearly():
             assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 60
 
 
-def test_text_on_a_tag_has_the_contrast_that_wcag_asks_for():
+def test_text_on_a_tag_has_the_contrast_that_wcag_requires():
     for class_id in range(1000):
         ground = palette.colour(class_id)
         assert palette.contrast(palette.ink(ground), ground) >= 4.5
 
 
-def test_contrast_is_that_of_wcag():
+def test_contrast_is_computed_as_wcag_defines_it():
     assert palette.contrast(palette.BLACK, palette.WHITE) == pytest.approx(21)
     assert palette.contrast((119, 119, 119), palette.WHITE) == pytest.approx(4.48, abs=0.01)

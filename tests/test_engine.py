@@ -1,4 +1,4 @@
-"""Engines: what OpenVINO answers is what PyTorch answers, and its cache on disk is a help and never a danger."""
+"""Engines: OpenVINO has the results of PyTorch, and its cache on disk is never trusted."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from foursight.models import load
 from foursight.models.engines import cache as engine_cache
-from foursight.models.engines import engine, lazy_pyramid, rcnn
+from foursight.models.engines import engine, rcnn
+from foursight.models.networks import lazy_pyramid
 from tests.photos import photo
 
 CPU = torch.device("cpu")
@@ -23,20 +24,20 @@ PHOTOS = ("chelsea", "coffee", "astronaut")
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, by its folder."""
+    """The folder of an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return engine_cache.folder()
 
 
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it is not installed."""
+    """As if OpenVINO were not installed."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
 
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The parts that were converted, and not read from the cache."""
+    """The parts that were converted, not read from the cache."""
     converted: list[nn.Module] = []
     convert = engine._convert
     monkeypatch.setattr(engine, "_convert", lambda ov, part, *rest: converted.append(part) or convert(ov, part, *rest))
@@ -44,7 +45,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 
 class Part(nn.Module):
-    """A little of all that networks have."""
+    """A module with a buffer and two results."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ def compiled(part: nn.Module) -> engine.Engine:
 
 
 def assert_equal(run: engine.Engine, part: nn.Module) -> None:
-    """For sizes that it has not been tried with."""
+    """Compare results for sizes that the engine was not compiled with."""
     for shape in ((1, 3, 8, 8), (5, 3, 40, 16), (0, 3, 8, 8)):
         pixels = torch.randn(shape)
         with torch.no_grad():
@@ -83,7 +84,9 @@ def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> li
         return answers(load(name, "tiny", "cpu"), **options)
 
 
-def test_probabilities_are_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_probabilities_equal_those_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = pytorchs("classify", monkeypatch)
     task = load("classify", "tiny", "cpu")
     assert not caplog.records
@@ -92,7 +95,7 @@ def test_probabilities_are_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pyt
         assert mine.probabilities.argmax() == own.probabilities.argmax()
 
 
-def test_the_one_box_is_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_box_equals_that_of_pytorch(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     expected = pytorchs("localize", monkeypatch)
     task = load("localize", "tiny", "cpu")
     assert not caplog.records
@@ -102,7 +105,9 @@ def test_the_one_box_is_pytorchs(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 
 @pytest.mark.parametrize("name", ["detect", "segment"])
-def test_objects_are_pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_objects_equal_those_of_pytorch(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
@@ -141,12 +146,12 @@ def empty(file: Path) -> None:
 
 
 def replace(file: Path) -> None:
-    """By something whole, but no compiled model."""
+    """Write a valid cache file that contains no compiled model."""
     engine_cache.write(file.name, b"something else")
 
 
 @pytest.mark.parametrize("damage", [cut, flip, empty, replace])
-def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], cache: Path, conversions: list[nn.Module]) -> None:
+def test_a_damaged_file_is_rebuilt(damage: Callable[[Path], None], cache: Path, conversions: list[nn.Module]) -> None:
     part = Part()
     compiled(part)
     (file,) = cache.iterdir()
@@ -157,7 +162,7 @@ def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], cache: Path
     assert len(conversions) == 2
 
 
-def test_other_weights_or_buffers_are_another_model(cache: Path) -> None:
+def test_other_weights_or_buffers_have_another_file(cache: Path) -> None:
     parts = [Part(), Part(factor=2), Part()]
     with torch.no_grad():
         parts[2].conv.bias += 1
@@ -166,7 +171,7 @@ def test_other_weights_or_buffers_are_another_model(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 3
 
 
-def test_a_folder_where_others_can_write_is_not_read(cache: Path, conversions: list[nn.Module]) -> None:
+def test_a_folder_that_others_can_write_to_is_not_read(cache: Path, conversions: list[nn.Module]) -> None:
     part = Part()
     compiled(part)
     cache.chmod(0o777)
@@ -174,14 +179,14 @@ def test_a_folder_where_others_can_write_is_not_read(cache: Path, conversions: l
     assert len(conversions) == 2
 
 
-def test_without_a_cache_there_is_an_engine_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_compiled_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     part = Part()
     assert_equal(compiled(part), part)
 
 
-def test_the_cache_forgets_what_was_used_longest_ago(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_files_are_evicted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_cache, "MAX_BYTES", 2 * (32 + len(b"content")))
     for age, name in enumerate("ab"):
         engine_cache.write(name, b"content")
@@ -193,7 +198,9 @@ def test_the_cache_forgets_what_was_used_longest_ago(cache: Path, monkeypatch: p
     assert {path.name for path in cache.iterdir()} == {"a", "c"}
 
 
-def test_a_network_that_traces_wrong_runs_in_pytorch(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_cannot_be_traced_correctly_runs_in_pytorch(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Sized(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
             return pixels * len(pixels)
@@ -205,14 +212,14 @@ def test_a_network_that_traces_wrong_runs_in_pytorch(cache: Path, caplog: pytest
 
 
 @pytest.mark.usefixtures("no_openvino")
-def test_without_openvino_pytorch_answers(cache: Path) -> None:
+def test_pytorch_is_used_without_openvino(cache: Path) -> None:
     part = Part()
     assert_equal(compiled(part), part)
     assert not cache.exists()
 
 
-def test_openvino_cannot_report_to_its_makers(tmp_path: Path) -> None:
-    """In a process of its own, with a home of its own, where it would keep the number it gives to the user."""
+def test_openvino_cannot_send_telemetry(tmp_path: Path) -> None:
+    """In a new process with a new home folder, where it would keep its user ID."""
     script = """
 import socket, sys, torch
 from foursight.models.engines import engine

@@ -1,14 +1,14 @@
-"""Explanations against plain torch arithmetic and PIL, and where in known photos the evidence has to lie."""
+"""Explanations, against plain torch arithmetic and PIL, and the position of the evidence in known photos."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from skimage.color import rgb2lab
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 from foursight.clients.cli.app import app
 from foursight.drawing import palette
@@ -65,7 +65,7 @@ def test_evidence_is_the_class_activation_map_of_the_paper(
         ("astronaut", "football helmet", (280, 340, 512, 512)),
     ],
 )
-def test_evidence_lies_on_the_thing(
+def test_evidence_lies_on_the_object(
     task: classify.Classification, name: str, label: str | None, box: tuple[int, int, int, int]
 ) -> None:
     found = explain(task, photo(name), label)
@@ -77,7 +77,7 @@ def test_evidence_lies_on_the_thing(
     assert box[1] < y < box[3]
 
 
-def test_feature_maps_are_the_layers_own_and_the_strongest(task: classify.Classification) -> None:
+def test_feature_maps_are_the_strongest_of_the_layer(task: classify.Classification) -> None:
     found = explain(task, photo("chelsea"), layer="_blocks.2", maps=5)
     network = task.base.network
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_evidence_of_a_localizer_lies_in_its_box_and_adds_up_to_its_logit(tmp_pa
     assert found.evidence.max() > 0
 
 
-def test_a_maximum_is_owed_to_its_place_alone() -> None:
+def test_the_evidence_of_a_maximum_is_at_its_position() -> None:
     maps = torch.tensor([[[[1.0, 5.0], [2.0, 0.0]]]])
     assert cam.evidence(maps, lambda x: 3 * x.amax()).tolist() == [[0, 60], [0, 0]]
 

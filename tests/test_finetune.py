@@ -348,7 +348,7 @@ def test_a_name_that_is_taken_is_refused_unless_it_is_replaced(tmp_path: Path) -
         prepare(tmp_path / "taken", resume=False, replace=False)
     assert prepare(tmp_path / "taken", resume=False, replace=True) == work_folder(tmp_path / "taken")
     for name in (".hidden", "classify"):
-        with pytest.raises(StoreError, match="no name for a model"):
+        with pytest.raises(StoreError, match="Invalid model name"):
             prepare(tmp_path / name, resume=False, replace=False)
     with pytest.raises(StoreError, match="There is no run of 'new' to resume"):
         prepare(tmp_path / "new", resume=True, replace=False)

@@ -23,7 +23,7 @@ from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned import store
 from foursight.models.finetuned.detector import LabelHead
 from foursight.models.networks import rcnn_tiny
-from foursight.models.tasks import instances, localize
+from foursight.models.tasks import instances, localize, rcnn_forward
 from foursight.models.training import detection_data, jobs, tiny_detector
 from foursight.models.training.detection_data import DetectionDataset
 from foursight.models.training.loop import Progress
@@ -190,8 +190,8 @@ def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
 
 
 def answer(
-    task: instances.Rcnn, image: Image.Image, request: instances.Request
-) -> tuple[instances.RawDetections, instances.Request]:
+    task: instances.Rcnn, image: Image.Image, request: rcnn_forward.Request
+) -> tuple[rcnn_forward.RawDetections, rcnn_forward.Request]:
     (output,) = task.predict([(task.prepare(image), request)])
     return output, request
 
@@ -201,10 +201,10 @@ def test_models_of_another_task_network_or_shape_are_refused(
 ) -> None:
     spec = json.loads((written / store.SPEC).read_text())
     for change, code, said in (
-        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"task": "detect"}, "model_mismatch", "it is for detect"),
         ({"labels": ["one"]}, "model_mismatch", "size mismatch"),
         ({"head": spec["head"] | {"trunk": "0" * 64}}, "model_mismatch", "another detector"),
-        ({"head": {"own": "all"}}, "model_mismatch", "not those that model.json describes"),
+        ({"head": {"own": "all"}}, "model_mismatch", "do not match model.json"),
         ({"backbone": spec["backbone"] | {"sha256": "0" * 64}}, "model_mismatch", "backbone"),
         ({"sha256": "0" * 64}, "model_corrupt", "SHA-256"),
     ):

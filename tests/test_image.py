@@ -75,7 +75,7 @@ def refusal(data: bytes, **options: int) -> ImageError:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_gives_the_pixels_that_pillow_gives(kind: str) -> None:
+def test_pixels_are_those_of_pillow(kind: str) -> None:
     with Image.open(io.BytesIO(FILES[kind])) as opened:
         expected = opened.convert("RGB")
     decoded = decode(FILES[kind])
@@ -85,7 +85,7 @@ def test_a_file_gives_the_pixels_that_pillow_gives(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_gives_the_upright_photo(name: str, orientation: int) -> None:
+def test_every_exif_orientation_is_turned_upright(name: str, orientation: int) -> None:
     upright = np.asarray(CAT)
     # How a camera stores it, from the table in the EXIF standard (tag 0x0112).
     stored = {
@@ -109,13 +109,13 @@ def test_every_exif_orientation_gives_the_upright_photo(name: str, orientation: 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"Exif\0\0II", b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_photo_with_broken_exif_is_taken_as_it_is(name: str, exif: bytes) -> None:
+def test_broken_exif_is_ignored(name: str, exif: bytes) -> None:
     plain = decode(encoded(CAT, name))
     np.testing.assert_array_equal(pixels(decode(encoded(CAT, name, exif=exif))), pixels(plain))
 
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WEBP"])
-def test_alpha_is_laid_over_white(name: str) -> None:
+def test_alpha_is_composited_over_white(name: str) -> None:
     image = CAT.copy()
     image.putalpha(ALPHA)
     share = np.asarray(ALPHA)[..., None] / 255
@@ -124,7 +124,7 @@ def test_alpha_is_laid_over_white(name: str) -> None:
     assert np.abs(pixels(decode(encoded(image, name, **options))) - expected).max() <= 1
 
 
-def test_grey_with_alpha_is_laid_over_white() -> None:
+def test_grey_with_alpha_is_composited_over_white() -> None:
     grey = CAT.convert("L")
     share = np.asarray(ALPHA) / 255
     expected = np.asarray(grey) * share + 255 * (1 - share)
@@ -199,7 +199,7 @@ def test_samples_of_thirty_two_bits_are_scaled_to_eight(samples: NDArray[np.gene
 
 
 @pytest.mark.parametrize("name", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_an_animation_gives_its_first_frame(name: str) -> None:
+def test_the_first_frame_of_an_animation_is_decoded(name: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
     decoded = pixels(decode(data))
@@ -222,7 +222,7 @@ def test_an_animation_gives_its_first_frame(name: str) -> None:
         (b"8BPS\0\1", "unsupported_image_type", "Photoshop"),
     ],
 )
-def test_what_is_no_photo_is_refused_by_name(data: bytes, code: str, named: str) -> None:
+def test_other_files_are_refused_by_name(data: bytes, code: str, named: str) -> None:
     error = refusal(data)
     assert error.code == code
     assert named in error.detail
@@ -231,20 +231,20 @@ def test_what_is_no_photo_is_refused_by_name(data: bytes, code: str, named: str)
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", sorted({"JPEG", "progressive JPEG", "PNG", "WebP", "GIF", "AVIF"} & FILES.keys()))
-def test_a_file_cut_short_is_called_truncated(kind: str, share: float) -> None:
+def test_a_truncated_file_is_refused(kind: str, share: float) -> None:
     data = FILES[kind]
     error = refusal(data[: int(len(data) * share)])
     assert error.code == "truncated_image"
     assert kind.removeprefix("progressive ").lower() in error.detail.lower()
 
 
-def test_a_damaged_png_is_called_truncated() -> None:
+def test_a_damaged_png_is_refused_as_truncated() -> None:
     data = bytearray(FILES["PNG"])
     data[len(data) // 2] ^= 0xFF
     assert refusal(bytes(data)).code == "truncated_image"
 
 
-def test_too_many_pixels_are_refused_by_what_the_header_claims() -> None:
+def test_too_many_pixels_are_refused_from_the_header() -> None:
     error = refusal(raw_png((60_000, 60_000), 8, 2, np.zeros((1, 300), np.uint8)))
     assert error.code == "too_many_pixels"
     assert "60000 x 60000" in error.detail
@@ -258,14 +258,14 @@ def test_the_limit_on_pixels_is_the_last_size_accepted() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if "TIFF" not in kind])
-def test_the_limit_that_a_program_has_set_in_pillow_is_not_applied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_limit_on_pixels_is_not_applied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 91 * 60 - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(FILES[kind]).size == CAT.size
 
 
-def test_more_pixels_than_pillow_allows_are_called_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_error_about_pixels_is_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its plugins for WebP and TIFF check twice the limit by themselves, when they read the header and the tiles.
     files = [encoded(CAT, kind) for kind in ("WEBP", "TIFF")]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -296,7 +296,7 @@ assert before is not None
 
 
 def large(kind: str = "JPEG", **options: object) -> tuple[Image.Image, bytes]:
-    """A photo of 1804 x 1200 with detail at every scale, and its file."""
+    """Return an image of 1804 x 1200 with detail at every scale, and its file."""
     whole = CAT.resize((1804, 1200), Image.Resampling.BICUBIC)
     whole.paste(photo("astronaut"), (100, 100))
     return whole, encoded(whole, kind, **options)
@@ -305,7 +305,7 @@ def large(kind: str = "JPEG", **options: object) -> tuple[Image.Image, bytes]:
 @pytest.mark.parametrize(
     ("short_side", "size"), [(150, (226, 150)), (151, (451, 300)), (600, (902, 600)), (601, (1804, 1200))]
 )
-def test_a_large_jpeg_is_decoded_to_what_a_network_needs(short_side: int, size: tuple[int, int]) -> None:
+def test_a_large_jpeg_is_decoded_at_a_lower_resolution(short_side: int, size: tuple[int, int]) -> None:
     whole, file = large(quality=90)
     image, original = decode_for(file, short_side)
     assert (image.size, original) == (size, whole.size)
@@ -315,7 +315,7 @@ def test_a_large_jpeg_is_decoded_to_what_a_network_needs(short_side: int, size: 
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP"])
-def test_other_files_are_decoded_whole(kind: str) -> None:
+def test_other_formats_are_decoded_in_full(kind: str) -> None:
     whole, file = large(kind)
     image, original = decode_for(file, 100)
     assert image.size == original == whole.size
@@ -323,7 +323,7 @@ def test_other_files_are_decoded_whole(kind: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(1804, 1200), (1201, 1200), (1200, 1200)])
-def test_the_size_of_a_reduced_photo_is_that_of_the_upright_one(orientation: int, size: tuple[int, int]) -> None:
+def test_the_size_of_a_reduced_image_is_that_of_the_upright_original(orientation: int, size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = encoded(CAT.resize(size), "JPEG", exif=exif)
@@ -332,7 +332,7 @@ def test_the_size_of_a_reduced_photo_is_that_of_the_upright_one(orientation: int
     assert abs(image.width / image.height - original[0] / original[1]) < 0.01
 
 
-def test_a_large_jpeg_cut_short_is_called_truncated() -> None:
+def test_a_truncated_large_jpeg_is_refused() -> None:
     _, file = large()
     with pytest.raises(ImageError) as caught:
         decode_for(file[: len(file) * 3 // 4], 100)

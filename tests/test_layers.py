@@ -1,4 +1,4 @@
-"""The table of layers against torch's own shapes, its counter of operations, gradients, and published figures."""
+"""The table of layers, against torch's shapes and FLOP counter, gradients, and published figures."""
 
 import json
 import random
@@ -11,20 +11,21 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import alexnet
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
-from typer.testing import CliRunner
 
 from foursight.clients.cli.app import app
 from foursight.models.finetuned import detector, networks, store
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.inspection import summary
 from foursight.models.inspection.geometry import Window, same_padding
-from foursight.models.inspection.layers import Layer, Watched, record
+from foursight.models.inspection.layer import Layer
+from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0
 from foursight.models.networks.rcnn_tiny import trained_state
 from foursight.schema import LayerTable, Problem
@@ -46,8 +47,8 @@ NETWORKS = [
 
 
 def layers_of(network: nn.Module, height: int, width: int) -> list[Layer]:
-    def parts(watched: nn.Module, pixels: Tensor) -> Iterator[Watched]:
-        yield Watched(lambda: watched(pixels))
+    def parts(watched: nn.Module, pixels: Tensor) -> Iterator[Part]:
+        yield Part(lambda: watched(pixels))
 
     return record(network, (height, width), parts)
 
@@ -81,7 +82,7 @@ def summarized(profile: str, task: str, size: tuple[int, int]) -> tuple[nn.Modul
 
 
 @pytest.mark.parametrize(("profile", "task", "size"), NETWORKS)
-def test_every_layer_gives_what_its_formula_says(profile: str, task: str, size: tuple[int, int]) -> None:
+def test_every_layer_has_the_output_size_of_its_formula(profile: str, task: str, size: tuple[int, int]) -> None:
     _, found = summarized(profile, task, size)
     layers = [layer for stage in found.stages for layer in stage.layers]
     assert [layer for layer in layers if layer.output != layer.observed] == []
@@ -97,7 +98,7 @@ def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: s
 
 
 def check_by_torch(network: nn.Module, found: summary.NetworkSummary) -> None:
-    """Sizes by torch's hooks, costs by its counter of operations."""
+    """Compare sizes with torch's hooks, and costs with its FLOP counter."""
     layers = [layer for stage in found.stages for layer in stage.layers]
     seen: dict[str, list[tuple[int, ...]]] = {}
 
@@ -149,7 +150,7 @@ def test_fine_tuned_networks_are_described_from_the_pixels_to_their_own_labels(t
     assert ((3,) if name in ("plain", "deep") else (2,)) in linear or name == "named"
 
 
-def test_the_head_and_what_is_frozen_are_told(tuned: Path) -> None:
+def test_stages_say_whether_they_are_frozen(tuned: Path) -> None:
     network = networks.load("deep", tuned / "deep")
     assert isinstance(network, TunedNetwork)
     found = summary.summarize(network)
@@ -183,14 +184,14 @@ def test_receptive_fields_are_those_of_the_paper() -> None:
 
 
 def slim_resnet() -> nn.Module:
-    """A ResNet-50 of few channels, with an average for the maximum, whose gradient goes to one cell of its window."""
+    """A narrow ResNet-50 with average pooling, because the gradient of a maximum reaches one cell of its window."""
     network = ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=2)
     network.maxpool = nn.AvgPool2d(3, 2, 1)
     return network
 
 
 def chain() -> nn.Module:
-    """Padding on two sides only, dilation, strides, and both ways to enlarge a map."""
+    """Padding on two sides only, dilation, strides, and both kinds of upsampling."""
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 1, 0)),
         nn.Conv2d(3, 2, 5, 3),
@@ -204,7 +205,7 @@ def chain() -> nn.Module:
 
 
 class Pyramid(nn.Module):
-    """Two levels, the coarse one enlarged and added to the fine one, and a convolution over the sum."""
+    """Two levels: the coarse one upsampled and added to the fine one, and a convolution over the sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +263,7 @@ def test_receptive_fields_are_where_the_gradient_is(case: str) -> None:
 
 
 class Odds(nn.Module):
-    """Operations that a table has to tell apart."""
+    """Operations that the table must distinguish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,7 +285,7 @@ class Odds(nn.Module):
         return self.fc(F.dropout(x.pow(2).mean((2, 3)).sqrt(), 0.1, self.training))
 
 
-def test_kinds_and_options_are_told_apart() -> None:
+def test_kinds_and_options_are_distinguished() -> None:
     rows = layers_of(Odds(), 31, 24)
     assert [(row.kind, row.observed) for row in rows if row.kind != "activation"] == [
         ("convolution", (8, 31, 24)),
@@ -308,12 +309,12 @@ def test_kinds_and_options_are_told_apart() -> None:
     assert [row.output_padding for row in rows if row.kind == "transposed convolution"] == [(1, 1)]
 
 
-def test_lite0s_padding_is_lopsided_where_the_size_asks_for_it() -> None:
+def test_the_padding_of_lite0_is_asymmetric_for_some_sizes() -> None:
     stem = layers_of(lite0.EfficientNetLite0(), 224, 225)[0]
     assert (stem.padding, stem.input, stem.output) == ((0, 1, 1, 1), (3, 224, 225), (32, 112, 113))
 
 
-def test_what_a_region_sees_is_left_open() -> None:
+def test_layers_on_regions_have_no_receptive_field() -> None:
     _, found = summarized("tiny", "segment", (90, 128))
     stages = {stage.name: stage.layers for stage in found.stages}
     assert found.size == (96, 128)
@@ -330,7 +331,7 @@ def client(server: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Client) -> None:
+def test_the_server_returns_the_same_table_by_task_and_by_name(client: httpx.Client) -> None:
     expected = {"model": "efficientnet-lite0", **asdict(summary.summarize(lite0.load(), (64, 97)))}
     for name in ("classify", "efficientnet-lite0"):
         response = client.get(f"/v1/models/{name}/layers?size=97x64")
@@ -339,7 +340,7 @@ def test_the_server_gives_the_same_table_by_task_and_by_name(client: httpx.Clien
     assert (segment.model, segment.size) == ("mask-rcnn-lite0", (576, 768))
 
 
-def test_the_server_describes_a_fine_tuned_model_for_as_long_as_it_serves_it(
+def test_the_server_describes_a_fine_tuned_model_while_it_serves_it(
     client: httpx.Client, tuned: Path, models_dir: Path
 ) -> None:
     for name in ("deep", "named"):
@@ -384,7 +385,7 @@ def test_the_command_prints_a_table_of_a_hundred_columns() -> None:
     assert stem[1:] == ["conv", "3x3/2", "0+1", "3>32", "576x768>288x384", "3/2@1.5", "928", "95.6M", "BN", "ReLU6"]
 
 
-def test_the_command_gives_json_and_refuses_with_a_hint() -> None:
+def test_the_command_prints_json_and_refuses_wrong_arguments() -> None:
     table = json.loads(CliRunner().invoke(app, ["describe", "classify", "--size", "97x64", "--json"]).stdout)
     assert table["size"] == [64, 97]
     assert table["stages"][0]["layers"][0]["output"] == [32, 32, 49]

@@ -1,4 +1,4 @@
-"""The pyramid's finest map, made tile by tile: what torchvision's pyramid gives, wherever it was asked for."""
+"""The pyramid's finest map, computed tile by tile, against torchvision's pyramid."""
 
 from collections import OrderedDict
 
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 
-from foursight.models.engines import lazy_pyramid
-from foursight.models.engines.lazy_pyramid import LazyLevel
+from foursight.models.engines import rcnn
+from foursight.models.networks import lazy_pyramid
 from foursight.models.networks import roi_align as pooling
+from foursight.models.networks.lazy_pyramid import LazyLevel
 
 HEIGHT, WIDTH = 24, 40
 
@@ -35,7 +36,7 @@ class Pyramid:
 
     def smoothed(self) -> LazyLevel:
         tiles = lazy_pyramid.WinogradTiles(self.network.inner_blocks[0], self.network.layer_blocks[0])
-        run = lazy_pyramid.compile(tiles, torch.device("cpu"))
+        run = rcnn.compile_tiles(tiles, torch.device("cpu"))
         return LazyLevel(self.fine, self.above, run)
 
 
@@ -49,14 +50,14 @@ def everywhere(size: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_the_whole_map_is_torchvisions(pyramid: Pyramid) -> None:
+def test_the_whole_map_equals_that_of_torchvision(pyramid: Pyramid) -> None:
     photos = torch.tensor([0, 1], dtype=torch.int32)
     found = pyramid.smoothed().around(photos, everywhere(HEIGHT).expand(2, -1), everywhere(WIDTH).expand(2, -1))
     torch.testing.assert_close(found, pyramid.expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_boxes_asked_for_one_after_the_other_are_pooled_as_torchvision_does(pyramid: Pyramid) -> None:
+def test_boxes_of_successive_calls_are_pooled_as_by_torchvision(pyramid: Pyramid) -> None:
     smoothed = pyramid.smoothed()
     for boxes in ([[0, 0, 30, 20], [90, 40, 160, 96]], [[20, 10, 70, 50]], [], [[-9, -9, 5, 5], [155, 90, 200, 120]]):
         rois = pooling.in_batch([torch.tensor(boxes).view(-1, 4), torch.tensor([[3.0, 50, 9, 77]])])
@@ -65,7 +66,7 @@ def test_boxes_asked_for_one_after_the_other_are_pooled_as_torchvision_does(pyra
 
 
 @torch.no_grad()
-def test_what_no_box_touches_is_not_computed(pyramid: Pyramid) -> None:
+def test_tiles_that_no_box_touches_are_not_computed(pyramid: Pyramid) -> None:
     tiles = lazy_pyramid.WinogradTiles(pyramid.network.inner_blocks[0], pyramid.network.layer_blocks[0])
     computed = []
 

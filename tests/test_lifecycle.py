@@ -70,7 +70,7 @@ def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) 
     )  # fmt: skip
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
-    for part in ("resnet50-11ad3fa6.pth", "98 MB", str(tmp_path / "hub" / "checkpoints"), "--profile tiny"):
+    for part in ("resnet50-11ad3fa6.pth", "98 MB", str(tmp_path / "hub" / "checkpoints"), "tiny profile"):
         assert part in refused.stderr
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
         # Each start is on the same port: whoever was killed before must have let go of it.
         with Running(port, tmp_path / "log", "--tasks", "classify", "--models-dir", str(models), **insecure) as running:
             assert gone(killed)
-            assert "Not served: The model 'broken' is refused" in running.log.read_text()
+            assert "Not served: The model 'broken' is damaged" in running.log.read_text()
             family = family_of(running.process.pid)
             assert len(family) > 5
             (raylet,) = [one for one in map(psutil.Process, family) if one.name() == "raylet"]
@@ -103,5 +103,5 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
     assert gone(family)
     assert running.process.returncode == 0
     # Nothing but ours is said on the way down.
-    assert running.log.read_text().split("Ctrl-C stops it.")[1].split() == ["Stopping", "...", "Stopped."]
+    assert running.log.read_text().split("Press Ctrl-C to stop.")[1].split() == ["Stopping", "...", "Stopped."]
     assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))

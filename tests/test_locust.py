@@ -1,6 +1,5 @@
 """Locust runs against the real server, and against servers with wrong answers."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -100,12 +99,12 @@ def test_each_wrong_answer_is_a_failure_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "chelsea.png").write_bytes(encoded(photo("chelsea")))
     turns = cycle(WRONG.values())
     with Scripted(lambda _: next(turns)) as server:
-        run = locust(server.url, "--photos", str(tmp_path), "--csv", str(tmp_path / "run"), "Detector")
+        run = locust(server.url, "--photos", str(tmp_path), "--json-file", str(tmp_path / "report"), "Detector")
     assert run.returncode == 1
     told = (run.stdout + run.stderr).partition("Error report")[2]
     assert [said for said in WRONG if said not in told] == []
-    *_, total = csv.DictReader((tmp_path / "run_stats.csv").read_text().splitlines())
-    assert int(total["Request Count"]) == int(total["Failure Count"]) >= len(WRONG)
+    ((requests, failures),) = counts(tmp_path / "report.json").values()
+    assert requests == failures >= len(WRONG)
 
 
 def test_load_on_another_machine_is_refused_in_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Masks on their way out: both formats show pycocotools the same object."""
+"""Masks in COCO's two formats: pycocotools reads the same object from both."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 240, 320
 
 
 def blob(seed: int, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A smooth random shape without holes, bool [h, w] of `size` (width, height)."""
+    """A smooth random shape without holes: bool [h, w] for a `size` of (width, height)."""
     chance = np.random.default_rng(seed)
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     waves = sum(chance.uniform(-0.12, 0.12) * np.cos(n * angles + chance.uniform(0, 6)) for n in range(2, 5))

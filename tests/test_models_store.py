@@ -138,7 +138,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
     weights = folder / "plain" / store.WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert "is not the file that model.json names" in refusal(task, "plain", folder).detail
+    assert "does not have the SHA-256 that model.json names" in refusal(task, "plain", folder).detail
     weights.write_bytes((folder / "wide" / store.WEIGHTS).read_bytes())
     assert refusal(task, "plain", folder).code == "model_corrupt"
     weights.unlink()
@@ -162,7 +162,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
     [
         ({"format": 2}, "model_corrupt", "format"),
         ({"labels": []}, "model_corrupt", "labels"),
-        ({"task": "detect"}, "model_mismatch", "for the task detect"),
+        ({"task": "detect"}, "model_mismatch", "it is for detect"),
         ({"backbone": {"name": "resnet50", "sha256": "0" * 64, "frozen": 5}}, "model_mismatch", "resnet50"),
         ({"head": {"pool": "median"}}, "model_mismatch", "pool"),
         ({"labels": ["one", "two"]}, "model_mismatch", "size mismatch"),
@@ -204,7 +204,7 @@ def test_a_worker_that_starts_later_serves_the_listed_models(hosting: tuple[Clas
 
 @pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="no name for a model"):
+    with pytest.raises(ModelError, match="Invalid model name"):
         served_models.inspect(Settings(models_dir=tmp_path, port=1), name)
 
 
@@ -225,22 +225,23 @@ def test_loading_and_dropping_under_eight_clients_loses_no_request(
     write_model(models_dir / "second", task.base, seed=2, frozen=8)
     write_detector(models_dir / "named", ("cup", "vase"))
     body, stop = encoded(photo("coffee").resize((120, 90))), threading.Event()
+    answers: list[tuple[str | None, int, str]] = []
 
-    def client(name: str | None) -> list[tuple[str | None, int, str]]:
-        answers = []
+    def client(name: str | None) -> None:
         path = "/v1/detect" if name == "named" else "/v1/classify"
         with httpx.Client(base_url=server, timeout=60) as http:
             while not stop.is_set():
                 response = http.post(path, content=body, params={"model": name} if name else {})
                 answers.append((name, response.status_code, response.json().get("model", response.text)))
-        return answers
 
     with httpx.Client(base_url=server, timeout=60) as http, ThreadPoolExecutor(8) as pool_of_clients:
         assert [http.put(f"/v1/models/{name}").status_code for name in ("first", "named")] == [200, 200]
         names = (None, "first", None, "first", None, "first", "named", "named")
         clients = [pool_of_clients.submit(client, name) for name in names]
         try:
-            for _ in range(6):
+            rounds = 0
+            while rounds < 6 or len(answers) <= 50:
+                rounds += 1
                 loaded = http.put("/v1/models/second").json()
                 assert (loaded["name"], loaded["labels"], loaded["finetuned"]) == ("second", list(KINDS), True)
                 # What is loaded again is in use, too.
@@ -253,13 +254,13 @@ def test_loading_and_dropping_under_eight_clients_loses_no_request(
                 assert (gone.status_code, gone.json()["code"]) == (404, "unknown_model")
         finally:
             stop.set()
-        answers = [answer for future in clients for answer in future.result()]
+        for future in clients:
+            future.result()
         assert {(name, status, model) for name, status, model in answers} == {
             (None, 200, "efficientnet-lite0"),
             ("first", 200, "first"),
             ("named", 200, "named"),
         }
-        assert len(answers) > 50
         cards = ModelCards.model_validate(http.get("/v1/models").json()).models
         assert {card.name for card in cards if card.finetuned} == {"first", "named"}
         assert [http.delete(f"/v1/models/{name}").status_code for name in ("first", "named")] == [204, 204]

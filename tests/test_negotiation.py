@@ -1,9 +1,13 @@
-"""What a request asks for: the format by its Accept header, and the options by its query."""
+"""Content negotiation by the Accept header, and options from the query string."""
+
+import subprocess
+import sys
 
 import pytest
 
 from foursight.models.errors import OptionError
 from foursight.schema.options import ClassifyOptions, DetectOptions, LocalizeOptions, Options, SegmentOptions
+from foursight.serving.analyze_request import read_query
 from foursight.serving.errors import ApiError
 from foursight.serving.query import parse_options
 from foursight.serving.responses import negotiate
@@ -52,7 +56,7 @@ def test_an_accept_header_gets_the_format_that_it_prefers(accept: str, expected:
     "accept",
     ["text/html", "image/webp", "video/*", "application/json;q=0", "*/*;q=0", "image/*;q=0", "*", "image/png;q=x"],
 )
-def test_an_accept_header_that_leaves_no_format_is_refused_with_those_there_are(accept: str) -> None:
+def test_an_accept_header_that_rules_out_every_format_is_refused_with_the_available_ones(accept: str) -> None:
     with pytest.raises(ApiError) as caught:
         negotiate(accept)
     assert caught.value.code == "not_acceptable"
@@ -78,6 +82,13 @@ def test_an_accept_header_that_leaves_no_format_is_refused_with_those_there_are(
 def test_a_query_gives_the_options(query: str, kind: type[Options], expected: dict[str, object]) -> None:
     options = parse_options(query, kind)
     assert {name: getattr(options, name) for name in expected} == expected
+
+
+def test_options_are_read_and_answers_encoded_without_a_web_framework() -> None:
+    """As the CLI does for its local predictions."""
+    code = "import sys; sys.modules |= dict.fromkeys(('starlette', 'ray')); "
+    imports = "import foursight.serving.encoding, foursight.serving.query, foursight.serving.errors"
+    subprocess.run([sys.executable, "-c", code + imports], check=True)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +125,48 @@ def test_a_wrong_query_is_refused_with_what_was_wrong(query: str, kind: type[Opt
     assert caught.value.hint
 
 
-def test_an_unknown_parameter_is_answered_with_those_there_are() -> None:
+@pytest.mark.parametrize(
+    ("query", "kind", "hint"),
+    [
+        ("topk=3", SegmentOptions, "Valid parameters: model, score_threshold, max_detections, classes, mask_format."),
+        ("topk=3", LocalizeOptions, "Did you mean 'top_k'? Valid parameters: model, top_k."),
+        (
+            "conf=.3",
+            DetectOptions,
+            "Did you mean 'score_threshold'? Valid parameters: model, score_threshold, max_detections, classes.",
+        ),
+    ],
+)
+def test_an_unknown_parameter_is_answered_with_the_closest_one_and_all_valid_ones(
+    query: str, kind: type[Options], hint: str
+) -> None:
     with pytest.raises(OptionError) as caught:
-        parse_options("topk=3", SegmentOptions)
-    assert caught.value.hint == "Valid parameters: model, score_threshold, max_detections, classes, mask_format."
+        parse_options(query, kind)
+    assert caught.value.detail == f"Unknown parameter {query.partition('=')[0]!r}."
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "hint"),
+    [
+        ("score_threshold=2", DetectOptions, "Pass a number from 0.05 to 1."),
+        ("top_k=many", ClassifyOptions, "Pass an integer from 1 to 1000."),
+        ("mask_format=png", SegmentOptions, "Valid values: rle, polygon, none."),
+    ],
+)
+def test_the_hint_for_an_invalid_value_has_the_valid_ones(query: str, kind: type[Options], hint: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse_options(query, kind)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_analyze_suggests_only_parameters_of_the_tasks_it_runs() -> None:
+    with pytest.raises(OptionError) as caught:
+        read_query("tasks=detect&conf=.3", ("classify", "detect"))
+    assert caught.value.hint.startswith("Did you mean 'score_threshold'? Valid parameters: tasks, then, model,")
+    with pytest.raises(OptionError) as caught:
+        read_query("tasks=detect&topk=3", ("classify", "detect"))
+    assert "top_k" not in caught.value.hint
+    with pytest.raises(OptionError) as caught:
+        read_query("tasks=detect&then=classify&topk=3", ("classify", "detect"))
+    assert caught.value.hint.startswith("Did you mean 'top_k'?")

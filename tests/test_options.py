@@ -7,6 +7,7 @@ from foursight.schema.analyze import AnalyzeOptions
 from foursight.schema.layers import LayersOptions
 from foursight.schema.options import DetectOptions, Options
 from foursight.schema.tasks import TASKS
+from tools import generate_sdk_options
 
 KINDS = [*(task.options for task in TASKS.values()), AnalyzeOptions, LayersOptions]
 
@@ -43,3 +44,8 @@ def test_options_cannot_be_changed_and_refuse_names_that_they_do_not_know() -> N
         DetectOptions().max_detections = 3
     with pytest.raises(ValidationError, match="conf"):
         DetectOptions(conf=0.5)  # type: ignore[call-arg]
+
+
+def test_the_options_of_the_sdk_are_those_declared() -> None:
+    written = generate_sdk_options.TARGET.read_text(encoding="utf-8")
+    assert written == generate_sdk_options.generate(), "run: python tools/generate_sdk_options.py"

@@ -1,4 +1,4 @@
-"""The page at `/` in a real Chromium against the real server: what people see, hear, press and copy."""
+"""The web page in a real Chromium, against the real server."""
 
 import base64
 import json
@@ -16,30 +16,30 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from pycocotools import mask as coco_mask
 
 from foursight.drawing import palette
+from foursight.models.networks import backbone
 from foursight.schema import Answer, Prediction
+from foursight.schema.tasks import TASKS
 from foursight.serving import web
+from tests.browsers import chromium
 from tests.helpers import coco_rle
+from tests.shapes import write_model
 
 PHOTO = (web.FOLDER / "samples" / "tennis.jpg").read_bytes()
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--use-fake-device-for-media-stream"]
-expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    assert executable, "These tests need a Chromium: apt-get install chromium"
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=executable, args=FLAGS) as browser:
+    with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
 def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a context with the options given; at the end none may have broken the policy or a script."""
+    """Open the page in a context with the given options. Errors in scripts and violations of the CSP fail the test."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
@@ -51,14 +51,14 @@ def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto("/")
-        # The last thing that the script does.
+        # The last step of the script.
         expect(page.locator("#models > div").first).to_be_visible()
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    # What the tests provoke: refusals, and a server that is gone.
+    # The tests provoke error responses and a server that does not respond.
     assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
 
 
@@ -73,7 +73,7 @@ def choose(page: Page, *tasks: str) -> None:
 
 
 def drop(page: Page, content: bytes, name: str, kind: str) -> None:
-    """As a file from the desktop: over the page, then let go."""
+    """Drag a file over the page and drop it."""
     transfer = page.evaluate_handle(
         """([content, name, type]) => {
             const transfer = new DataTransfer();
@@ -89,13 +89,13 @@ def drop(page: Page, content: bytes, name: str, kind: str) -> None:
 
 @cache
 def ask(server: str, task: str, **options: float) -> Answer:
-    """What the server says of the photo without a browser."""
+    """The server's answer for PHOTO, without a browser."""
     response = httpx.post(f"{server}/v1/{task}", content=PHOTO, params=options, timeout=60)
     return Answer.model_validate_json(response.raise_for_status().content)
 
 
 def pixels(page: Page) -> np.ndarray:
-    """The canvas, uint8 [H, W, 3], as it is shown."""
+    """The pixels of the canvas, uint8 [H, W, 3]."""
     url = page.evaluate("document.querySelector('#canvas').toDataURL()")
     return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
 
@@ -109,7 +109,7 @@ def texts_of(predictions: list[Prediction]) -> list[str]:
 
 
 def smallest(predictions: list[Prediction]) -> Prediction:
-    """The one that is drawn last, over all others."""
+    """The prediction that is drawn last, over all others."""
     return min(predictions, key=lambda one: (one.box[2] - one.box[0]) * (one.box[3] - one.box[1]))
 
 
@@ -123,9 +123,9 @@ def test_a_dropped_photo_is_listed_and_drawn(server: str, page: Page) -> None:
     expect(page.get_by_role("img", name=re.compile("person marked"))).to_be_visible()
     canvas = pixels(page)
     x1, _, x2, y2 = (side * canvas.shape[1] / 640 for side in smallest(found).box or ())
-    # A stroke two pixels wide around the box's lower side: one pixel at least is nothing but colour.
+    # Across the lower edge of the box, whose stroke is two pixels wide, at least one pixel has the pure colour.
     edge = canvas[round(y2) - 2 : round(y2) + 2, round((x1 + x2) / 2)].astype(int)
-    # Both are persons, so that the second has a tint of its own.
+    # Both are persons, so the second has a lightness of its own.
     colour = palette.colour(smallest(found).class_id, found.index(smallest(found)))
     assert abs(edge - colour).max(axis=1).min() <= 2
     for step in ("decode", "queue", "inference", "total", "round trip"):
@@ -160,7 +160,7 @@ def test_the_slider_filters_without_a_request(server: str, page: Page) -> None:
     everything = ask(server, "detect", score_threshold=0.1).predictions
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url))
-    slider = page.get_by_role("slider", name="sure")
+    slider = page.get_by_role("slider", name="Score")
     before = pixels(page)
     for percent in (10, 60, 95):
         slider.fill(str(percent))
@@ -170,7 +170,7 @@ def test_the_slider_filters_without_a_request(server: str, page: Page) -> None:
     assert sent == []
 
 
-def test_an_object_and_its_row_light_each_other(server: str, page: Page) -> None:
+def test_an_object_and_its_row_are_highlighted_together(server: str, page: Page) -> None:
     choose(page, "detect")
     drop(page, PHOTO, "tennis.jpg", "image/jpeg")
     rows = page.locator("#rows button")
@@ -178,7 +178,7 @@ def test_an_object_and_its_row_light_each_other(server: str, page: Page) -> None
     plain = pixels(page)
     rows.first.hover()
     lit = pixels(page)
-    # The rest of the photo steps back.
+    # The rest of the photo is dimmed.
     assert lit[-20:, -20:].mean() < 0.6 * plain[-20:, -20:].mean()
     found = ask(server, "detect").predictions
     x1, y1, x2, y2 = smallest(found).box or (0, 0, 0, 0)
@@ -205,7 +205,7 @@ def test_the_copied_curl_line_answers_the_same(server: str, open_page: Callable[
     assert Answer.model_validate_json(page.locator("#code-text").inner_text()) == answer
     page.get_by_role("tab", name="Python").click()
     expect(page.locator("#code-text")).to_contain_text(f'segment("{name}", score_threshold=0.5)')
-    # A sample lies on the server, so its line needs no file.
+    # Samples are on the server, so their command needs no file.
     page.get_by_role("tab", name="curl").click()
     page.get_by_role("button", name="A tennis player").click()
     expect(page.locator("#code-text")).to_contain_text("/page/samples/tennis.jpg")
@@ -217,7 +217,7 @@ def run_shell(line: str, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("tasks", [("detect",), ("classify", "localize")])
-def test_the_lines_for_one_task_and_for_several_run(
+def test_the_code_for_one_task_and_for_several_runs(
     page: Page,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -238,7 +238,7 @@ def test_the_lines_for_one_task_and_for_several_run(
         assert f"label='{part['predictions'][0]['label']}'" in told
 
 
-def test_what_is_wrong_is_said_in_words(server: str, page: Page) -> None:
+def test_errors_are_shown_in_words(server: str, page: Page) -> None:
     choose(page, "classify", "detect")
     drop(page, b"shopping: milk, bread", "notes.txt", "text/plain")
     problem = httpx.post(f"{server}/v1/detect", content=b"shopping: milk, bread", timeout=60).json()
@@ -248,18 +248,18 @@ def test_what_is_wrong_is_said_in_words(server: str, page: Page) -> None:
 
     page.route("**/v1/*", lambda route: route.abort("connectionrefused"))
     drop(page, PHOTO, "tennis.jpg", "image/jpeg")
-    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("does not respond")
     page.unroute("**/v1/*")
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("alert")).to_be_hidden()
     expect(page.get_by_role("status")).to_contain_text("person")
 
 
-def test_a_new_photo_calls_off_what_was_asked_before(server: str, page: Page) -> None:
+def test_a_new_photo_aborts_the_requests_for_the_last_one(server: str, page: Page) -> None:
     asked: set[str] = set()
 
     def hold_the_first(route: Route) -> None:
-        """The first photo's requests are never answered, the second one's are."""
+        """Answer the requests for the second photo only."""
         if route.request.url in asked:
             route.continue_()
         asked.add(route.request.url)
@@ -294,14 +294,14 @@ def test_a_picture_is_pasted_from_the_clipboard(open_page: Callable[..., Page], 
     expect(page.locator("#rows .row").first).to_be_visible()
     response = httpx.post(f"{server}/v1/detect", content=picture.getvalue(), timeout=60)
     assert row_texts(page) == texts_of(Answer.model_validate_json(response.content).predictions)
-    # Pasted words are no photo, and change nothing.
+    # Pasting text changes nothing.
     page.evaluate("navigator.clipboard.writeText('a photo')")
     page.keyboard.press("Control+V")
     expect(page.get_by_role("alert")).to_be_hidden()
     expect(page.get_by_role("img", name=re.compile("person marked"))).to_be_visible()
 
 
-def test_each_sample_is_a_press_away_and_credited(page: Page, server: str) -> None:
+def test_each_sample_takes_one_click_and_is_credited(page: Page, server: str) -> None:
     choose(page, "classify")
     samples = page.get_by_role("list", name="Or one of these").get_by_role("button").all()
     assert len(samples) == 4
@@ -313,14 +313,14 @@ def test_each_sample_is_a_press_away_and_credited(page: Page, server: str) -> No
     expect(page.get_by_role("contentinfo")).to_contain_text("CC BY 2.0")
 
 
-def test_a_task_chosen_later_is_asked_alone(page: Page) -> None:
+def test_a_task_chosen_later_is_requested_alone(page: Page) -> None:
     choose(page, "classify")
     page.get_by_role("button", name="A cat").click()
     expect(page.get_by_role("status")).to_contain_text("cat")
     sent: list[str] = []
     page.on("request", lambda request: sent.append(request.url.rsplit("/", 1)[1].split("?")[0]))
     page.get_by_role("checkbox", name="Localize").check()
-    expect(page.get_by_role("status")).to_have_text(re.compile("^The main thing: .*cat"))
+    expect(page.get_by_role("status")).to_have_text(re.compile("^Main object: .*cat"))
     assert sent == ["localize"]
     page.get_by_role("checkbox", name="Localize").uncheck()
     expect(page.get_by_role("status")).to_contain_text("Most likely")
@@ -329,7 +329,45 @@ def test_a_task_chosen_later_is_asked_alone(page: Page) -> None:
     assert sent == ["localize"]
 
 
-def test_the_camera_denied_left_and_used_with_keys_alone(page: Page) -> None:
+def test_the_tasks_and_their_descriptions_come_from_the_server(server: str, page: Page) -> None:
+    paths = httpx.get(f"{server}/openapi.json").json()["paths"]
+    for task in TASKS.values():
+        box = page.locator(f"#tasks input[value={task.name}]")
+        expect(box).to_have_accessible_description(paths[f"/v1/{task.name}"]["post"]["summary"].rstrip("."))
+    assert page.locator("#tasks input").count() == len(TASKS)
+    # One task for labels, and the one with most detail.
+    assert [box.is_checked() for box in page.locator("#tasks input").all()] == [True, False, False, True]
+
+
+def test_a_fine_tuned_model_can_be_chosen(
+    server: str, models_dir: Path, open_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    write_model(models_dir / "fruit", backbone.load("tiny"), seed=1, labels=("apple", "pear"))
+    httpx.put(f"{server}/v1/models/fruit", timeout=60).raise_for_status()
+    try:
+        page = open_page()
+        choose(page, "classify")
+        choice = page.get_by_role("combobox", name="Classify with")
+        expect(choice).to_have_value("")
+        page.set_input_files("#file", {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": PHOTO})
+        expect(page.get_by_role("status")).to_have_text("Most likely: racket")
+        choice.select_option("fruit")
+        expect(page.get_by_role("status")).to_have_text(re.compile("^Most likely: (apple|pear)$"))
+        assert Axe().run(page).violations_count == 0
+        (tmp_path / "photo.jpg").write_bytes(PHOTO)
+        answer = Answer.model_validate_json(run_shell(page.locator("#code-text").inner_text(), tmp_path))
+        assert answer.model == "fruit"
+        assert row_texts(page) == texts_of(answer.predictions)
+        page.get_by_role("checkbox", name="Detect").check()
+        expect(page.locator("#code-text")).to_contain_text("/v1/analyze?tasks=classify,detect&model=fruit")
+        page.get_by_role("checkbox", name="Classify").uncheck()
+        expect(choice).to_have_count(0)
+    finally:
+        httpx.delete(f"{server}/v1/models/fruit", timeout=60)
+        shutil.rmtree(models_dir / "fruit")
+
+
+def test_the_camera_is_denied_closed_and_used_with_the_keyboard(page: Page) -> None:
     choose(page, "classify")
     camera = page.get_by_role("button", name="Camera")
     dialog = page.get_by_role("dialog", name="Camera")
@@ -350,7 +388,7 @@ def test_the_camera_denied_left_and_used_with_keys_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("Most likely")
     expect(dialog).to_be_hidden()
-    # Chromium's false camera shows green, and lets go of nothing by itself.
+    # Chromium's fake camera shows green, and does not stop by itself.
     red, green, blue = pixels(page).reshape(-1, 3).mean(axis=0)
     assert green > 1.5 * max(red, blue)
     assert page.evaluate("document.querySelector('#video').srcObject.active") is False
@@ -364,7 +402,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
             focused = page.locator(":focus")
-            # The file's input is out of sight: the button beside it shows its focus.
+            # The file input is invisible: the button beside it shows its focus.
             seen = page.locator("#file:focus + .button, .chip :focus + span").or_(focused).last
             assert seen.evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
             if focused.evaluate("(one, selector) => one.matches(selector)", selector):
@@ -412,7 +450,7 @@ def test_axe_finds_nothing(open_page: Callable[..., Page], scheme: str, width: i
     check()
 
 
-def test_the_pages_masks_are_those_of_pycocotools(page: Page) -> None:
+def test_masks_are_decoded_as_pycocotools_encodes_them(page: Page) -> None:
     random = np.random.default_rng(7)
     masks = [random.random((height, width)) < share for height, width, share in RANDOM_MASKS]
     blob = np.zeros((300, 400), bool)
@@ -437,7 +475,7 @@ def test_the_pages_masks_are_those_of_pycocotools(page: Page) -> None:
 RANDOM_MASKS = [(1, 1, 1.0), (7, 5, 0.5), (5, 7, 0.9), (60, 80, 0.02), (97, 61, 0.5), (1, 300, 0.3), (300, 1, 0.3)]
 
 
-def test_the_pages_colours_are_those_of_the_drawn_pictures(page: Page) -> None:
+def test_colours_are_the_same_as_in_drawings_of_the_server(page: Page) -> None:
     ids = [*range(1, 91), 285, 999, 65_535]
     found = page.evaluate(
         """async (ids) => {
@@ -454,7 +492,7 @@ def test_the_pages_colours_are_those_of_the_drawn_pictures(page: Page) -> None:
             assert tuple(ink) == palette.ink(expected)
 
 
-def test_the_files_are_small_and_shut_in(server: str) -> None:
+def test_the_files_are_small_and_have_a_strict_security_policy(server: str) -> None:
     files = [file for file in web.FOLDER.rglob("*") if file.is_file() and file.parent.name != "samples"]
     assert sum(file.stat().st_size for file in files) < 100_000
     with httpx.Client(base_url=server) as client:

@@ -1,4 +1,4 @@
-"""bfloat16 and int8: what is asked for is what runs, near float32, and refused in words where it cannot be."""
+"""bfloat16 and int8: they are what runs, their results are near float32, and they are refused if unavailable."""
 
 import sys
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from tests.photos import encoded, photo
 
 CPU = torch.device("cpu")
 PHOTOS = ("chelsea", "coffee", "astronaut")
-HAS_BFLOAT16 = "BF16" in precision_module._abilities()
+HAS_BFLOAT16 = "BF16" in precision_module._capabilities()
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of three photos and a text; compiled models are cached beside it."""
+    """A folder of three images and a text file; compiled models are cached beside it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -38,7 +38,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kernels(run: engine.Run) -> set[str]:
-    """The precisions that OpenVINO's convolutions were compiled for, by its own account."""
+    """Return the precisions that OpenVINO reports for its compiled convolutions."""
     request: Any = next(cell.cell_contents for cell in run.__closure__ or () if hasattr(cell.cell_contents, "infer"))
     model = request.get_compiled_model().get_runtime_model()
     nodes = [node.get_rt_info() for node in model.get_ops()]
@@ -46,7 +46,7 @@ def kernels(run: engine.Run) -> set[str]:
 
 
 class Part(nn.Module):
-    """Convolutions with something between them."""
+    """Two convolutions with a ReLU between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ def compiled(chosen: PrecisionConfig, given: Callable[[], list[tuple[Tensor]]] |
 @pytest.mark.parametrize(
     ("precision", "kernel", "off"), [("float32", "f32", 1e-5), ("bfloat16", "bf16", 0.02), ("int8", "i8", 0.05)]
 )
-def test_a_part_computes_in_what_was_asked_for(precision: Any, kernel: str, off: float, photos: Path) -> None:
+def test_a_part_computes_in_the_requested_precision(precision: Any, kernel: str, off: float, photos: Path) -> None:
     if precision == "bfloat16" and not HAS_BFLOAT16:
-        with pytest.raises(PrecisionError, match="no instructions for it"):
+        with pytest.raises(PrecisionError, match="no bfloat16 instructions"):
             PrecisionConfig(precision).require()
         return
     run = compiled(PrecisionConfig(precision, photos))
@@ -90,7 +90,7 @@ def test_a_part_without_samples_stays_in_float32(photos: Path) -> None:
     assert kernels(run.run) == {"f32"}
 
 
-def test_a_quantized_part_is_read_back_and_other_photos_make_another(photos: Path) -> None:
+def test_a_quantized_part_is_cached_by_its_calibration_images(photos: Path) -> None:
     asked = []
 
     def watched() -> list[tuple[Tensor]]:
@@ -107,7 +107,7 @@ def test_a_quantized_part_is_read_back_and_other_photos_make_another(photos: Pat
     assert len(list(cache.folder().iterdir())) == 3
 
 
-def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> None:
+def test_labels_in_int8_are_close_and_the_card_has_the_precision(photos: Path) -> None:
     exact, quick = load("classify", "tiny", "cpu"), load("classify", "tiny", "cpu", PrecisionConfig("int8", photos))
     assert (exact.card.dtype, quick.card.dtype) == ("float32", "int8")
     for name in PHOTOS:
@@ -117,7 +117,7 @@ def test_labels_of_photos_stay_in_int8_and_the_card_says_so(photos: Path) -> Non
         assert np.abs(own.probabilities - mine.probabilities).max() > 1e-3
 
 
-def test_objects_are_found_in_int8_too(photos: Path) -> None:
+def test_objects_are_found_in_int8(photos: Path) -> None:
     exact, quick = load("segment", "tiny", "cpu"), load("segment", "tiny", "cpu", PrecisionConfig("int8", photos))
     assert quick.card.dtype == "int8"
     prepared, options = exact.prepare(photo("astronaut")), exact.options(classes="person", max_detections=1)
@@ -126,7 +126,7 @@ def test_objects_are_found_in_int8_too(photos: Path) -> None:
     assert mine.masks is not None
 
 
-def test_photos_to_calibrate_on_are_spread_over_the_folder(tmp_path: Path) -> None:
+def test_calibration_images_are_spread_evenly_over_the_folder(tmp_path: Path) -> None:
     for count in (1, 64, 100, 200):
         (tmp_path / str(count)).mkdir()
         for index in range(count):
@@ -143,11 +143,11 @@ def launch(**settings: Any) -> None:
         raise AssertionError("the server has started")
 
 
-def test_a_server_does_not_start_in_what_it_cannot_compute(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LaunchError, match=r"no photos to calibrate on. Name their folder with --calibration"):
+def test_a_server_does_not_start_in_an_unavailable_precision(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LaunchError, match=r"no images to calibrate on. Set calibration_dir"):
         launch(precision="int8")
     (photos / "empty").mkdir()
-    with pytest.raises(LaunchError, match="has no photos"):
+    with pytest.raises(LaunchError, match="no images in"):
         launch(precision="int8", calibration_dir=photos / "empty")
     (photos / "coffee.jpg").write_bytes(b"no photo")
     with pytest.raises(LaunchError, match=r"coffee.jpg cannot be read"):
@@ -157,5 +157,5 @@ def test_a_server_does_not_start_in_what_it_cannot_compute(photos: Path, monkeyp
     for package, precision in (("nncf", "int8"), ("openvino", "bfloat16")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
-            with pytest.raises(LaunchError, match=r"is not installed. Install it: pip install"):
+            with pytest.raises(LaunchError, match=r"is not installed. Install the package"):
                 launch(precision=precision, calibration_dir=photos)

@@ -1,4 +1,4 @@
-"""A large photo is answered from a reduced one, in the pixels of the original, as it would be from all of it."""
+"""Results for an image decoded at a lower resolution: close to those of the full one, in pixels of the original."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def large(name: str) -> bytes:
 
 
 def answers(task_name: str, file: bytes) -> tuple[Predictions, Predictions]:
-    """From the whole photo, and from a reduced one."""
+    """Return the predictions from the full image and from the reduced one."""
     task = load(task_name, "tiny", "cpu")
     request = task.resolve(task.options())
     reduced, size = decode_for(file, task.short_side)
@@ -29,14 +29,14 @@ def answers(task_name: str, file: bytes) -> tuple[Predictions, Predictions]:
     return whole, found
 
 
-def test_labels_are_those_of_the_whole_photo() -> None:
+def test_labels_are_those_of_the_full_image() -> None:
     whole, found = answers("classify", large("chelsea"))
     assert found.labels[:3] == whole.labels[:3]
     np.testing.assert_allclose(found.scores, whole.scores, atol=0.02)
 
 
 @pytest.mark.parametrize(("task_name", "name"), [("localize", "coffee"), ("segment", "astronaut")])
-def test_boxes_and_masks_are_those_of_the_whole_photo(task_name: str, name: str) -> None:
+def test_boxes_and_masks_are_those_of_the_full_image(task_name: str, name: str) -> None:
     whole, found = answers(task_name, large(name))
     assert found.labels == whole.labels
     assert found.labels

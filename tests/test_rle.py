@@ -1,4 +1,4 @@
-"""Run-length encoding: the same characters as pycocotools, in both directions."""
+"""Run-length encoding gives the same characters as pycocotools, and decodes them."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def single(shape: tuple[int, int], row: int, column: int) -> NDArray[np.bool_]:
 
 
 def large() -> NDArray[np.bool_]:
-    """Runs of more than 2 ** 20 pixels, which take five characters."""
+    """A mask with runs of more than 2 ** 20 pixels, which take five characters."""
     mask = np.zeros((3000, 2000), dtype=bool)
     mask[1000:1003, 900:905] = True
     return mask
@@ -44,7 +44,7 @@ def test_a_mask_is_encoded_as_pycocotools_encodes_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_what_pycocotools_encoded_is_decoded_to_the_mask(name: str) -> None:
+def test_a_mask_that_pycocotools_encoded_is_decoded(name: str) -> None:
     decoded = rle.decode(Rle(**coco_rle(MASKS[name])))
     assert decoded.dtype == np.bool_
     np.testing.assert_array_equal(decoded, MASKS[name])
@@ -55,7 +55,9 @@ def test_what_pycocotools_encoded_is_decoded_to_the_mask(name: str) -> None:
     ("above", "below", "left", "right"),
     [(0, 0, 0, 0), (5, 0, 0, 0), (0, 5, 0, 0), (0, 0, 5, 0), (0, 0, 0, 5), (3, 4, 5, 6), (0, 0, 5, 6), (3, 4, 0, 0)],
 )
-def test_a_part_is_encoded_as_the_whole_mask_with_it(name: str, above: int, below: int, left: int, right: int) -> None:
+def test_a_part_is_encoded_like_the_whole_mask_around_it(
+    name: str, above: int, below: int, left: int, right: int
+) -> None:
     part = MASKS[name]
     whole = np.pad(part, ((above, below), (left, right)))
     assert rle.encode_part(part, left, above, *whole.shape).model_dump() == coco_rle(whole)
@@ -67,7 +69,7 @@ def test_a_part_without_pixels_is_an_empty_mask(shape: tuple[int, int]) -> None:
     assert rle.encode_part(part, 2, 3, 13, 17).model_dump() == coco_rle(np.zeros((13, 17), dtype=bool))
 
 
-def test_the_area_that_pycocotools_measures_is_that_of_the_mask() -> None:
+def test_pycocotools_measures_the_area_of_the_mask() -> None:
     mask = MASKS["64 x 48, 0.5"]
     assert coco_mask.area(rle.encode(mask).model_dump()) == mask.sum()
 
@@ -84,7 +86,7 @@ def test_the_area_that_pycocotools_measures_is_that_of_the_mask() -> None:
         ("é", "no ASCII"),
     ],
 )
-def test_runs_that_do_not_make_the_mask_are_refused(counts: str, why: str) -> None:
+def test_runs_that_do_not_add_up_to_the_mask_are_an_error(counts: str, why: str) -> None:
     assert rle.decode(Rle(size=(3, 4), counts="<")).sum() == 0
     with pytest.raises(ValueError, match=r"3 x 4|ascii"):
         rle.decode(Rle(size=(3, 4), counts=counts))

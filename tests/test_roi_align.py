@@ -1,4 +1,4 @@
-"""Pooling boxes by rows: what torchvision's operators give, for boxes inside, across and outside the map."""
+"""RoIAlign on a CPU, against torchvision's operators, for boxes inside, across and outside the map."""
 
 import pytest
 import torch
@@ -26,7 +26,9 @@ def boxes(count: int) -> Tensor:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("side", "sampling_ratio"), [(7, 2), (14, 2), (2, 4), (1, 1)])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_rows_are_torchvisions(aligned: bool, side: int, sampling_ratio: int, layout: torch.memory_format) -> None:
+def test_pooled_boxes_equal_those_of_torchvision(
+    aligned: bool, side: int, sampling_ratio: int, layout: torch.memory_format
+) -> None:
     torch.manual_seed(0)
     level = torch.randn(2, 5, 12, 16).contiguous(memory_format=layout)
     rois = pooling.in_batch([torch.cat([EDGES, boxes(20)]), boxes(3)])
@@ -35,7 +37,7 @@ def test_rows_are_torchvisions(aligned: bool, side: int, sampling_ratio: int, la
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_no_box_gives_nothing() -> None:
+def test_no_boxes_have_an_empty_result() -> None:
     level = torch.randn(1, 5, 12, 16)
     assert pooling.roi_align_cpu(level, torch.zeros(0, 5), 7, 0.25, 2, True).shape == (0, 5, 7, 7)
 

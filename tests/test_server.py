@@ -1,4 +1,4 @@
-"""The server over a real socket: true answers, in every format, and what its pages say."""
+"""The server over a real socket: correct answers in every format, metrics and documents."""
 
 import io
 import re
@@ -42,7 +42,7 @@ def test_chelsea_is_a_cat_and_coffee_is_espresso(client: httpx.Client) -> None:
     assert (espresso.label, espresso.score) == ("espresso", pytest.approx(0.951, abs=0.002))
 
 
-def test_localization_gives_one_box_inside_the_photo(client: httpx.Client) -> None:
+def test_localize_returns_one_box_inside_the_image(client: httpx.Client) -> None:
     (cat,) = ask(client, "localize", photo("chelsea")).predictions
     assert cat.label in {"tiger cat", "Egyptian cat", "tabby"}
     left, top, right, bottom = cat.box
@@ -80,7 +80,7 @@ def test_polygons_cover_what_the_rle_covers(client: httpx.Client) -> None:
     rle = ask(client, "segment", photo("astronaut")).predictions[0].mask.model_dump()
     polygons = ask(client, "segment", photo("astronaut"), mask_format="polygon").predictions[0].mask
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, 512, 512))
-    # Polygons have no holes, so the two differ by what holes the mask has.
+    # Polygons have no holes: the two differ by the holes of the mask.
     assert coco_mask.iou([drawn], [rle], [0])[0, 0] > 0.95
 
 
@@ -97,7 +97,7 @@ def test_options_narrow_the_answer(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("media_type", "name"), [("image/png", "PNG"), ("image/jpeg", "JPEG")])
-def test_accept_gives_the_photo_with_the_answer_drawn_on_it(
+def test_accept_returns_the_image_with_the_answer_drawn_on_it(
     client: httpx.Client, task: str, media_type: str, name: str
 ) -> None:
     original = photo("astronaut")
@@ -115,7 +115,7 @@ def test_every_format_gets_the_same_first_label(client: httpx.Client, name: str)
     assert response.json()["predictions"][0]["label"] == "espresso"
 
 
-def test_coordinates_are_those_of_the_upright_photo(client: httpx.Client) -> None:
+def test_coordinates_are_in_the_upright_image(client: httpx.Client) -> None:
     upright = photo("astronaut").crop((0, 0, 400, 512))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -126,7 +126,7 @@ def test_coordinates_are_those_of_the_upright_photo(client: httpx.Client) -> Non
     assert response == straight
 
 
-def test_several_images_are_answered_in_order_and_a_bad_one_does_not_spoil_the_rest(client: httpx.Client) -> None:
+def test_several_images_are_answered_in_order_and_a_bad_one_does_not_affect_the_rest(client: httpx.Client) -> None:
     files = [encoded(photo("chelsea")), b"no picture", encoded(photo("coffee"))]
     response = client.post("/v1/classify?top_k=1", files=[("image", (f"{i}", data)) for i, data in enumerate(files)])
     assert response.status_code == 200
@@ -142,7 +142,7 @@ def test_one_multipart_image_is_answered_like_a_raw_body(client: httpx.Client) -
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_photos_that_are_computed_together_get_the_answers_they_get_alone(client: httpx.Client, task: str) -> None:
+def test_images_in_one_batch_get_the_answers_they_get_alone(client: httpx.Client, task: str) -> None:
     astronaut = photo("astronaut")
     images = [
         astronaut,
@@ -162,7 +162,7 @@ def test_photos_that_are_computed_together_get_the_answers_they_get_alone(client
                 assert before.box == pytest.approx(after.box, abs=0.5)
 
 
-def test_waiting_photos_are_computed_in_batches(client: httpx.Client) -> None:
+def test_queued_images_are_computed_in_batches(client: httpx.Client) -> None:
     data = encoded(photo("astronaut"))
     with ThreadPoolExecutor(12) as pool:
         responses = list(pool.map(lambda _: client.post("/v1/segment", content=data), range(12)))
@@ -170,7 +170,7 @@ def test_waiting_photos_are_computed_in_batches(client: httpx.Client) -> None:
     assert max(sizes) > 1
 
 
-def test_the_headers_tell_where_the_time_went_and_carry_the_request_id(client: httpx.Client) -> None:
+def test_headers_have_the_time_of_each_step_and_the_request_id(client: httpx.Client) -> None:
     response = client.post("/v1/classify", content=encoded(photo("coffee")), headers={"X-Request-ID": "my-id"})
     assert response.headers["x-request-id"] == "my-id"
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
@@ -182,14 +182,14 @@ def test_the_list_of_models_describes_each_task(client: httpx.Client) -> None:
     cards = ModelCards.model_validate(client.get("/v1/models").json()).models
     assert [card.task for card in cards] == list(TASKS)
     by_task = {card.task: card for card in cards}
-    # 4,652,008 is what the published weights hold without their running statistics.
+    # 4,652,008 is the size of the published weights without running statistics.
     assert by_task["classify"].parameters == 4_652_008
     assert len(by_task["classify"].labels) == 1000
     assert "person" in by_task["detect"].labels
     assert {card.profile for card in cards} == {"tiny"}
 
 
-def test_health_readiness_and_metrics_are_told(client: httpx.Client) -> None:
+def test_health_readiness_and_metrics_are_reported(client: httpx.Client) -> None:
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").json() == {"ready": True, "tasks": dict.fromkeys(TASKS, "ready")}
     before = counted(client)
@@ -233,7 +233,7 @@ def test_nothing_listens_beyond_loopback(server: str) -> None:
     assert {address.ip for address in listeners} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def test_an_ordinary_photo_of_twelve_megapixels_is_answered(client: httpx.Client) -> None:
+def test_an_image_of_twelve_megapixels_is_answered(client: httpx.Client) -> None:
     big = Image.fromarray(skimage.data.astronaut()).resize((4000, 3000))
     answer = ask(client, "segment", big)
     assert (answer.image.width, answer.image.height) == (4000, 3000)

@@ -1,4 +1,4 @@
-"""The standard profile's weights: fetched once, checked by hash, and the network that they make is torchvision's."""
+"""Weights of the standard profile: downloaded once, checked by hash, and loaded into torchvision's network."""
 
 import hashlib
 import io
@@ -29,13 +29,13 @@ STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
 
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine would take the weights away, and keep those of random networks on disk."""
+    """Engines would remove the weights from the network, and fill the cache with random networks."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder in which the files are kept."""
+    """The folder of the cached files."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     before = torch.hub._hub_dir
@@ -58,7 +58,7 @@ def published(url: str, transforms: Callable | None = None) -> Weights:
     return Weights(url=url, transforms=transforms, meta={"_file_size": 97.8})
 
 
-def test_weights_are_fetched_once_and_then_found_in_the_cache(cache: Path) -> None:
+def test_weights_are_downloaded_once(cache: Path) -> None:
     data = saved(STATE)
     with Stub(data) as publisher:
         source = published(f"{publisher.url}/models/{name_of(data)}")
@@ -72,7 +72,7 @@ def test_weights_are_fetched_once_and_then_found_in_the_cache(cache: Path) -> No
     assert torch.equal(state["layer.weight"], STATE["layer.weight"])
 
 
-def test_a_file_that_arrives_with_a_wrong_hash_is_refused_and_not_kept(cache: Path) -> None:
+def test_a_download_with_a_wrong_hash_is_refused_and_removed(cache: Path) -> None:
     with Stub(b"not what was published") as publisher, pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{publisher.url}/{name_of(saved(STATE))}"))
     assert caught.value.code == "weights_corrupt"
@@ -92,19 +92,19 @@ def test_a_damaged_file_in_the_cache_is_refused_without_a_request(cache: Path) -
     assert publisher.requests == []
 
 
-def test_without_a_network_the_error_says_which_file_is_missing_and_what_helps(cache: Path) -> None:
+def test_without_a_network_the_error_names_the_file_and_what_to_do(cache: Path) -> None:
     with Stub(b"") as publisher:
         gone = publisher.url
     with pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{gone}/net-0123abcd.pth"))
     assert caught.value.code == "weights_unavailable"
     message = str(caught.value)
-    for part in ("net-0123abcd.pth", "98 MB", gone, str(cache), "--profile tiny"):
+    for part in ("net-0123abcd.pth", "98 MB", gone, str(cache), "the tiny profile"):
         assert part in message
     assert list(cache.iterdir()) == []
 
 
-def test_a_file_that_the_publisher_lacks_is_unavailable(cache: Path) -> None:
+def test_a_file_that_the_server_does_not_have_is_unavailable(cache: Path) -> None:
     with Stub(b"no such file", status=404) as publisher, pytest.raises(WeightsError) as caught:
         weights.fetch(published(f"{publisher.url}/net-0123abcd.pth"))
     assert caught.value.code == "weights_unavailable"
@@ -120,7 +120,7 @@ def test_the_file_of_each_task_has_a_hash_in_its_name_that_is_checked(cache: Pat
 
 @pytest.fixture
 def network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """torchvision's ResNet-50 with random weights, whose file was put into the cache by hand."""
+    """torchvision's ResNet-50 with random weights, whose file is in the cache."""
     torch.manual_seed(0)
     network = resnet50()
     settle(network, ResNet50_Weights.IMAGENET1K_V2.transforms()(photo("astronaut"))[None])
@@ -173,7 +173,7 @@ def test_the_standard_detectors_load_a_file_of_the_right_shape(
     assert all(torch.equal(loaded[key], value) for key, value in original.state_dict().items())
 
 
-def test_the_standard_localizer_boxes_what_the_class_looks_at(network: torch.nn.Module) -> None:
+def test_the_standard_localizer_returns_a_box_inside_the_image(network: torch.nn.Module) -> None:
     found = run(load("localize", "standard", "cpu"), photo("coffee"), top_k=2)
     assert len(found.labels) == 2
     left, top, right, bottom = found.boxes[0]

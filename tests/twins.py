@@ -1,4 +1,4 @@
-"""Client and AsyncClient behind one face, so that each test of one is a test of both."""
+"""Client and AsyncClient behind one interface, so that each test covers both."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ KINDS = ("sync", "async")
 
 
 def make(kind: str, url: str, **settings: Any) -> Any:
-    """A Client, or an AsyncClient that is driven by a loop of its own and looks like one."""
+    """A Client, or an AsyncClient wrapped to look like one."""
     return Client(url, **settings) if kind == "sync" else Driven(url, **settings)
 
 
 class Driven:
-    """An AsyncClient whose coroutines are run to their end, and whose generators are iterated."""
+    """An AsyncClient with an event loop of its own, which runs each call to its end."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()

@@ -152,6 +152,8 @@ def _measure_labels(localizer: Localizer, features: Features, found: Tensor) -> 
     names = [label[item["category_id"]] for item in mains]
     rows = torch.tensor([row for row, name in enumerate(names) if name in IMAGENET_OF_COCO])
     figures: dict[str, float] = {"labelled_photos": len(rows)}
+    if not len(rows):
+        return figures
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(found), 4)
     for key, boxes in (("label_top1", found), ("label_top1_whole_photo", whole)):
         labels = localizer.backbone.classify(pool(features.semantic[rows].float(), boxes[rows])).argmax(1)

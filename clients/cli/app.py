@@ -1,60 +1,47 @@
-"""The command `foursight`. Each command is a function in a module of `commands/`, registered here.
+"""The command `foursight`: its table of commands.
 
-A command's module imports nothing heavy at its top, so that `foursight --help` answers at once and works where only the
-client is installed.
+No command's module imports anything heavy at its top, so that help is quick and works where only the client is
+installed.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import typer
+import click
 
-from foursight.clients.cli import models
-from foursight.clients.cli.benchmark import benchmark
-from foursight.clients.cli.describe import describe
-from foursight.clients.cli.evaluate import evaluate
-from foursight.clients.cli.explain import explain
-from foursight.clients.cli.finetune import finetune
-from foursight.clients.cli.serve import serve
-from foursight.clients.cli.tasks import analyze, classify, detect, localize, segment
+from foursight import __version__
+from foursight.clients.cli.command import Program
+from foursight.clients.cli.completion import install_option
+from foursight.clients.cli.tasks import analyze_command, task_command
+from foursight.schema.tasks import TASKS
 
-app = typer.Typer(
-    name="foursight",
+_COMMANDS: dict[str, str | Callable[[], click.Command]] = {
+    "serve": "foursight.clients.cli.serve:serve",
+    **{name: partial(task_command, task) for name, task in TASKS.items()},
+    "analyze": analyze_command,
+    "models": "foursight.clients.cli.models:models",
+    "evaluate": "foursight.clients.cli.evaluate:evaluate",
+    "finetune": "foursight.clients.cli.finetune:finetune",
+    "describe": "foursight.clients.cli.describe:describe",
+    "explain": "foursight.clients.cli.explain:explain",
+    "benchmark": "foursight.clients.cli.benchmark:benchmark",
+}
+
+app = Program(
+    "foursight",
+    lazy=_COMMANDS,
     help="Vision inference: four tasks behind one address.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    example="serve",
+    params=[install_option()],
 )
-# serve's options are those of the server's settings, which it reads itself.
-app.command(
-    "serve",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)(serve)
-for command, example in (
-    (benchmark, "--task detect --connections 1,8 --rate 20"),
-    (classify, "photo.jpg --top-k 3"),
-    (localize, "photo.jpg --draw drawn.png"),
-    (detect, "holiday/ --classes dog,person --draw drawn/"),
-    (segment, "photo.jpg --mask-format polygon --json > photo.json"),
-    (analyze, "photo.jpg --tasks classify,detect --then classify"),
-    (evaluate, "coco/instances.json --sheet worst.png"),
-    (describe, "detect --profile standard --size 800x608"),
-    (explain, "photo.jpg --label espresso --out explained.png"),
-    (finetune, "fruit/ --name fruit --pool max --epochs 10"),
-):
-    app.command(command.__name__, epilog=f"Example: [bold]foursight {command.__name__} {example}[/bold]")(command)
-app.add_typer(models.app, name="models")
-
-
-@app.callback()
-def _foursight() -> None:
-    """Vision inference: four tasks behind one address."""
+click.version_option(__version__, prog_name="foursight", message="%(prog)s %(version)s")(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the result is the exit status: 0 done, 1 (some) failed, 2 wrong usage, 3 no server."""
+    """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 3 no server, 130 interrupted."""
     try:
-        app(args=arguments, prog_name="foursight")
+        app(args=arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

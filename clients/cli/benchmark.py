@@ -1,80 +1,122 @@
-"""`foursight benchmark`: how fast the server at hand is."""
+"""`foursight benchmark`: the throughput and latency of a running server."""
 
 import asyncio
 import json
-import sys
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from foursight.clients import benchmark as measuring
 from foursight.clients.benchmark import BenchmarkError, Report, Target
+from foursight.clients.cli.command import FAILED, NO_SERVER, Argument, Command, CommandError, Option
+from foursight.clients.cli.options import DEFAULT_URL, PATH, Number, task
 
 
+class _Loads(click.ParamType[list[float]]):
+    """Positive numbers, comma-separated."""
+
+    name = "loads"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        """Parse the numbers."""
+        if isinstance(value, list):
+            return value
+        try:
+            numbers: list[float] = [self.kind(word) for word in str(value).split(",") if word.strip()]
+        except ValueError:
+            numbers = [0]
+        if any(number <= 0 for number in numbers):
+            kind = "integers" if self.kind is int else "numbers"
+            self.fail(f"must be positive {kind}, comma-separated, not {value!r}.", param, ctx)
+        return numbers
+
+
+@click.command(
+    cls=Command,
+    params=[
+        Argument(
+            "url", required=False, envvar="FOURSIGHT_URL", default=DEFAULT_URL, metavar="[URL]",
+            help=f"The server's address, or $FOURSIGHT_URL.  [default: {DEFAULT_URL}]",
+        ),
+        task("classify"),
+        Option(
+            "--image", type=PATH, multiple=True, metavar="FILE",
+            help="Image to send. Repeat it to send several in turn. Without it, a generated one of 500 x 400 is sent.",
+        ),
+        Option(
+            "--connections", type=_Loads(int), default="1,16", metavar="N,N",
+            help="Closed loops: the number of connections of each.",
+        ),
+        Option(
+            "--rate", type=_Loads(float), default="", metavar="N,N", show_default=False,
+            help="Open loops: the requests per second of each, sent on schedule.",
+        ),
+        Option("--seconds", type=Number(float, 1), default=10, metavar="N", help="Duration of each loop."),
+        Option(["--json", "as_json"], is_flag=True, help="Print the figures as JSON."),
+    ],
+    example="--task detect --connections 1,8 --rate 20",
+)  # fmt: skip
 def benchmark(
-    url: Annotated[str, typer.Argument(help="The server's address.", envvar="FOURSIGHT_URL")] = "http://127.0.0.1:8000",
-    task: Annotated[str, typer.Option(help="classify, localize, detect or segment.")] = "classify",
-    image: Annotated[
-        list[Path] | None, typer.Option(help="Photos to upload in turn; without it one of 500 x 400 is made.")
-    ] = None,
-    connections: Annotated[str, typer.Option(help="Closed loops: each so many connections.")] = "1,16",
-    rate: Annotated[str, typer.Option(help="Open loops: each so many requests a second, on time.")] = "",
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Measure requests per second and latency (p50, p95, p99) of a running server."""
+    url: str,
+    task: str,
+    image: tuple[Path, ...],
+    connections: list[float],
+    rate: list[float],
+    seconds: float,
+    as_json: bool,
+) -> int:
+    """Measure the requests per second and the latency (p50, p95, p99) of a running server."""
     try:
-        loops = [("connections", float(int(count))) for count in _numbers(connections)]
-        loops += [("requests/s due", float(count)) for count in _numbers(rate)]
-        photos = [path.read_bytes() for path in image] if image else [_photo()]
-    except ValueError:
-        raise typer.BadParameter("--connections and --rate are positive numbers with commas between.") from None
+        images = [path.read_bytes() for path in image] or [_generate()]
     except OSError as error:
-        raise typer.BadParameter(f"--image {error.filename}: {error.strerror}.") from None
-    target = Target(f"{url.rstrip('/')}/v1/{task}", photos)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    reports = []
+        raise click.UsageError(f"--image {error.filename}: {error.strerror}.") from None
+    target = Target(f"{url.rstrip('/')}/v1/{task}", images)
     try:
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-            for kind, count in loops:
-                load = f"{count:g} {kind}"
-                bar = bars.add_task(load, total=measuring.WARM_UP + seconds)
-
-                def advance(done: float, bar: object = bar) -> None:
-                    bars.update(bar, completed=done)  # type: ignore[arg-type]
-
-                if kind == "connections":
-                    samples = asyncio.run(measuring.closed_loop(target, int(count), seconds, advance))
-                else:
-                    samples = asyncio.run(measuring.open_loop(target, count, seconds, advance))
-                bars.remove_task(bar)
-                reports.append(measuring.report(load, samples, seconds))
+        reports = _measure(target, connections, rate, seconds)
     except BenchmarkError as error:
-        print(f"foursight benchmark: {error}. `foursight serve` starts one.", file=sys.stderr)
-        raise typer.Exit(3) from None
+        raise CommandError(f"{error}. Start a server with `foursight serve`.", NO_SERVER) from None
     if as_json:
-        print(json.dumps({"url": target.url, "photos": len(photos), "loads": [one.as_json() for one in reports]}))
+        _print_json(target, reports)
     else:
-        _print(target, reports)
-    if any(one.failed or not one.answered for one in reports):
-        raise typer.Exit(1)
+        _print_tables(target, reports)
+    return FAILED if any(one.failed or not one.answered for one in reports) else 0
 
 
-def _numbers(text: str) -> list[str]:
-    numbers = [word.strip() for word in text.split(",") if word.strip()]
-    if any(float(number) <= 0 for number in numbers):
-        raise ValueError(text)
-    return numbers
+def _measure(target: Target, connections: list[float], rates: list[float], seconds: float) -> list[Report]:
+    """Run one loop after another, with a progress bar on a terminal. Raises BenchmarkError."""
+    loops = [(f"{count:g} connections", partial(measuring.closed_loop, target, int(count))) for count in connections]
+    loops += [(f"{rate:g} requests/s due", partial(measuring.open_loop, target, rate)) for rate in rates]
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    reports = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        for name, loop in loops:
+            bar = bars.add_task(name, total=measuring.WARM_UP_S + seconds)
+            samples = asyncio.run(loop(seconds, partial(_advance, bars, bar)))
+            bars.remove_task(bar)
+            reports.append(measuring.report(name, samples, seconds))
+    return reports
 
 
-def _photo() -> bytes:
-    # Grain over a gradient weighs as much as a photo of this size does.
+def _advance(bars: Progress, bar: TaskID, done: float) -> None:
+    bars.update(bar, completed=done)
+
+
+def _print_json(target: Target, reports: list[Report]) -> None:
+    loads = [report.as_json() for report in reports]
+    print(json.dumps({"url": target.url, "photos": len(target.images), "loads": loads}))
+
+
+def _generate() -> bytes:
+    # Grain over a gradient compresses to about the size of a photo.
     from PIL import Image  # noqa: PLC0415
 
     grain = Image.effect_noise((500, 400), 24)
@@ -84,12 +126,12 @@ def _photo() -> bytes:
     return file.getvalue()
 
 
-def _print(target: Target, reports: list[Report]) -> None:
-    size = sum(len(photo) for photo in target.photos) / len(target.photos) / 1000
+def _print_tables(target: Target, reports: list[Report]) -> None:
+    size = sum(len(image) for image in target.images) / len(target.images) / 1000
     console = Console()
-    console.print(f"{target.url}, {len(target.photos)} photo(s) of {size:.0f} KB, {reports[0].seconds:g} s each")
+    console.print(f"{target.url}, {len(target.images)} image(s) of {size:.0f} KB, {reports[0].seconds:g} s each")
     table = Table("load", box=None, header_style="bold", pad_edge=False)
-    for name in ("requests/s", "p50 ms", "p95 ms", "p99 ms", "longest", "refused", "failed"):
+    for name in ("requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "refused", "failed"):
         table.add_column(name, justify="right")
     for one in reports:
         latencies = (f"{value:.1f}" for value in (one.p50, one.p95, one.p99, one.longest))
@@ -97,8 +139,8 @@ def _print(target: Target, reports: list[Report]) -> None:
     console.print(table)
     for one in reports:
         if one.cached:
-            text = f"{one.load}: {one.cached} of {one.answered} answers came from the server's cache, not computed"
+            text = f"{one.load}: {one.cached} of {one.answered} answers came from the server's cache"
             console.print(f"[yellow]{text}[/yellow]", soft_wrap=True)
         if one.steps:
             steps = ", ".join(f"{name} {value:.1f}" for name, value in one.steps.items())
-            console.print(f"[dim]{one.load}: mean in the server, ms: {steps}[/dim]", soft_wrap=True)
+            console.print(f"[dim]{one.load}: mean time in the server, ms: {steps}[/dim]", soft_wrap=True)

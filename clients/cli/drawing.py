@@ -1,25 +1,26 @@
-"""`--draw`: pictures with the answers on them."""
+"""`--draw`: the images with the answers drawn on them."""
 
 from pathlib import Path
 
-import typer
+import click
 
-from foursight.clients.cli.sources import SUFFIXES, Source
+from foursight.clients.cli.sources import Source
 from foursight.clients.sdk.results import Analysis, Result
+from foursight.schema.image_files import SUFFIXES
 
 
 class Drawings:
-    """Where pictures go: a file for one photo, else a folder, in which each gets its photo's name and place."""
+    """Where pictures are written: a file for one image, otherwise a folder that mirrors the folders of the images."""
 
     def __init__(self, out: Path, *, several: bool) -> None:
         self._to_file = out.suffix.lower() in SUFFIXES and not out.is_dir()
         if self._to_file and several:
-            raise typer.BadParameter(f"--draw: {out} is one file, for several photos: name a folder")
+            raise click.UsageError(f"--draw: {out} is one file, but there are several images. Name a folder.")
         self._out = out
         self._taken: set[Path] = set()
 
     def save(self, source: Source, result: Result | Analysis) -> None:
-        """Draw and write. Raises OSError and UnreadableImage."""
+        """Draw the result on its image and write the picture. Raises OSError and UnreadableImage."""
         target = self._target(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         picture = result.draw(source.image if isinstance(source.image, bytes | Path) else None)

@@ -1,68 +1,89 @@
-"""`foursight explain`: why a classifier says what it says, as a picture."""
+"""`foursight explain`: a picture of why a classifier answers as it does."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, cast
 
-import typer
+import click
 
-from foursight.clients.cli.extras import server_packages
+from foursight.clients.cli.command import Argument, Command, CommandError, Option
+from foursight.clients.cli.extras import required
+from foursight.clients.cli.options import PATH, Number, models_dir, profile
 
-PROFILES = ("tiny", "standard")
+if TYPE_CHECKING:
+    from foursight.models.results import Profile
+    from foursight.models.tasks.classify import Classification
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
+_TASKS = ("classify", "localize")
 
 
+@click.command(
+    cls=Command,
+    params=[
+        Argument("image", metavar="FILE", type=click.Path(True, dir_okay=False, path_type=Path), help="An image."),
+        Option("--task", metavar="TASK", help="classify or localize. Without it, the model's task, or classify."),
+        Option("--label", metavar="LABEL", help="Label to explain. Without it, the best one."),
+        Option("--layer", metavar="NAME", help="Layer whose feature maps to show, as `foursight describe` names it."),
+        Option(
+            "--maps", type=Number(int, 1, 48), default=12, metavar="N", help="Number of feature maps.  [default: 12]"
+        ),
+        profile(),
+        Option("--model", metavar="NAME", help="A fine-tuned model: its name or its path."),
+        models_dir(),
+        Option(
+            "--out",
+            type=PATH,
+            default="explained.png",
+            metavar="FILE",
+            help="Picture to write: .png or .jpg.",
+        ),
+    ],
+    example="photo.jpg --label espresso --out explained.png",
+)
 def explain(
-    photo: Annotated[Path, typer.Argument(help="A photo.", exists=True, dir_okay=False, readable=True)],
-    task: Annotated[str | None, typer.Option(help="classify: the others draw boxes by themselves.")] = None,
-    label: Annotated[str | None, typer.Option(help="The label to explain; the best one without it.")] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="Whose feature maps to show, as `foursight describe` names it.")
-    ] = None,
-    maps: Annotated[int, typer.Option(help="How many feature maps to show.", min=1, max=48)] = 12,
-    profile: Annotated[str, typer.Option(help="tiny or standard.")] = "tiny",
-    model: Annotated[str | None, typer.Option(help="A fine-tuned model: its name or path.")] = None,
-    models_dir: Annotated[
-        Path | None,
-        typer.Option(envvar="FOURSIGHT_MODELS_DIR", show_envvar=False, help="Where --model lies.", metavar="FOLDER"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where to write the picture: .png or .jpg.")] = Path("explained.png"),
+    image: Path,
+    task: str | None,
+    label: str | None,
+    layer: str | None,
+    maps: int,
+    profile: "Profile",
+    model: str | None,
+    models_dir: Path | None,
+    out: Path,
 ) -> None:
-    """Draw where in a photo the evidence for a label lies, and what the channels of a layer respond to."""
+    """Draw which parts of an image speak for a label, and what the channels of a layer respond to."""
     if task not in (None, "classify") and model is None:
-        raise typer.BadParameter(f"{task!r} cannot be explained; there is classify", param_hint="--task")
-    if profile not in PROFILES:
-        raise typer.BadParameter(f"there is no profile {profile!r}; there are {', '.join(PROFILES)}")
+        raise click.UsageError(f"--task: {task!r} cannot be explained without --model. classify can.")
     if out.suffix.lower() not in SUFFIXES:
-        raise typer.BadParameter(f"{out.name!r} has to end in {', '.join(SUFFIXES)}", param_hint="--out")
-    with server_packages("foursight explain"):
-        from foursight.clients.cli.tuned import find as find_model  # noqa: PLC0415
+        raise click.UsageError(f"--out: {out.name!r} must end in {', '.join(SUFFIXES)}.")
+    with required():
+        from foursight.clients.cli import finetuned  # noqa: PLC0415
+        from foursight.clients.cli.local import load_model  # noqa: PLC0415
         from foursight.drawing.explanation import draw_explanation  # noqa: PLC0415
         from foursight.models import decode  # noqa: PLC0415
         from foursight.models.errors import ModelError  # noqa: PLC0415
         from foursight.models.finetuned import networks, store  # noqa: PLC0415
-        from foursight.models.inspection.explain import explain as find  # noqa: PLC0415
-        from foursight.models.inspection.explain import explain_localizer  # noqa: PLC0415
-        from foursight.models.tasks import classify  # noqa: PLC0415
+        from foursight.models.inspection import explain as inspection  # noqa: PLC0415
     try:
-        image = decode(photo.read_bytes())
-        tuned = find_model(model, models_dir) if model else None
-        if tuned and (tuned.task in ("detect", "segment") or task not in (None, tuned.task)):
-            said = f"{tuned.name!r} is for {tuned.task}; models of classify and localize can be explained"
-            raise typer.BadParameter(said, param_hint="--model")
-        if tuned and tuned.task == "localize":
-            network = networks.load(tuned.name, tuned.folder)
-            known = store.read_spec(tuned.name, tuned.folder).labels
-            found, name = explain_localizer(network, known, image, label, layer, maps), tuned.name  # type: ignore[arg-type]
+        picture = decode(image.read_bytes())
+        chosen = finetuned.find(model, models_dir) if model else None
+        if chosen and (chosen.task not in _TASKS or task not in (None, chosen.task)):
+            raise click.UsageError(
+                f"--model: {chosen.name!r} is a model for {chosen.task}. "
+                f"Models for {' and '.join(_TASKS)} can be explained."
+            )
+        if chosen and chosen.task == "localize":
+            network: Any = networks.load(chosen.name, chosen.folder)
+            labels = store.read_spec(chosen.name, chosen.folder).labels
+            found = inspection.explain_localizer(network, labels, picture, label, layer, maps)
+            name = chosen.name
         else:
-            # `profile` is one of PROFILES.
-            loaded = classify.load(profile, "auto")  # type: ignore[arg-type]
-            if tuned:
-                loaded.install(tuned.name, tuned.folder)
-            name = tuned.name if tuned else loaded.card.name
-            found = find(loaded, image, label, layer, maps, tuned.name if tuned else None)
-        draw_explanation(image, found, name).save(out, quality=90)
+            loaded, card = load_model("classify", chosen, profile)
+            name = card.name
+            classifier = cast("Classification", loaded)
+            found = inspection.explain(classifier, picture, label, layer, maps, name if chosen else None)
+        draw_explanation(picture, found, name).save(out, quality=90)
     except (ModelError, OSError) as error:
-        print(f"foursight explain: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        listed = " `foursight describe` lists all layers." if getattr(error, "option", None) == "layer" else ""
+        raise CommandError(f"{error}{listed}") from None
     print(f"{found.label} {100 * found.score:.1f} %: {out}")

@@ -1,20 +1,19 @@
-"""What a command says where the packages of the server, which are an extra, are not installed."""
+"""What a command says where packages that it needs are not installed."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
+from foursight.clients.cli.command import CommandError
 
 
 @contextmanager
-def server_packages(who: str) -> Iterator[None]:
-    """Around the imports that `who`, a command or an option, has from the server: without them one line, exit 1."""
+def required(extras: str = "server") -> Iterator[None]:
+    """Wrap imports of packages that only these extras install; a missing one ends the command with one line, exit 1."""
     try:
         yield
     except ModuleNotFoundError as error:
-        print(
-            f"{who} needs the server's packages ({error.name} is missing): pip install 'foursight[server]'",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
+        package = (error.name or "").partition(".")[0]
+        if package == "foursight":
+            raise
+        message = f"{package} is not installed. From Foursight's source folder, run: pip install '.[{extras}]'"
+        raise CommandError(message) from None

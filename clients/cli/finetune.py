@@ -1,86 +1,84 @@
-"""`foursight finetune`."""
+"""`foursight finetune`: train a model for one's own labels."""
 
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Self
 
-import typer
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from foursight.clients.cli.command import INTERRUPTED, WRONG_USAGE, Argument, Command, CommandError, Option
+from foursight.clients.cli.extras import required
+from foursight.clients.cli.fields import option_name
+from foursight.clients.cli.options import PATH, Number, models_dir, profile, task
 
 if TYPE_CHECKING:
-    from foursight.models.training.loop import Epoch, Progress
+    from foursight.models.results import Profile
+    from foursight.models.training import loop
 
 SHOWN_PROBLEMS = 50
-_TRAINING = "Training"
 
 
-def finetune(
-    data: Annotated[list[Path], typer.Argument(help="COCO listings; or folders of classes.", metavar="DATA...")],
-    name: Annotated[str, typer.Option(help="The new model's name.")],
-    task: Annotated[
-        Literal["classify", "localize", "detect", "segment"],
-        typer.Option(help="localize, detect, segment; else classify.", metavar="TASK", show_default=False),
-    ] = "classify",
-    profile: Annotated[
-        Literal["tiny", "standard"],
-        typer.Option(help="tiny or standard: whose backbone.", metavar="PROFILE", show_default=False),
-    ] = "tiny",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="auto, cpu or cuda: where to compute.", metavar="DEVICE", show_default=False),
-    ] = "auto",
-    models_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="FOURSIGHT_MODELS_DIR",
-            show_envvar=False,
-            help="Where to, or $FOURSIGHT_MODELS_DIR.",
-            metavar="FOLDER",
+def _training(name: str, type: click.ParamType[Any], metavar: str, help: str) -> click.Option:
+    return Option(name, type=type, metavar=metavar, help=help, section="Training")
+
+
+def _choice(name: str, choices: str, help: str, **settings: Any) -> click.Option:
+    return Option(name, type=click.Choice(choices.split("|")), metavar=choices, help=help, **settings)
+
+
+@click.command(
+    cls=Command,
+    params=[
+        Argument(
+            "data", nargs=-1, required=True, type=PATH, metavar="DATA...",
+            help="COCO files; for classify also a folder with a folder per label.",
         ),
-    ] = None,
-    pool: Annotated[
-        Literal["avg", "max", "l2"] | None,
-        typer.Option(help="classify: kind of pooling.", rich_help_panel=_TRAINING),
-    ] = None,
-    dropout: Annotated[
-        float | None, typer.Option(help="classify: share of dropout.", rich_help_panel=_TRAINING)
-    ] = None,
-    hidden: Annotated[int | None, typer.Option(help="classify: 1x1 channels.", rich_help_panel=_TRAINING)] = None,
-    init: Annotated[
-        Literal["pretrained", "random"] | None,
-        typer.Option(help="Initial weights of the heads.", rich_help_panel=_TRAINING),
-    ] = None,
-    processes: Annotated[int | None, typer.Option(help="That train heads together.", rich_help_panel=_TRAINING)] = None,
-    freeze: Annotated[str | None, typer.Option(help="all, backbone, stageN, none.", rich_help_panel=_TRAINING)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Times that all are seen.", rich_help_panel=_TRAINING)] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=_TRAINING)] = None,
-    batch: Annotated[int | None, typer.Option(help="Examples in a step.", rich_help_panel=_TRAINING)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all chance.", rich_help_panel=_TRAINING)] = None,
-    split: Annotated[
-        Literal["content", "name"] | None, typer.Option(help="What parts a listing.", rich_help_panel=_TRAINING)
-    ] = None,
-    augment: Annotated[
-        bool | None, typer.Option("--augment", help="Windows, mirror images, light.", rich_help_panel=_TRAINING)
-    ] = None,
-    cache: Annotated[bool | None, typer.Option(help="Keep features.", rich_help_panel=_TRAINING)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a broken run.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace one of this name.")] = False,
-) -> None:
-    """Train a model with labels of your own on a pretrained network.
+        Option("--name", required=True, metavar="NAME", help="Name of the new model."),
+        task("classify"),
+        profile(),
+        _choice("--device", "auto|cpu|cuda", "Where to train.", default="auto"),
+        models_dir(),
+        Option("--resume", is_flag=True, help="Resume an interrupted run."),
+        Option("--replace", is_flag=True, help="Replace the model of this name."),
+        _training("--freeze", click.STRING, "STAGES", "What stays frozen: all, backbone, stageN or none."),
+        _training("--epochs", Number(int, 1), "N", "Number of epochs."),
+        _training("--lr", Number(float), "N", "Highest learning rate."),
+        _training("--batch", Number(int, 1), "N", "Batch size."),
+        _training("--seed", Number(int, 0), "N", "Random seed."),
+        _choice("--split", "content|name", "Choose validation images by content or by file name.", section="Training"),
+        Option("--augment", is_flag=True, default=None, help="Vary crop, orientation and colour.", section="Training"),
+        Option("--cache/--no-cache", default=None, help="Keep the features of frozen layers.", section="Training"),
+        _choice("--pool", "avg|max|l2", "classify: pooling of the new head.", section="Training"),
+        _training("--dropout", Number(float), "N", "classify: dropout of the new head, 0 to 1."),
+        _training("--hidden", Number(int, 0), "N", "classify: channels of an extra convolution."),
+        _choice("--init", "pretrained|random", "detect, segment: initial weights of the heads.", section="Training"),
+        _training("--processes", Number(int, 1), "N", "detect, segment: number of training processes."),
+    ],
+    example="fruit/ --name fruit --pool max --epochs 10",
+)  # fmt: skip
+def finetune(
+    data: tuple[Path, ...],
+    name: str,
+    task: Any,
+    profile: "Profile",
+    device: str,
+    models_dir: Path | None,
+    resume: bool,
+    replace: bool,
+    **training: Any,
+) -> int:
+    """Train a model for your own labels, on top of a pretrained network.
 
-    Ctrl-C ends the training and keeps the best epoch so far.
+    Ctrl-C stops the training and keeps the best epoch so far.
     """
-    try:
+    with required("server,train"):
         from foursight.models.errors import DataError, ModelError, OptionError  # noqa: PLC0415
         from foursight.models.finetuned import store  # noqa: PLC0415
         from foursight.models.training import checkpoints, jobs  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        _end(f"needs packages of training ({error.name} is missing): pip install 'foursight[server,train]'")
-    chosen = {"freeze": freeze, "pool": pool, "dropout": dropout, "hidden": hidden, "epochs": epochs, "lr": lr}
-    chosen |= {"batch": batch, "seed": seed, "split": split, "augment": augment, "cache": cache}
-    chosen |= {"init": init, "processes": processes}
-    given = {option: value for option, value in chosen.items() if value is not None}
+    given = {option: value for option, value in training.items() if value is not None}
     try:
         folder = (models_dir or store.default_folder()) / store.check_name(name)
         work = checkpoints.prepare(folder, resume=resume, replace=replace)
@@ -88,55 +86,50 @@ def finetune(
         print(*job.messages, sep="\n")
         with _Display() as display:
             outcome = job.train(display.show, work)
-        # What was learnt is written, however often somebody presses Ctrl-C.
+        # The model is written, however often Ctrl-C is pressed.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         extra = {"command": "foursight finetune " + shlex.join(sys.argv[2:]), "peak_memory_mib": _peak_mib()}
         job.write(folder, outcome, extra)
     except OptionError as error:
-        _end(str(error).strip(), 2)
+        option = getattr(error, "option", None)
+        raise CommandError(f"{option_name(option)}: {error}" if option else str(error), WRONG_USAGE) from None
     except DataError as error:
         for line in error.problems[:SHOWN_PROBLEMS]:
             print(f"  {line}", file=sys.stderr)
         if len(error.problems) > SHOWN_PROBLEMS:
             print(f"  ... and {len(error.problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
-        _end(str(error))
+        raise CommandError(str(error)) from None
     except (ModelError, ValueError, OSError) as error:
-        _end(str(error))
+        raise CommandError(str(error)) from None
     except KeyboardInterrupt:
-        _end("Broken off before the first epoch was done: no model was written.", 130)
+        raise CommandError("Interrupted before the first epoch was done. No model was written.", INTERRUPTED) from None
     checkpoints.clean_up(work, interrupted=outcome.interrupted)
-    _say(folder, outcome, job.summarize(outcome))
+    _summarize(folder, outcome, job.summarize(outcome))
+    return 0
 
 
-def _say(folder: Path, outcome: Any, figures: str) -> None:
+def _summarize(folder: Path, outcome: Any, figures: str) -> None:
     if outcome.interrupted:
-        print(f"Interrupted after {len(outcome.epochs)} epochs: the best of them is kept; --resume goes on from here.")
+        print(f"Interrupted after {len(outcome.epochs)} epochs. The best one is kept; --resume continues from here.")
     print(
         f"{folder}: validation {figures} (epoch {outcome.best + 1}); "
         f"features {outcome.seconds['features']:.1f} s, training {outcome.seconds['training']:.1f} s, "
         f"peak memory {_peak_mib()} MiB.\n"
-        f"Serve it: foursight serve; into a running server: foursight models load {folder.name}"
+        f"Serve it: foursight serve. Load it into a running server: foursight models load {folder.name}"
     )
 
 
 def _peak_mib() -> int:
-    """The most memory that a process of this training has held, in MiB (Linux counts it in KiB)."""
+    """The peak memory of the training's processes in MiB. Linux counts it in KiB."""
     import resource  # noqa: PLC0415
 
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
 
 
-def _end(message: str, status: int = 1) -> NoReturn:
-    print(f"foursight finetune: {message}", file=sys.stderr)
-    raise typer.Exit(status)
-
-
 class _Display:
-    """Progress bars on a terminal; elsewhere a line for each epoch."""
+    """Progress bars on a terminal; elsewhere one line per epoch."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -144,30 +137,30 @@ class _Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        self._rows: dict[str, int] = {}
-        self._told = 0
+        self._phases: dict[str, TaskID] = {}
+        self._printed = 0
 
-    def __enter__(self) -> "_Display":
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def show(self, progress: "Progress") -> None:
+    def show(self, progress: "loop.Progress") -> None:
         """Move the bar of a phase."""
         validation = _figures(progress.epochs)
         figures = validation if progress.loss is None else f"loss {progress.loss:.3f}  {validation}"
-        if progress.phase not in self._rows:
-            self._rows[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, figures="")
-        self._bars.update(
-            self._rows[progress.phase], completed=progress.done, total=progress.total, figures=figures  # type: ignore[arg-type]
-        )  # fmt: skip
-        if not self._bars.console.is_terminal and len(progress.epochs) > self._told:
-            self._told = len(progress.epochs)
-            print(f"epoch {self._told}: loss {progress.epochs[-1].loss:.3f}  {validation}".rstrip(), flush=True)
+        if progress.phase not in self._phases:
+            self._phases[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, figures="")
+        phase = self._phases[progress.phase]
+        self._bars.update(phase, completed=progress.done, total=progress.total, figures=figures)
+        if not self._bars.console.is_terminal and len(progress.epochs) > self._printed:
+            self._printed = len(progress.epochs)
+            loss = progress.epochs[-1].loss
+            print(f"epoch {self._printed}: loss {loss:.3f}  {validation}".rstrip(), flush=True)
 
 
-def _figures(epochs: "tuple[Epoch, ...]") -> str:
+def _figures(epochs: "tuple[loop.Epoch, ...]") -> str:
     known = [epoch.figure for epoch in epochs if epoch.figure is not None]
     return f"validation {known[-1]:.3f} (best {max(known):.3f})" if known else ""

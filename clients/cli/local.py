@@ -1,102 +1,122 @@
-"""`--local`: the same answers without a server, from the models in this process."""
+"""`--local`: the answers of a server without one, from models in this process."""
 
-import sys
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, cast
 
-import typer
+import click
 from PIL import Image
+from pydantic import ValidationError
 
-from foursight.clients.cli.extras import server_packages
-from foursight.clients.cli.server import FAILED
-from foursight.clients.sdk.errors import refused
+from foursight.clients.cli import finetuned
+from foursight.clients.cli.command import CommandError
+from foursight.clients.cli.extras import required
+from foursight.clients.cli.fields import explain_error, option_name
+from foursight.clients.cli.unknown_names import unknown_label
+from foursight.clients.sdk.errors import to_api_error
 from foursight.clients.sdk.images import ImageInput, load
 from foursight.clients.sdk.many import Failed, in_order
 from foursight.clients.sdk.rescale import rescale
 from foursight.clients.sdk.results import Analysis, Result
 from foursight.schema import ImageSize
+from foursight.schema.tasks import TASKS
+
+with required():
+    from foursight import models
+    from foursight.models.catalogue import SupportsFineTuned, Task
+    from foursight.models.results import Card, Profile
+    from foursight.serving.encoding import to_answer
+    from foursight.serving.errors import problem
 
 Many = Callable[[list[ImageInput]], Generator[Result | Analysis | Failed, None, None]]
 
 
-def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> Many:
-    """What answers a list of images as the server would. The models are loaded now; photos are answered one by one."""
-    if "then" in options:
-        raise typer.BadParameter("--then needs a server: it does not go with --local")
-    with server_packages("--local"):
-        answers = _load(task, options)
+def load_model(task: str, model: finetuned.FineTuned | None = None, profile: Profile = "tiny") -> tuple[Task, Card]:
+    """Load a task and, if one is given, a fine-tuned model into it. Raises ModelError."""
+    loaded = models.load(task, profile)
+    if model is None:
+        return loaded, loaded.card
+    # Every task of the catalogue supports fine-tuned models.
+    host = cast("SupportsFineTuned", loaded)
+    host.install(model.name, model.folder)
+    (card,) = host.finetuned_cards()
+    return loaded, card
 
-    def ask_all(image: ImageInput) -> Analysis:
+
+def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> Many:
+    """Load the models and return what answers a list of images, one by one, as a server would."""
+    if "then" in options:
+        raise click.UsageError("--then needs a server. It excludes --local.")
+    answers = _load_all(task, options)
+
+    def analyze(image: ImageInput) -> Analysis:
         upload = load(image, max_side)
-        picture = _decode(upload.content)
-        size = upload.size or picture.size
-        results = {name: rescale(answer(picture), size) for name, answer in answers.items()}
+        decoded = _decode(upload.content)
+        size = upload.size or decoded.size
+        results = {name: rescale(answer(decoded), size) for name, answer in answers.items()}
         analysis = Analysis(image=ImageSize(width=size[0], height=size[1]), tasks=dict(results))
-        analysis._photo = upload.photo
+        analysis._original = upload.original
         return analysis
 
     def ask(image: ImageInput) -> Result:
-        analysis = ask_all(image)
+        analysis = analyze(image)
         result = analysis[task]
-        result._photo = analysis._photo
+        result._original = analysis._original
         return result
 
     if task == "analyze":
-        return lambda images: in_order(ask_all, images, concurrency=1, progress=len(images) > 1)
+        return lambda images: in_order(analyze, images, concurrency=1, progress=len(images) > 1)
     return lambda images: in_order(ask, images, concurrency=1, progress=len(images) > 1)
 
 
-def _load(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Image], Result]]:
-    """By its name, each task that is asked, ready to answer an upright RGB picture."""
-    from foursight import models  # noqa: PLC0415
-
-    if task != "analyze":
-        return {task: _answerer(task, options)}
-    names = [name.strip() for name in options["tasks"].split(",")] if "tasks" in options else list(models.TASKS)
-    unknown = [name for name in names if name not in models.TASKS]
-    if unknown:
-        raise typer.BadParameter(f"--tasks: there is no {', '.join(unknown)}; there are {', '.join(models.TASKS)}")
-    knows = {name: models.TASKS[name].options.model_fields for name in names}
-    strange = [option for option in options if option != "tasks" and not any(option in knows[name] for name in names)]
-    if strange:
-        raise typer.BadParameter(f"--{strange[0].replace('_', '-')}: no option of {', '.join(names)}")
-    return {
-        name: _answerer(name, {option: value for option, value in options.items() if option in knows[name]})
-        for name in names
-    }
-
-
-def _answerer(name: str, options: Mapping[str, Any]) -> Callable[[Image.Image], Result]:
-    # The server's own steps from options to answer; none of these modules imports ray.
-    from foursight import models  # noqa: PLC0415
-    from foursight.serving.encoding import to_answer  # noqa: PLC0415
-    from foursight.serving.query import parse_options  # noqa: PLC0415
-
+def _load_all(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Image], Result]]:
+    """By name, each task that is asked for, as a function from an upright RGB image to its result."""
+    names = options.get("tasks") or list(TASKS) if task == "analyze" else [task]
+    known = {name: TASKS[name].options.model_fields for name in names}
+    for option in options:
+        if option != "tasks" and not any(option in fields for fields in known.values()):
+            raise click.UsageError(f"{option_name(option)} is not an option of {', '.join(names)}.")
     try:
-        task = models.load(name)
-        chosen = parse_options(urlencode(options), task.options)
-        request = task.resolve(chosen)
-    except models.OptionError as error:
-        raise typer.BadParameter(str(error)) from None
-    except models.WeightsError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(FAILED) from None
+        model = finetuned.find(options["model"]) if "model" in options else None
+        if model and model.task not in names:
+            raise click.UsageError(f"--model: {model.name!r} is a model for {model.task}.")
+        return {
+            name: _answerer(
+                name,
+                {option: value for option, value in options.items() if option in known[name] and option != "model"},
+                model if model and model.task == name else None,
+            )
+            for name in names
+        }
+    except models.ModelError as error:
+        raise CommandError(str(error)) from None
 
-    def answer(picture: Image.Image) -> Result:
-        (output,) = task.predict([(task.prepare(picture), request)])
-        found = task.finish(output, request)
-        wire = to_answer(task.card.name, picture.size, found, getattr(chosen, "mask_format", "none"))
+
+def _answerer(name: str, options: dict[str, Any], model: finetuned.FineTuned | None) -> Callable[[Image.Image], Result]:
+    loaded, card = load_model(name, model)
+    try:
+        chosen = loaded.options.model_validate(options | ({"model": card.name} if model else {}))
+        request = loaded.resolve(chosen)
+    except ValidationError as error:
+        details = error.errors(include_url=False)[0]
+        field = str(details["loc"][0])
+        said = f"{option_name(field)}: {explain_error(loaded.options, field, details)}"
+        raise click.UsageError(f"{name}: {said}") from None
+    except models.OptionError as error:
+        if error.code != "unknown_class":
+            raise
+        raise click.UsageError(f"--classes: {unknown_label(options['classes'], card.labels)}") from None
+
+    def answer(image: Image.Image) -> Result:
+        (output,) = loaded.predict([(loaded.prepare(image), request)])
+        found = loaded.finish(output, request)
+        wire = to_answer(card.name, image.size, found, getattr(chosen, "mask_format", "none"))
         return Result.model_validate_json(wire.model_dump_json(exclude_none=True))
 
     return answer
 
 
 def _decode(content: bytes) -> Image.Image:
-    from foursight import models  # noqa: PLC0415
-    from foursight.serving.errors import problem  # noqa: PLC0415
-
     try:
         return models.decode(content)
     except models.ImageError as error:
-        raise refused(problem(error.code, error.detail, error.hint)) from error
+        raise to_api_error(problem(error.code, error.detail, error.hint)) from error

@@ -1,33 +1,30 @@
-"""`foursight models`: those of a running server; fine-tuned ones are loaded and dropped while it runs."""
+"""`foursight models`: list the models of a running server; load and unload fine-tuned ones."""
 
 import sys
-from typing import Annotated
 
-import typer
+import click
 
-from foursight.clients.cli.common import DEFAULT_URL, ApiKey, Url
-
-app = typer.Typer(invoke_without_command=True, epilog="Example: [bold]foursight models load fruit[/bold]")
-
-Name = Annotated[str, typer.Argument(help="The name of a fine-tuned model.")]
+from foursight.clients.cli.command import Argument, Group, Option
+from foursight.clients.cli.options import api_key, url
 
 
-@app.callback()
-def models(
-    context: typer.Context,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON array, labels included.")] = False,
-) -> None:
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    params=[url(), api_key(), Option("--json", is_flag=True, help="Print one JSON array, with all labels.")],
+    example="load fruit",
+)
+@click.pass_context
+def models(context: click.Context, url: str, api_key: str | None, json: bool) -> None:
     """List the server's models, or load and unload fine-tuned ones."""
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from foursight.clients.cli.server import reach  # noqa: PLC0415
+    from foursight.clients.cli.server import require_server  # noqa: PLC0415
 
-    cards = reach(url, api_key)
+    cards = require_server(url, api_key)
     if json or not sys.stdout.isatty():
         print("[" + ",\n".join(card.model_dump_json() for card in cards) + "]")
         return
@@ -40,21 +37,24 @@ def models(
     Console(highlight=False).print(table)
 
 
-@app.command()
-def load(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Serve a model of the server's models folder, read anew; requests go on meanwhile."""
-    from foursight.clients.cli.server import asking  # noqa: PLC0415
+_PARAMETERS = [Argument("name", metavar="NAME", help="Name of a fine-tuned model."), url(), api_key()]
 
-    with asking(url, api_key) as client:
+
+@models.command(params=_PARAMETERS, example="fruit")
+def load(name: str, url: str, api_key: str | None) -> None:
+    """Load, or reload, a model from the server's models folder. Requests continue meanwhile."""
+    from foursight.clients.cli.server import open_client  # noqa: PLC0415
+
+    with open_client(url, api_key) as client:
         card = client.load_model(name)
-    print(f"{card.name} is served: POST {url}/v1/{card.task}?model={card.name}")
+    print(f"{card.name} is loaded: POST {url}/v1/{card.task}?model={card.name}")
 
 
-@app.command()
-def unload(name: Name, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
-    """Serve a model no longer; its folder stays."""
-    from foursight.clients.cli.server import asking  # noqa: PLC0415
+@models.command(params=_PARAMETERS, example="fruit")
+def unload(name: str, url: str, api_key: str | None) -> None:
+    """Unload a model. Its folder is kept."""
+    from foursight.clients.cli.server import open_client  # noqa: PLC0415
 
-    with asking(url, api_key) as client:
+    with open_client(url, api_key) as client:
         client.unload_model(name)
-    print(f"{name} is served no longer.")
+    print(f"{name} is unloaded.")

@@ -1,4 +1,4 @@
-"""How answers are written: tables for people, JSON for programs."""
+"""How answers are written: tables on a terminal, JSON for programs."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from foursight.clients.sdk.errors import FoursightError, Refused
+from foursight.clients.sdk.errors import ApiError, FoursightError
 from foursight.clients.sdk.many import Failed
 from foursight.clients.sdk.results import Analysis, Prediction, Result
 
@@ -17,48 +17,46 @@ Outcome = Result | Analysis | Failed
 
 
 class Output(Protocol):
-    """Takes outcome after outcome; a context, at the end of which all is written."""
+    """Writes one outcome after another. A context manager; everything is written when it ends."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def write(self, name: str, outcome: Outcome) -> None:
-        """Write what became of the photo `name`."""
+        """Write the answer for the image `name`, or why there is none."""
 
 
 def choose(as_array: bool, as_lines: bool) -> Output:
-    """Tables on a terminal, else JSON lines, unless something is asked for."""
+    """Choose the output: as asked for, otherwise tables on a terminal and JSON lines elsewhere."""
     if as_array or as_lines or not sys.stdout.isatty():
         return Json(array=as_array)
     return Tables()
 
 
 class Json:
-    """A JSON object for each photo, `file` and what the server answered; one a line, or all in one array."""
+    """A JSON object per image, `file` and the server's answer: one per line, or all in one array."""
 
     def __init__(self, *, array: bool) -> None:
         self._array = array
         self._first = True
 
     def __enter__(self) -> Self:
-        if self._array:
-            sys.stdout.write("[")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._array:
-            sys.stdout.write("\n]\n")
+    def __exit__(self, *error: object) -> None:
+        if self._array and not (self._first and error[0]):
+            sys.stdout.write(f"{'[' if self._first else ''}\n]\n")
 
     def write(self, name: str, outcome: Outcome) -> None:
-        """Write an object."""
+        """Write one object."""
         if isinstance(outcome, Failed):
             answer = {"error": _to_json(outcome.error)}
         else:
             answer = outcome.model_dump(mode="json", exclude_none=True)
         line = json.dumps({"file": name} | answer, ensure_ascii=False)
         if self._array:
-            sys.stdout.write(f"{'' if self._first else ','}\n{line}")
+            sys.stdout.write(f"{'[' if self._first else ','}\n{line}")
         else:
             sys.stdout.write(f"{line}\n")
         self._first = False
@@ -66,7 +64,7 @@ class Json:
 
 
 class Tables:
-    """A small table for each photo; failures go to standard error."""
+    """A small table per image; failures go to standard error."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -79,7 +77,7 @@ class Tables:
         pass
 
     def write(self, name: str, outcome: Outcome) -> None:
-        """Write a table, or several of an analysis."""
+        """Write a table, or one per task of an analysis."""
         if isinstance(outcome, Failed):
             self._fail(name, outcome.error)
         elif isinstance(outcome, Result):
@@ -100,7 +98,7 @@ class Tables:
         if result.predictions:
             self._console.print(_table(result.predictions))
         else:
-            self._console.print("  nothing found", style="dim")
+            self._console.print("  no objects found", style="dim")
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
@@ -113,9 +111,9 @@ def _table(predictions: Sequence[Prediction]) -> Table:
     if boxes:
         table.add_column("x1 y1 x2 y2", justify="right")
     if masks:
-        table.add_column("covers", justify="right")
+        table.add_column("area", justify="right")
     if classified:
-        table.add_column("ImageNet says")
+        table.add_column("ImageNet label")
     for one in predictions:
         row: list[str | Text] = [Text(one.label), f"{100 * one.score:.1f} %"]
         if boxes:
@@ -133,9 +131,9 @@ def _best(labels: Sequence[Prediction]) -> str:
 
 
 def _to_json(error: FoursightError) -> dict[str, Any]:
-    """An error as the problem details that the server told, or in their manner."""
-    if isinstance(error, Refused):
-        told = error.problem.model_dump()
+    """An error as the server's problem details, or in the same form."""
+    if isinstance(error, ApiError):
+        details = error.problem.model_dump()
     else:
-        told = {"title": type(error).__name__, "detail": error.message}
-    return told | ({"request_id": error.request_id} if error.request_id else {})
+        details = {"title": type(error).__name__, "detail": error.message}
+    return details | ({"request_id": error.request_id} if error.request_id else {})

@@ -1,12 +1,93 @@
-"""`foursight serve`."""
+"""`foursight serve`: the server's settings as options, and what a person sees from start to stop."""
 
-import typer
+import time
+from typing import TYPE_CHECKING, Any
 
-from foursight.clients.cli.extras import server_packages
+import click
+from pydantic import ValidationError
+
+from foursight.clients.cli.command import FAILED, INTERRUPTED, WRONG_USAGE, Command, CommandError
+from foursight.clients.cli.extras import required
+from foursight.clients.cli.fields import environment_variable, explain_error, option_name, options_of
+
+if TYPE_CHECKING:
+    from foursight.serving.settings import Settings
 
 
-def serve(context: typer.Context) -> None:
-    """Start a server."""
-    with server_packages("foursight serve"):
-        from foursight.serving import command  # noqa: PLC0415
-    raise typer.Exit(command.main(context.args))
+class _Serve(Command):
+    """A command whose options are the server's settings, which are imported only when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The options."""
+        if not self.params:
+            self.params = [*options_of(_settings())]
+        return super().get_params(ctx)
+
+    def suggest_option(self, ctx: click.Context, name: str) -> str | None:
+        """The option that `name` is called now, or was meant to be."""
+        with required():
+            from foursight.serving.settings import PREFIX, RENAMED  # noqa: PLC0415
+        variable = RENAMED.get(PREFIX + name.strip("-").replace("-", "_").upper())
+        if variable:
+            return option_name(variable.removeprefix(PREFIX).lower(), _settings())
+        return super().suggest_option(ctx, name)
+
+
+@click.command(cls=_Serve, example="--port 9000 --tasks classify,detect")
+def serve(**values: Any) -> int:
+    """Start a server. Each option can also be set in the environment, as FOURSIGHT_NAME."""
+    settings = _read(
+        {name: list(value) if name == "models" else value for name, value in values.items() if value not in (None, ())}
+    )
+    with required():
+        from foursight.serving import launch  # noqa: PLC0415
+    start = time.monotonic()
+    print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)
+    try:
+        with launch.running(settings) as address:
+            _greet(address, settings, time.monotonic() - start)
+            launch.wait_for_signal()
+            print("\nStopping ...", flush=True)
+    except launch.LaunchError as error:
+        raise CommandError(str(error), FAILED) from None
+    except KeyboardInterrupt:
+        raise CommandError("Stopped before it was ready.", INTERRUPTED) from None
+    print("Stopped.")
+    return 0
+
+
+def _settings() -> "type[Settings]":
+    with required():
+        from foursight.serving.settings import Settings  # noqa: PLC0415
+    return Settings
+
+
+def _read(values: dict[str, Any]) -> "Settings":
+    """The settings, of these options and of the environment. All problems are named, one per line."""
+    settings = _settings()
+    try:
+        return settings(**values)
+    except ValidationError as error:
+        problems = [_describe(settings, details) for details in error.errors(include_url=False)]
+        raise CommandError("\n".join(problems), WRONG_USAGE) from None
+
+
+def _describe(settings: "type[Settings]", details: Any) -> str:
+    name = str(details["loc"][0]) if details["loc"] else ""
+    if name not in settings.model_fields:
+        return str(details["msg"]).removeprefix("Value error, ")
+    variable = environment_variable(settings, name)
+    return f"Invalid value for '{option_name(name, settings)}' ({variable}): {explain_error(settings, name, details)}"
+
+
+def _greet(address: str, settings: "Settings", seconds: float) -> None:
+    task = "detect" if "detect" in settings.tasks else settings.tasks[0]
+    print(
+        f"\nReady after {seconds:.0f} s.\n\n"
+        f"  address   {address}\n"
+        f"  page      {address}/\n"
+        f"  try       curl --data-binary @photo.jpg {address}/v1/{task}\n"
+        f"  picture   curl --data-binary @photo.jpg -H 'Accept: image/png' {address}/v1/{task} -o drawn.png\n\n"
+        "Press Ctrl-C to stop.",
+        flush=True,
+    )

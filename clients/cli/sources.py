@@ -1,4 +1,4 @@
-"""The photos that a command line names: files, whole folders, standard input, and a folder to which some are added."""
+"""The images that a command line names: files, folders, URLs, standard input, and a folder to be watched."""
 
 import sys
 from collections.abc import Generator, Iterable
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foursight.clients.sdk.images import ImageInput, is_url
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
+from foursight.schema.image_files import SUFFIXES
 
 
 @dataclass(frozen=True)
 class Source:
-    """A photo, what it is called in the output, and the folder, if any, that it was found in."""
+    """An image, its name in the output and, if it was found in a folder, that folder."""
 
     name: str
     image: ImageInput
@@ -20,7 +19,7 @@ class Source:
 
 
 def find(words: Iterable[str]) -> list[Source]:
-    """All photos that are named; folders are searched to their depth for what has a picture's suffix."""
+    """Return all images that are named. Folders are searched recursively for files with an image's suffix."""
     found = []
     for word in words:
         if word == "-":
@@ -28,17 +27,17 @@ def find(words: Iterable[str]) -> list[Source]:
         elif is_url(word):
             found.append(Source(word, word))
         elif Path(word).is_dir():
-            found += [Source(str(path), path, Path(word)) for path in _pictures(Path(word))]
+            found += [Source(str(path), path, Path(word)) for path in _images(Path(word))]
         else:
             found.append(Source(word, Path(word)))
     return found
 
 
 def watch(folder: Path, without: Path | None) -> Generator[list[Source], None, None]:
-    """At each `next`, the photos that were added or changed, and are complete; what is there at first is known.
+    """Yield, at each `next`, the images that were added or changed and are complete. The first `next` yields none.
 
-    A file is complete when its size and time stay the same from one look to the next. `without` is a folder, or a file,
-    to leave out: that of the drawings.
+    A file is complete when its size and time of change stay the same from one `next` to the following one. `without`
+    is a file or folder to leave out: where the pictures are written.
     """
     known = _states(folder, without)
     before = known
@@ -50,15 +49,15 @@ def watch(folder: Path, without: Path | None) -> Generator[list[Source], None, N
         yield [Source(str(path), path, folder) for path in ready]
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _states(folder: Path, without: Path | None) -> dict[Path, tuple[int, int]]:
-    """Each picture's size in bytes and time of change in nanoseconds."""
+    """The size in bytes and the time of change in nanoseconds of each image."""
     states = {}
     left_out = without.resolve() if without else None
-    for path in _pictures(folder):
+    for path in _images(folder):
         if left_out and path.resolve().is_relative_to(left_out):
             continue
         try:

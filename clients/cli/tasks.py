@@ -1,71 +1,72 @@
-"""`foursight classify`, `localize`, `detect`, `segment` and `analyze`."""
+"""The commands that answer images: one for each task of schema/tasks.py, and `analyze`."""
 
-from typing import Annotated, Any, Literal
+from copy import copy
+from dataclasses import fields
+from typing import Any
 
-import typer
+import click
+from pydantic import create_model
+from pydantic.fields import FieldInfo
 
-from foursight.clients.cli.common import Classes, Common, MaskFormat, MaxDetections, ScoreThreshold, TopK, with_common
+from foursight.clients.cli.command import Command
+from foursight.clients.cli.fields import option_name, options_of
+from foursight.clients.cli.options import Shared, shared_parameters
+from foursight.schema.analyze import AnalyzeOptions
+from foursight.schema.options import Options
+from foursight.schema.suggest import suggest
+from foursight.schema.tasks import TASKS, Finds, TaskSpec
 
-
-@with_common
-def classify(
-    top_k: TopK = None, score_threshold: ScoreThreshold = None, classes: Classes = None, *, common: Common
-) -> None:
-    """Say what is in photos: ImageNet's labels, best first."""
-    _answer("classify", common, top_k=top_k, score_threshold=score_threshold, classes=classes)
-
-
-@with_common
-def localize(top_k: TopK = None, *, common: Common) -> None:
-    """Find the one main object of each photo: its label and box."""
-    _answer("localize", common, top_k=top_k)
-
-
-@with_common
-def detect(
-    score_threshold: ScoreThreshold = None,
-    max_detections: MaxDetections = None,
-    classes: Classes = None,
-    *,
-    common: Common,
-) -> None:
-    """Find every object: label and box."""
-    _answer("detect", common, score_threshold=score_threshold, max_detections=max_detections, classes=classes)
+_EXAMPLES: dict[Finds, str] = {
+    "labels": "photo.jpg --top-k 3",
+    "object": "photo.jpg --draw drawn.png",
+    "objects": "holiday/ --classes dog,person --draw drawn/",
+    "masks": "photo.jpg --mask-format polygon --json > photo.json",
+}
 
 
-@with_common
-def segment(
-    score_threshold: ScoreThreshold = None,
-    max_detections: MaxDetections = None,
-    classes: Classes = None,
-    mask_format: MaskFormat = None,
-    *,
-    common: Common,
-) -> None:
-    """Find every object: label, box and outline."""
-    options = {"score_threshold": score_threshold, "max_detections": max_detections, "classes": classes}
-    _answer("segment", common, **options, mask_format=mask_format)
+class TaskCommand(Command):
+    """A command whose options are those of a request, and `shared_parameters`."""
+
+    def __init__(self, name: str, model: type[Options], help: str, example: str) -> None:
+        parameters = [*shared_parameters(), *options_of(model)]
+        super().__init__(name, params=parameters, callback=self._answer, help=help, example=example)
+        self.model = model
+
+    def suggest_option(self, ctx: click.Context, name: str) -> str | None:
+        """The option that `name` was meant to be, by other libraries' names for it too."""
+        field = suggest(name, self.model)
+        return option_name(field) if field else super().suggest_option(ctx, name)
+
+    def _answer(self, **values: Any) -> int:
+        # Answering needs httpx, numpy and Pillow; the help does not.
+        from foursight.clients.cli.answer import answer  # noqa: PLC0415
+
+        shared = Shared(**{field.name: values.pop(field.name) for field in fields(Shared)})
+        return answer(self.name or "", {name: value for name, value in values.items() if value is not None}, shared)
 
 
-@with_common
-def analyze(
-    tasks: Annotated[str | None, typer.Option(help="Which tasks, comma-separated; all by default.")] = None,
-    then: Annotated[Literal["classify"] | None, typer.Option(help="Classify each object found, too.")] = None,
-    top_k: TopK = None,
-    score_threshold: ScoreThreshold = None,
-    max_detections: MaxDetections = None,
-    classes: Classes = None,
-    mask_format: MaskFormat = None,
-    *,
-    common: Common,
-) -> None:
-    """Answer several tasks with one upload of each photo; an option goes to the tasks that know it."""
-    options = {"score_threshold": score_threshold, "max_detections": max_detections, "classes": classes}
-    _answer("analyze", common, tasks=tasks, then=then, top_k=top_k, **options, mask_format=mask_format)
+def task_command(task: TaskSpec) -> Command:
+    """The command of a task."""
+    return TaskCommand(task.name, task.options, task.summary, _EXAMPLES[task.finds])
 
 
-def _answer(task: str, common: Common, **options: Any) -> None:
-    # All that answering takes is imported for those who ask, and not for --help.
-    from foursight.clients.cli.answering import answer  # noqa: PLC0415
+def analyze_command() -> Command:
+    """`foursight analyze`."""
+    text = "Run several tasks on one upload of each image."
+    return TaskCommand("analyze", _analyze_options(), text, "photo.jpg --tasks classify,detect --then classify")
 
-    raise typer.Exit(answer(task, {name: value for name, value in options.items() if value is not None}, common))
+
+def _analyze_options() -> type[Options]:
+    """The options of `analyze` and, after them, those of all tasks.
+
+    Where tasks differ in an option, the first one's field stands for all, without its default; the server knows more.
+    """
+    models: list[type[Options]] = [AnalyzeOptions, *(task.options for task in TASKS.values())]
+    found: dict[str, FieldInfo] = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            if found.setdefault(name, field).default != field.default:
+                found[name] = copy(found[name])
+                found[name].default = None
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in found.items()}
+    return create_model("AllOptions", __base__=Options, **fields)

@@ -1,16 +1,16 @@
 """The Python SDK. It needs neither ray nor torch.
 
-Its names are also those of the package: `from foursight import Client`.
+The package exports the same names: `from foursight import Client`.
 """
 
 from foursight.clients.sdk.async_client import AsyncClient
 from foursight.clients.sdk.client import Client
 from foursight.clients.sdk.errors import (
+    ApiError,
     CannotConnect,
     FoursightError,
     InvalidAnswer,
     Overloaded,
-    Refused,
     Rejected,
     ServerError,
     TimedOut,
@@ -21,6 +21,7 @@ from foursight.clients.sdk.results import Analysis, Prediction, Result
 
 __all__ = [
     "Analysis",
+    "ApiError",
     "AsyncClient",
     "CannotConnect",
     "Client",
@@ -29,7 +30,6 @@ __all__ = [
     "InvalidAnswer",
     "Overloaded",
     "Prediction",
-    "Refused",
     "Rejected",
     "Result",
     "ServerError",

@@ -1,4 +1,4 @@
-"""The client that awaits. Its twin that blocks, with all the documentation, is in client.py."""
+"""The asyncio client. Its blocking twin, with the full documentation, is in client.py."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
@@ -16,7 +16,8 @@ from foursight.clients.sdk.options import (
     LocalizeOptions,
     SegmentOptions,
 )
-from foursight.clients.sdk.protocol import Conversation, Download, Fetch, Pause, Send, Work
+from foursight.clients.sdk.protocol import Download, DownloadBuffer, Flow, OptionValue, Request, RunInThread, Sleep
+from foursight.clients.sdk.responses import Outcome
 from foursight.clients.sdk.results import Analysis, Result
 from foursight.schema import ModelCard
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As Client, for asyncio: the same arguments, methods and errors. Files are read and shrunk in threads.
+    """Client for asyncio: the same arguments, methods and errors. Files are read and shrunk in threads.
 
     >>> async def first_label() -> str:
     ...     async with AsyncClient(url) as client:
@@ -40,8 +41,8 @@ class AsyncClient:
         timeout: float = protocol.TIMEOUT_S,
         retries: int = protocol.RETRIES,
     ) -> None:
-        self._http = httpx.AsyncClient(**protocol.connection(url, api_key, timeout))
-        self._web = httpx.AsyncClient(**protocol.fetching(timeout))
+        self._http = httpx.AsyncClient(**protocol.server_settings(url, api_key, timeout))
+        self._web = httpx.AsyncClient(**protocol.download_settings(timeout))
         self._retries = retries
 
     async def __aenter__(self) -> Self:
@@ -56,24 +57,28 @@ class AsyncClient:
         await self._web.aclose()
 
     async def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
-        """What is in the photo: ImageNet-1k labels, best first."""
-        return await self._run(protocol.ask("classify", image, options, self._retries))
+        """Labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
+        return await self.run("classify", image, **options)
 
     async def localize(self, image: ImageInput, **options: Unpack[LocalizeOptions]) -> Result:
-        """The one main object: its label and box."""
-        return await self._run(protocol.ask("localize", image, options, self._retries))
+        """The main object: its box and its labels, best first."""
+        return await self.run("localize", image, **options)
 
     async def detect(self, image: ImageInput, **options: Unpack[DetectOptions]) -> Result:
         """Every object: label and box."""
-        return await self._run(protocol.ask("detect", image, options, self._retries))
+        return await self.run("detect", image, **options)
 
     async def segment(self, image: ImageInput, **options: Unpack[SegmentOptions]) -> Result:
         """Every object: label, box and mask."""
-        return await self._run(protocol.ask("segment", image, options, self._retries))
+        return await self.run("segment", image, **options)
 
     async def analyze(self, image: ImageInput, **options: Unpack[AnalyzeOptions]) -> Analysis:
-        """Several tasks on one upload. `then="classify"` names each object found by its ImageNet labels, too."""
-        return await self._run(protocol.analyze(image, options, self._retries))
+        """Several tasks with one upload. With `then="classify"`, each object found is also classified."""
+        return await self._carry_out(protocol.analyze(image, options, self._retries))
+
+    async def run(self, task: str, image: ImageInput, **options: OptionValue) -> Result:
+        """Any task of the server by its name, with the options that GET /docs lists for it."""
+        return await self._carry_out(protocol.run(task, image, options, self._retries))
 
     def classify_many(
         self,
@@ -82,8 +87,8 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[ClassifyOptions],
     ) -> AsyncGenerator[Result | Failed, None]:
-        """As `Client.classify_many`: an asynchronous generator. `images` may be asynchronous, too."""
-        return many.in_order_async(lambda image: self.classify(image, **options), images, concurrency, progress)
+        """Client.classify_many as an asynchronous generator. `images` may be asynchronous too."""
+        return self.run_many("classify", images, concurrency, progress, **options)
 
     def localize_many(
         self,
@@ -92,8 +97,8 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[LocalizeOptions],
     ) -> AsyncGenerator[Result | Failed, None]:
-        """As `Client.localize_many`: an asynchronous generator. `images` may be asynchronous, too."""
-        return many.in_order_async(lambda image: self.localize(image, **options), images, concurrency, progress)
+        """Client.localize_many as an asynchronous generator. `images` may be asynchronous too."""
+        return self.run_many("localize", images, concurrency, progress, **options)
 
     def detect_many(
         self,
@@ -102,8 +107,8 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[DetectOptions],
     ) -> AsyncGenerator[Result | Failed, None]:
-        """As `Client.detect_many`: an asynchronous generator. `images` may be asynchronous, too."""
-        return many.in_order_async(lambda image: self.detect(image, **options), images, concurrency, progress)
+        """Client.detect_many as an asynchronous generator. `images` may be asynchronous too."""
+        return self.run_many("detect", images, concurrency, progress, **options)
 
     def segment_many(
         self,
@@ -112,8 +117,8 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[SegmentOptions],
     ) -> AsyncGenerator[Result | Failed, None]:
-        """As `Client.segment_many`: an asynchronous generator. `images` may be asynchronous, too."""
-        return many.in_order_async(lambda image: self.segment(image, **options), images, concurrency, progress)
+        """Client.segment_many as an asynchronous generator. `images` may be asynchronous too."""
+        return self.run_many("segment", images, concurrency, progress, **options)
 
     def analyze_many(
         self,
@@ -122,57 +127,66 @@ class AsyncClient:
         progress: bool = False,
         **options: Unpack[AnalyzeOptions],
     ) -> AsyncGenerator[Analysis | Failed, None]:
-        """As `Client.analyze_many`: an asynchronous generator. `images` may be asynchronous, too."""
+        """Client.analyze_many as an asynchronous generator. `images` may be asynchronous too."""
         return many.in_order_async(lambda image: self.analyze(image, **options), images, concurrency, progress)
 
+    def run_many(
+        self,
+        task: str,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput],
+        concurrency: int = protocol.CONCURRENCY,
+        progress: bool = False,
+        **options: OptionValue,
+    ) -> AsyncGenerator[Result | Failed, None]:
+        """Client.run_many as an asynchronous generator. `images` may be asynchronous too."""
+        return many.in_order_async(lambda image: self.run(task, image, **options), images, concurrency, progress)
+
     async def models(self) -> list[ModelCard]:
-        """As Client.models."""
-        return await self._run(protocol.models(self._retries))
+        """See Client.models."""
+        return await self._carry_out(protocol.models(self._retries))
 
     async def load_model(self, name: str) -> ModelCard:
-        """As Client.load_model."""
-        return await self._run(protocol.load_model(name, self._retries))
+        """See Client.load_model."""
+        return await self._carry_out(protocol.load_model(name, self._retries))
 
     async def unload_model(self, name: str) -> None:
-        """As Client.unload_model."""
-        await self._run(protocol.unload_model(name, self._retries))
+        """See Client.unload_model."""
+        await self._carry_out(protocol.unload_model(name, self._retries))
 
     async def ready(self) -> bool:
-        """As Client.ready."""
-        return await self._run(protocol.ready())
+        """See Client.ready."""
+        return await self._carry_out(protocol.ready())
 
-    async def _run(self, conversation: Conversation[T]) -> T:
+    async def _carry_out(self, flow: Flow[T]) -> T:
         outcome: Any = None
         while True:
             try:
-                step = conversation.send(outcome)
+                step = flow.send(outcome)
             except StopIteration as end:
                 return cast(T, end.value)
             match step:
-                case Send():
+                case Request():
                     outcome = await self._send(step)
-                case Fetch(url):
-                    outcome = await self._fetch(url)
-                case Pause(seconds):
+                case Download(url):
+                    outcome = await self._download(url)
+                case Sleep(seconds):
                     await asyncio.sleep(seconds)
                     outcome = None
-                case Work(function):
+                case RunInThread(function):
                     outcome = await asyncio.to_thread(function)
 
-    async def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
+    async def _send(self, request: Request) -> Outcome:
         try:
-            return await self._http.request(
-                step.method, step.path, params=step.params or None, content=step.content, headers=step.headers
-            )
+            return await self._http.send(request.build(self._http))
         except httpx.RequestError as error:
             return error
 
-    async def _fetch(self, url: str) -> bytes:
+    async def _download(self, url: str) -> bytes:
         try:
             async with self._web.stream("GET", url) as response:
-                download = Download(response)
+                buffer = DownloadBuffer(response)
                 async for chunk in response.aiter_bytes():
-                    download.add(chunk)
+                    buffer.add(chunk)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise protocol.not_fetched(url, error) from error
-        return download.content()
+            raise protocol.download_error(url, error) from error
+        return buffer.content()

@@ -1,4 +1,4 @@
-"""The client that blocks. Its twin that awaits is in async_client.py; what both know is in protocol.py."""
+"""The blocking client. Its asyncio twin is in async_client.py; what both share is in protocol.py."""
 
 import time
 from collections.abc import Generator, Iterable
@@ -16,7 +16,8 @@ from foursight.clients.sdk.options import (
     LocalizeOptions,
     SegmentOptions,
 )
-from foursight.clients.sdk.protocol import Conversation, Download, Fetch, Pause, Send, Work
+from foursight.clients.sdk.protocol import Download, DownloadBuffer, Flow, OptionValue, Request, RunInThread, Sleep
+from foursight.clients.sdk.responses import Outcome
 from foursight.clients.sdk.results import Analysis, Result
 from foursight.schema import ModelCard
 
@@ -24,19 +25,18 @@ T = TypeVar("T")
 
 
 class Client:
-    """A Foursight server, from Python. Threads may share one; close it, or use it as a context manager.
+    """A connection to a Foursight server. Threads may share a client. Close it, or use it as a context manager.
 
-    `url` is the server's address, `api_key` goes with each request as a bearer token, `timeout` is in seconds, for
-    connecting (5 at most) and for each wait for bytes. `retries` is how often a request is sent again where the
-    connection failed or the server was busy (429, 503), after what Retry-After says and a growing, random pause; each
-    time is a warning in the log `foursight`.
+    `url` is the server's address. `api_key` is sent with each request as a bearer token. `timeout`, in seconds, applies
+    to connecting (at most 5) and to each wait for bytes. A request is sent again up to `retries` times if the
+    connection failed or the server was busy (429, 503), after the delay in Retry-After plus an exponential, random
+    backoff. Each retry is logged as a warning to the logger `foursight`.
 
-    An image is a path, an http(s) URL (fetched by this client, never by the server), bytes, a file opened in binary
-    mode, a PIL image, or a numpy array, uint8 [H, W, 3] in the order red, green, blue. All tasks take `max_side`: a
-    photo with a longer side in pixels is shrunk before the upload, and boxes and masks are brought back to its own
-    pixels.
+    An image is a path, an http(s) URL (fetched by the client, not by the server), bytes, a file opened in binary mode,
+    a PIL image, or a numpy array, uint8 [H, W, 3], RGB. All tasks take `max_side`: an image whose longer side exceeds
+    it, in pixels, is shrunk before the upload. Boxes and masks still refer to the pixels of the original.
 
-    All raise FoursightError, whose kinds are listed in foursight/errors.py.
+    All errors are subclasses of FoursightError; clients/sdk/errors.py lists them.
 
     >>> with Client(url) as client:
     ...     result = client.classify("photo.jpg", top_k=1)
@@ -51,8 +51,8 @@ class Client:
         timeout: float = protocol.TIMEOUT_S,
         retries: int = protocol.RETRIES,
     ) -> None:
-        self._http = httpx.Client(**protocol.connection(url, api_key, timeout))
-        self._web = httpx.Client(**protocol.fetching(timeout))
+        self._http = httpx.Client(**protocol.server_settings(url, api_key, timeout))
+        self._web = httpx.Client(**protocol.download_settings(timeout))
         self._retries = retries
 
     def __enter__(self) -> Self:
@@ -67,24 +67,28 @@ class Client:
         self._web.close()
 
     def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
-        """What is in the photo: ImageNet-1k labels, best first."""
-        return self._run(protocol.ask("classify", image, options, self._retries))
+        """Labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
+        return self.run("classify", image, **options)
 
     def localize(self, image: ImageInput, **options: Unpack[LocalizeOptions]) -> Result:
-        """The one main object: its label and box."""
-        return self._run(protocol.ask("localize", image, options, self._retries))
+        """The main object: its box and its labels, best first."""
+        return self.run("localize", image, **options)
 
     def detect(self, image: ImageInput, **options: Unpack[DetectOptions]) -> Result:
         """Every object: label and box."""
-        return self._run(protocol.ask("detect", image, options, self._retries))
+        return self.run("detect", image, **options)
 
     def segment(self, image: ImageInput, **options: Unpack[SegmentOptions]) -> Result:
         """Every object: label, box and mask."""
-        return self._run(protocol.ask("segment", image, options, self._retries))
+        return self.run("segment", image, **options)
 
     def analyze(self, image: ImageInput, **options: Unpack[AnalyzeOptions]) -> Analysis:
-        """Several tasks on one upload. `then="classify"` names each object found by its ImageNet labels, too."""
-        return self._run(protocol.analyze(image, options, self._retries))
+        """Several tasks with one upload. With `then="classify"`, each object found is also classified."""
+        return self._carry_out(protocol.analyze(image, options, self._retries))
+
+    def run(self, task: str, image: ImageInput, **options: OptionValue) -> Result:
+        """Any task of the server by its name, with the options that GET /docs lists for it."""
+        return self._carry_out(protocol.run(task, image, options, self._retries))
 
     def classify_many(
         self,
@@ -93,12 +97,13 @@ class Client:
         progress: bool = False,
         **options: Unpack[ClassifyOptions],
     ) -> Generator[Result | Failed, None, None]:
-        """Classify photo after photo, `concurrency` at a time; results come in the order of `images`.
+        """Classify many images, `concurrency` at a time. Yields the results in the order of `images`.
 
-        `images` may be a generator, and is read only a little ahead of what is handed out. An image that fails gives a
-        Failed, with its `error`, in its place. `progress` shows a bar on standard error, where that is a terminal.
+        `images` may be a generator, which is read only a little ahead of the results. An image that fails yields a
+        Failed with the `error`, and the others continue. `progress` shows a bar on standard error, if that is a
+        terminal.
         """
-        return many.in_order(lambda image: self.classify(image, **options), images, concurrency, progress)
+        return self.run_many("classify", images, concurrency, progress, **options)
 
     def localize_many(
         self,
@@ -107,8 +112,8 @@ class Client:
         progress: bool = False,
         **options: Unpack[LocalizeOptions],
     ) -> Generator[Result | Failed, None, None]:
-        """As `classify_many`, for `localize`."""
-        return many.in_order(lambda image: self.localize(image, **options), images, concurrency, progress)
+        """`localize` for many images; see `classify_many`."""
+        return self.run_many("localize", images, concurrency, progress, **options)
 
     def detect_many(
         self,
@@ -117,8 +122,8 @@ class Client:
         progress: bool = False,
         **options: Unpack[DetectOptions],
     ) -> Generator[Result | Failed, None, None]:
-        """As `classify_many`, for `detect`."""
-        return many.in_order(lambda image: self.detect(image, **options), images, concurrency, progress)
+        """`detect` for many images; see `classify_many`."""
+        return self.run_many("detect", images, concurrency, progress, **options)
 
     def segment_many(
         self,
@@ -127,8 +132,8 @@ class Client:
         progress: bool = False,
         **options: Unpack[SegmentOptions],
     ) -> Generator[Result | Failed, None, None]:
-        """As `classify_many`, for `segment`."""
-        return many.in_order(lambda image: self.segment(image, **options), images, concurrency, progress)
+        """`segment` for many images; see `classify_many`."""
+        return self.run_many("segment", images, concurrency, progress, **options)
 
     def analyze_many(
         self,
@@ -137,57 +142,66 @@ class Client:
         progress: bool = False,
         **options: Unpack[AnalyzeOptions],
     ) -> Generator[Analysis | Failed, None, None]:
-        """As `classify_many`, for `analyze`."""
+        """`analyze` for many images; see `classify_many`."""
         return many.in_order(lambda image: self.analyze(image, **options), images, concurrency, progress)
 
+    def run_many(
+        self,
+        task: str,
+        images: Iterable[ImageInput],
+        concurrency: int = protocol.CONCURRENCY,
+        progress: bool = False,
+        **options: OptionValue,
+    ) -> Generator[Result | Failed, None, None]:
+        """`run` for many images; see `classify_many`."""
+        return many.in_order(lambda image: self.run(task, image, **options), images, concurrency, progress)
+
     def models(self) -> list[ModelCard]:
-        """Each task's model: its labels, input size, device."""
-        return self._run(protocol.models(self._retries))
+        """The models that the server runs: labels, input size, device and more."""
+        return self._carry_out(protocol.models(self._retries))
 
     def load_model(self, name: str) -> ModelCard:
-        """Serve a fine-tuned model of the server's models folder, read anew; requests go on meanwhile."""
-        return self._run(protocol.load_model(name, self._retries))
+        """Load a fine-tuned model from the server's models folder, or load it again. Requests continue meanwhile."""
+        return self._carry_out(protocol.load_model(name, self._retries))
 
     def unload_model(self, name: str) -> None:
-        """Serve a fine-tuned model no longer; its folder stays. Requests under way are answered."""
-        self._run(protocol.unload_model(name, self._retries))
+        """Stop serving a fine-tuned model. Its folder stays, and requests in flight are answered."""
+        self._carry_out(protocol.unload_model(name, self._retries))
 
     def ready(self) -> bool:
-        """Whether there is a server of which every task answers; asked once, and False where nothing listens."""
-        return self._run(protocol.ready())
+        """Whether a server responds and all its tasks are ready. Never retried; False if nothing listens."""
+        return self._carry_out(protocol.ready())
 
-    def _run(self, conversation: Conversation[T]) -> T:
+    def _carry_out(self, flow: Flow[T]) -> T:
         outcome: Any = None
         while True:
             try:
-                step = conversation.send(outcome)
+                step = flow.send(outcome)
             except StopIteration as end:
                 return cast(T, end.value)
             match step:
-                case Send():
+                case Request():
                     outcome = self._send(step)
-                case Fetch(url):
-                    outcome = self._fetch(url)
-                case Pause(seconds):
+                case Download(url):
+                    outcome = self._download(url)
+                case Sleep(seconds):
                     time.sleep(seconds)
                     outcome = None
-                case Work(function):
+                case RunInThread(function):
                     outcome = function()
 
-    def _send(self, step: Send) -> httpx.Response | httpx.RequestError:
+    def _send(self, request: Request) -> Outcome:
         try:
-            return self._http.request(
-                step.method, step.path, params=step.params or None, content=step.content, headers=step.headers
-            )
+            return self._http.send(request.build(self._http))
         except httpx.RequestError as error:
             return error
 
-    def _fetch(self, url: str) -> bytes:
+    def _download(self, url: str) -> bytes:
         try:
             with self._web.stream("GET", url) as response:
-                download = Download(response)
+                buffer = DownloadBuffer(response)
                 for chunk in response.iter_bytes():
-                    download.add(chunk)
+                    buffer.add(chunk)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise protocol.not_fetched(url, error) from error
-        return download.content()
+            raise protocol.download_error(url, error) from error
+        return buffer.content()

@@ -1,13 +1,13 @@
-"""What can go wrong for a client: one tree; each error has the id of its request, by which the server's log knows it.
+"""All errors of the client. Each has the id of its request, under which the server logs it.
 
 FoursightError
-├── UnreadableImage     the image cannot be opened, fetched or understood here; nothing was sent
-├── CannotConnect       no connection to the server, or it broke
-├── TimedOut            no answer in time
-├── InvalidAnswer       an answer that no Foursight server gives
-└── Refused             the server answered with an error (RFC 9457)
-    ├── Rejected        4xx: the request itself must change
-    ├── Overloaded      429 or 503: the server is busy, or is starting
+├── UnreadableImage     the image could not be opened, fetched or recognized; nothing was sent
+├── CannotConnect       no connection to the server, or the connection broke
+├── TimedOut            no response in time
+├── InvalidAnswer       a response that no Foursight server sends
+└── ApiError            the server responded with an error (RFC 9457)
+    ├── Rejected        4xx: the request must be changed
+    ├── Overloaded      429 or 503: the server is busy or starting
     └── ServerError     any other 5xx
 """
 
@@ -15,10 +15,10 @@ from foursight.schema import Problem
 
 
 class FoursightError(Exception):
-    """Base of all errors here. `request_id` is None where nothing was sent."""
+    """Base of all errors. `request_id` is None if nothing was sent."""
 
     def __init__(self, message: str, request_id: str | None = None) -> None:
-        # All arguments are the exception's own, so that it can be pickled.
+        # The arguments must be the exception's `args`: pickle calls the class with them.
         super().__init__(message, request_id)
         self.message = message
         self.request_id = request_id
@@ -28,26 +28,26 @@ class FoursightError(Exception):
 
 
 class UnreadableImage(FoursightError):
-    """The image cannot be opened, fetched or understood here; nothing was sent to the server."""
+    """The image could not be opened, fetched or recognized. Nothing was sent to the server."""
 
 
 class CannotConnect(FoursightError):
-    """There is no connection to the server, or it broke before the answer was there."""
+    """No connection to the server, or the connection broke before the response was complete."""
 
 
 class TimedOut(FoursightError):
-    """The server did not answer in time."""
+    """The server did not respond in time."""
 
 
 class InvalidAnswer(FoursightError):
-    """The answer is none that a Foursight server gives: most likely, another program listens there."""
+    """The response is not one that a Foursight server sends. Probably another program listens at the address."""
 
 
-class Refused(FoursightError):
-    """The server answered with an error: the fields of its problem details, and `status`, the HTTP status.
+class ApiError(FoursightError):
+    """The server responded with an error.
 
-    `code` is stable and made for machines, `detail` says what was wrong and `hint` what would be right.
-    `retry_after` is the wait in seconds that the server asks for, or None.
+    `status` is the HTTP status, `code` is stable and machine-readable, `detail` says what was wrong and `hint` what
+    would be right. `retry_after` is the delay in seconds that the server asked for, or None. `problem` has all fields.
     """
 
     def __init__(self, problem: Problem, request_id: str | None = None, retry_after: float | None = None) -> None:
@@ -61,20 +61,20 @@ class Refused(FoursightError):
         self.hint = problem.hint
 
 
-class Rejected(Refused):
-    """4xx: the request cannot be answered as it is."""
+class Rejected(ApiError):
+    """4xx: the request must be changed."""
 
 
-class Overloaded(Refused):
-    """429 or 503: the server is busy, or is starting. The client tried again before it gave up."""
+class Overloaded(ApiError):
+    """429 or 503: the server is busy or starting. Raised after all retries failed."""
 
 
-class ServerError(Refused):
+class ServerError(ApiError):
     """5xx: the server failed."""
 
 
-def refused(problem: Problem, request_id: str | None = None, retry_after: float | None = None) -> Refused:
-    """The error for a problem that the server told, by its status."""
+def to_api_error(problem: Problem, request_id: str | None = None, retry_after: float | None = None) -> ApiError:
+    """The error for the problem details of a response; its class follows from the status."""
     if problem.status in (429, 503):
         return Overloaded(problem, request_id, retry_after)
     kind = Rejected if problem.status < 500 else ServerError

@@ -1,4 +1,4 @@
-"""What people hand over as an image, turned into the bytes of an upload."""
+"""From what a caller passes as an image to the bytes of an upload."""
 
 import os
 from dataclasses import dataclass
@@ -14,81 +14,81 @@ from foursight.clients.sdk.errors import UnreadableImage
 
 
 class Readable(Protocol):
-    """A file, opened in binary mode."""
+    """A file opened in binary mode."""
 
     def read(self) -> bytes:
-        """All bytes that are left."""
+        """The remaining bytes."""
 
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | NDArray[np.uint8]
-# What a photo can be drawn from again.
-Photo = Path | bytes | Image.Image
+# Where the pixels are read from again, to draw on them.
+Original = Path | bytes | Image.Image
 
 _ORIENTATION = 0x0112
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-_EXPECTED = "Give a path, an http(s) URL, bytes, a binary file, a PIL image or a numpy array, uint8 [H, W, 3]."
+_EXPECTED = "Pass a path, an http(s) URL, bytes, a binary file, a PIL image or a numpy array, uint8 [H, W, 3]."
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The bytes to send. `size` is (width, height) of the upright original where it was shrunk, else None."""
+    """The bytes to send. `size` is the (width, height) of the upright original if it was shrunk, else None."""
 
     content: bytes
-    photo: Photo
+    original: Original
     size: tuple[int, int] | None = None
 
 
 def is_url(image: ImageInput) -> bool:
-    """Whether an image is to be fetched."""
+    """Whether the image has to be fetched."""
     return isinstance(image, str) and image.startswith(("http://", "https://"))
 
 
 def load(image: ImageInput, max_side: int | None = None) -> Upload:
-    """Read an image, and shrink it where its longer side has more than `max_side` pixels.
+    """Read an image, and shrink it if its longer side exceeds `max_side` pixels.
 
-    Files are sent as they are unless they are shrunk; then they go as JPEG, upright. PIL images and arrays go as PNG;
-    their pixels are taken as they lie, whatever their EXIF says. Pictures with more than 8 bits for a sample are not
-    shrunk. Bytes that are no picture are sent too: the server says best what they are.
+    Files are sent unchanged, or, if they are shrunk, as an upright JPEG. PIL images and arrays are sent as PNG, and
+    their EXIF orientation is not applied. Images with more than 8 bits per sample are never shrunk. Bytes that
+    Pillow cannot read are sent too: the server's error is the better one.
 
-    Raises UnreadableImage.
+    Raises UnreadableImage, and ValueError for a `max_side` below 1.
     """
     if max_side is not None and max_side < 1:
-        raise ValueError(f"max_side is {max_side}; it is a number of pixels, at least 1")
+        raise ValueError(f"max_side is {max_side}; it must be at least 1 pixel")
     content: bytes
-    photo: Photo
+    original: Original
     match image:
         case Image.Image():
-            return _shrunk(image, image, max_side) or Upload(_encoded(image), image)
+            return _shrink(image, image, max_side) or Upload(_encode(image), image)
         case np.ndarray():
             picture = _from_array(image)
-            return _shrunk(picture, picture, max_side) or Upload(_encoded(picture), picture)
+            return _shrink(picture, picture, max_side) or Upload(_encode(picture), picture)
         case bytes() | bytearray() | memoryview():
-            content = photo = bytes(image)
+            content = original = bytes(image)
         case str() if is_url(image):
-            raise UnreadableImage(f"{image} must be fetched first: a client does that for the images it asks about.")
+            raise UnreadableImage(f"{image} is a URL: only a client's methods fetch images.")
         case str() | os.PathLike():
-            path = photo = Path(image)
+            path = original = Path(image)
             content = _read(path)
         case _ if hasattr(image, "read"):
-            content = photo = image.read()
+            content = original = image.read()
             if not isinstance(content, bytes):
-                raise UnreadableImage("The file is opened as text: open it in binary mode, 'rb'.")
+                raise UnreadableImage("The file is open in text mode. Open it in binary mode, 'rb'.")
         case _:
-            raise UnreadableImage(f"A {type(image).__name__} is no image. {_EXPECTED}")
-    return (_shrink_file(content, photo, max_side) if max_side else None) or Upload(content, photo)
+            raise UnreadableImage(f"Unsupported image type: {type(image).__name__}. {_EXPECTED}")
+    return (_shrink_file(content, original, max_side) if max_side else None) or Upload(content, original)
 
 
-def open_photo(photo: Photo) -> Image.Image:
-    """The upright picture, in the frame of the answer's coordinates. Raises UnreadableImage."""
-    if isinstance(photo, Image.Image):
-        return photo
+def open_original(original: Original) -> Image.Image:
+    """The upright image, to which the coordinates of an answer refer. Raises UnreadableImage."""
+    if isinstance(original, Image.Image):
+        return original
     try:
-        with Image.open(BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
+        with Image.open(BytesIO(original) if isinstance(original, bytes) else original) as image:
             return ImageOps.exif_transpose(image)
     except Exception as error:
-        name = "The bytes" if isinstance(photo, bytes) else photo
-        raise UnreadableImage(f"{name} cannot be opened as a picture: {error}") from error
+        name = "The image" if isinstance(original, bytes) else original
+        raise UnreadableImage(f"{name} cannot be opened: {error}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -103,41 +103,40 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     good = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
     if array.dtype != np.uint8 or not good or 0 in shape:
         raise UnreadableImage(
-            f"An array of {array.dtype}, shape {list(array.shape)}, is no image: it must be uint8, [H, W, 3] in the "
-            "order red, green, blue, or [H, W, 4] with alpha, or grey [H, W]."
+            f"An array of {array.dtype} with shape {list(array.shape)} is not an image. It must be uint8: RGB "
+            "[H, W, 3], RGBA [H, W, 4] or grey [H, W]."
         )
     return Image.fromarray(np.ascontiguousarray(array).reshape(shape))
 
 
-def _encoded(image: Image.Image) -> bytes:
+def _encode(image: Image.Image) -> bytes:
     out = BytesIO()
     if image.mode == "F":
         image.save(out, "TIFF")
     else:
-        # Lossless, and as fast as PNG gets: the way to the server is rarely the bottleneck.
+        # Compression level 1: the network to the server is rarely the bottleneck.
         (image if image.mode in _PNG_MODES else image.convert("RGB")).save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
-def _shrink_file(content: bytes, photo: Photo, max_side: int) -> Upload | None:
+def _shrink_file(content: bytes, original: Original, max_side: int) -> Upload | None:
     try:
         with Image.open(BytesIO(content)) as image:
             if max(image.size) <= max_side:
                 return None
             width, height = image.size
             size = (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
-            # A JPEG is decoded at a half, a quarter or an eighth of its size where that is enough.
+            # Lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, whichever is still large enough.
             image.draft(None, (max_side, max_side))
-            return _shrunk(ImageOps.exif_transpose(image), photo, max_side, size)
+            return _shrink(ImageOps.exif_transpose(image), original, max_side, size)
     except Exception:
-        # What Pillow cannot read here goes as it is: the server says best what it is.
         return None
 
 
-def _shrunk(
-    image: Image.Image, photo: Photo, max_side: int | None, size: tuple[int, int] | None = None
+def _shrink(
+    image: Image.Image, original: Original, max_side: int | None, size: tuple[int, int] | None = None
 ) -> Upload | None:
-    """A smaller picture to send, or None where it is small enough already."""
+    """A smaller JPEG of `image`, whose original has `size`; None if it is small enough already."""
     width, height = size = size or image.size
     if max_side is None or max(size) <= max_side or image.mode not in _EIGHT_BIT_MODES:
         return None
@@ -146,11 +145,11 @@ def _shrunk(
     smaller = _opaque(image).resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0)
     out = BytesIO()
     smaller.save(out, "JPEG", quality=92)
-    return Upload(out.getvalue(), photo, size)
+    return Upload(out.getvalue(), original, size)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """RGB, alpha over white, as the server does it."""
+    """RGB, with transparent pixels over white, as on the server."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Many photos: several on their way at a time, results in the order of the photos, in constant memory."""
+"""Many images: several requests at a time, results in the order of the images, in constant memory."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ from foursight.clients.sdk.results import Analysis, Result
 
 R = TypeVar("R", Result, Analysis)
 
-# Photos begun but not yet handed out, for each one under way: one slow photo must not leave the other connections idle.
+# Images started but not yet yielded, per connection: a slow image must not leave the other connections idle.
 _AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Failed:
-    """In the place of the result of an image that could not be answered."""
+    """Yielded instead of a result for an image that failed."""
 
     image: ImageInput
     error: FoursightError
@@ -33,26 +33,26 @@ class Failed:
 def in_order(
     ask: Callable[[ImageInput], R], images: Iterable[ImageInput], concurrency: int, progress: bool
 ) -> Generator[R | Failed, None, None]:
-    """Ask for each image in one of `concurrency` threads. What a closed generator has under way is waited for."""
+    """Call `ask` for each image in a pool of `concurrency` threads. Closing the generator waits for calls in flight."""
     _check(images, concurrency)
     rest = iter(images)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="foursight")
 
     def answer(image: ImageInput) -> R | Failed:
         try:
-            return _forgetful(ask(image))
+            return _forget_pixels(ask(image))
         except FoursightError as error:
             return Failed(image, error)
 
-    def begin(image: ImageInput) -> Future[R | Failed]:
+    def start(image: ImageInput) -> Future[R | Failed]:
         return pool.submit(answer, image)
 
     try:
         with _bar(images, progress) as advance:
-            window = deque(map(begin, islice(rest, _AHEAD * concurrency)))
+            window = deque(map(start, islice(rest, _AHEAD * concurrency)))
             while window:
                 outcome = window.popleft().result()
-                window.extend(map(begin, islice(rest, 1)))
+                window.extend(map(start, islice(rest, 1)))
                 advance()
                 yield outcome
     finally:
@@ -65,16 +65,16 @@ async def in_order_async(
     concurrency: int,
     progress: bool,
 ) -> AsyncGenerator[R | Failed, None]:
-    """Ask for each image in a task, `concurrency` at a time. What a closed generator has under way is cancelled."""
+    """Call `ask` for up to `concurrency` images at a time. Closing the generator cancels the calls in flight."""
     _check(images, concurrency)
     rest = aiter(images) if isinstance(images, AsyncIterable) else _as_async(images)
-    places = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     window: deque[asyncio.Task[R | Failed]] = deque()
 
     async def answer(image: ImageInput) -> R | Failed:
-        async with places:
+        async with slots:
             try:
-                return _forgetful(await ask(image))
+                return _forget_pixels(await ask(image))
             except FoursightError as error:
                 return Failed(image, error)
 
@@ -102,15 +102,15 @@ async def in_order_async(
 
 def _check(images: object, concurrency: int) -> None:
     if isinstance(images, str | bytes | os.PathLike):
-        raise TypeError("one image was given; several are a list of them, or any other iterable")
+        raise TypeError("expected an iterable of images, such as a list; got a single image")
     if concurrency < 1:
-        raise ValueError(f"concurrency is {concurrency}; it is at least 1")
+        raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
 
 
-def _forgetful(result: R) -> R:
-    """Let go of a photo in memory, so that who keeps all results does not keep all photos; a path costs nothing."""
-    if not isinstance(result._photo, Path):
-        result._photo = None
+def _forget_pixels(result: R) -> R:
+    """Drop an image that is held in memory, so that a list of all results does not hold all images."""
+    if not isinstance(result._original, Path):
+        result._original = None
     return result
 
 
@@ -121,7 +121,7 @@ async def _as_async(images: Iterable[ImageInput]) -> AsyncGenerator[ImageInput, 
 
 @contextmanager
 def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, where that is a terminal; gives what to call for each photo answered."""
+    """A progress bar on standard error, if that is a terminal. Yields a function to call after each image."""
     if not progress:
         yield lambda: None
         return
@@ -130,7 +130,7 @@ def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
 
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    # What is printed meanwhile goes above the bar; but what goes to a file or a pipe must go on to get there.
+    # On a terminal, rich prints other output above the bar. Output to a file or a pipe must not be redirected.
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, redirect_stdout=redirect, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(images) if isinstance(images, Sized) else None)

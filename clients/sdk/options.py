@@ -1,52 +1,87 @@
-"""What can be asked of each task, as keyword arguments. The server checks them, and knows their defaults.
+"""The options of the client's methods. Generated from schema/ by tools/generate_sdk_options.py; do not edit.
 
-`max_side` is the client's own: photos with a longer side, in pixels, are shrunk before the upload, and the answer is
-brought back to the pixels of the original.
+The server checks the values and fills in the defaults.
 """
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 
-class _Options(TypedDict, total=False):
+class _ClientOptions(TypedDict, total=False):
     max_side: int | None
+    """Longest side in pixels: larger images are shrunk before the upload. Boxes and masks refer to the original."""
+
+
+class ClassifyOptions(_ClientOptions, total=False):
+    """Options of `classify`."""
+
     model: str | None
-
-
-class ClassifyOptions(_Options, total=False):
-    """`top_k`: how many labels, best first. `score_threshold`: 0..1. `classes`: labels to keep."""
-
+    """Name of a fine-tuned model. Without it, the built-in model answers."""
     top_k: int | None
+    """Number of labels, best first: 1 to 1000. Default: 5."""
     score_threshold: float | None
+    """Lowest score of a label: 0 to 1. Labels below it are left out. Default: 0.0."""
     classes: Sequence[str] | str | None
+    """Labels to keep, comma-separated. All others are left out."""
 
 
-class LocalizeOptions(_Options, total=False):
-    """`top_k`: how many labels for the one box, best first."""
+class LocalizeOptions(_ClientOptions, total=False):
+    """Options of `localize`."""
 
+    model: str | None
+    """Name of a fine-tuned model. Without it, the built-in model answers."""
     top_k: int | None
+    """Number of labels for the one box, best first: 1 to 1000. Default: 1."""
 
 
-class DetectOptions(_Options, total=False):
-    """`score_threshold`: 0.05..1. `max_detections`: at most 100. `classes`: labels to keep."""
+class DetectOptions(_ClientOptions, total=False):
+    """Options of `detect`."""
 
+    model: str | None
+    """Name of a fine-tuned model. Without it, the built-in model answers."""
     score_threshold: float | None
+    """Lowest score of an object: 0.05 to 1. Objects below it are left out. Default: 0.5."""
     max_detections: int | None
+    """Maximum number of objects, best first: 1 to 100. Default: 100."""
     classes: Sequence[str] | str | None
+    """Labels to keep, comma-separated. All others are left out."""
 
 
-class SegmentOptions(DetectOptions, total=False):
-    """Those of detection, and how masks travel: `rle`, `polygon` (no holes), or `none`."""
+class SegmentOptions(_ClientOptions, total=False):
+    """Options of `segment`."""
 
+    model: str | None
+    """Name of a fine-tuned model. Without it, the built-in model answers."""
+    score_threshold: float | None
+    """Lowest score of an object: 0.05 to 1. Objects below it are left out. Default: 0.5."""
+    max_detections: int | None
+    """Maximum number of objects, best first: 1 to 100. Default: 100."""
+    classes: Sequence[str] | str | None
+    """Labels to keep, comma-separated. All others are left out."""
     mask_format: Literal["rle", "polygon", "none"] | None
-
-
-class AnalyzeOptions(SegmentOptions, total=False):
-    """`tasks`: which, all by default. `then="classify"`: what ImageNet's labels say of each object found.
-
-    And the tasks' own options: each goes to the tasks that know it.
+    """Encoding of masks: `rle` (COCO compressed run-length encoding), `polygon` (outlines [x1, y1, x2, y2, ...]
+    in pixels, holes filled), or `none` (no masks). Default: rle.
     """
 
+
+class AnalyzeOptions(_ClientOptions, total=False):
+    """Options of `analyze`."""
+
     tasks: Sequence[str] | str | None
+    """Tasks to run, comma-separated: classify, localize, detect, segment. Without it, all that are served."""
     then: Literal["classify"] | None
+    """`classify`: also classify each object found (up to 16 per task, best first; each box is enlarged by 10%
+    on each side).
+    """
+    model: str | None
+    """Passed on to classify, localize, detect, segment."""
     top_k: int | None
+    """Passed on to classify, localize."""
+    score_threshold: float | None
+    """Passed on to classify, detect, segment."""
+    classes: Sequence[str] | str | None
+    """Passed on to classify, detect, segment."""
+    max_detections: int | None
+    """Passed on to detect, segment."""
+    mask_format: Literal["rle", "polygon", "none"] | None
+    """Passed on to segment."""

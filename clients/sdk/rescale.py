@@ -1,22 +1,30 @@
-"""An answer for a photo that was shrunk before the upload, brought back to the pixels of the original."""
+"""Answers for images that were shrunk before the upload, scaled up to the pixels of the original."""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-from foursight.clients.sdk.results import Prediction, Result
+from foursight.clients.sdk.results import Analysis, Prediction, Result
 from foursight.schema import Box, ImageSize, Polygons, Rle, rle
 
 
 def rescale(result: Result, size: tuple[int, int]) -> Result:
-    """The same answer for a photo of `size`, (width, height) in pixels."""
+    """The same result for an image of `size`, (width, height) in pixels."""
     scale = size[0] / result.image.width, size[1] / result.image.height
     return Result(
         model=result.model,
         image=ImageSize(width=size[0], height=size[1]),
         predictions=[_rescale(prediction, scale, size) for prediction in result.predictions],
     )
+
+
+def rescale_analysis(analysis: Analysis, size: tuple[int, int]) -> Analysis:
+    """The same analysis for an image of `size`, (width, height) in pixels."""
+    tasks = {
+        task: rescale(found, size) if isinstance(found, Result) else found for task, found in analysis.tasks.items()
+    }
+    return Analysis(image=ImageSize(width=size[0], height=size[1]), tasks=tasks, then=analysis.then)
 
 
 def _rescale(prediction: Prediction, scale: tuple[float, float], size: tuple[int, int]) -> Prediction:
@@ -33,14 +41,14 @@ def _rescale(prediction: Prediction, scale: tuple[float, float], size: tuple[int
 
 
 def _rescale_rle(encoded: Rle, size: tuple[int, int]) -> Rle:
-    """Bilinear, cut at one half, so that edges stay smooth. Costs what the object covers and not the photo."""
+    """Resize with bilinear interpolation and a threshold of one half, within the object's own bounds."""
     width, height = size
     mask = rle.decode(encoded)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return rle.encode(np.zeros((height, width), dtype=np.bool_))
     scale_x, scale_y = width / mask.shape[1], height / mask.shape[0]
-    # A pixel of margin, for the edge that lies between the outermost pixel inside and the first one outside.
+    # One pixel of margin: an edge lies between the last pixel inside and the first one outside.
     left, right = max(0, int(columns[0]) - 1), min(mask.shape[1], int(columns[-1]) + 2)
     top, bottom = max(0, int(rows[0]) - 1), min(mask.shape[0], int(rows[-1]) + 2)
     x1, x2 = math.ceil(left * scale_x), math.floor(right * scale_x)

@@ -1,6 +1,6 @@
-"""What a client gets back: the wire's answers with masks as arrays, drawing, and the formats of other libraries.
+"""The results of a client: answers with masks as arrays, drawing, and conversion to other libraries' formats.
 
-A result dumps to the very JSON that the server sends: `result.model_dump_json(exclude_none=True)`.
+`result.model_dump_json(exclude_none=True)` is the JSON that the server sent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from PIL import Image
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from foursight import schema
-from foursight.clients.sdk.errors import Refused, UnreadableImage, refused
-from foursight.clients.sdk.images import ImageInput, Photo, load, open_photo
+from foursight.clients.sdk.errors import ApiError, UnreadableImage, to_api_error
+from foursight.clients.sdk.images import ImageInput, Original, load, open_original
 from foursight.schema import Box, ImageSize, Polygons, Rle, Wire, polygons, rle
+from foursight.schema.tasks import TASKS, Finds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Prediction(Wire):
-    """One thing that a task found. `label`, `score` (0..1) and, where the task gives them, `box` and `mask`."""
+    """One label or object: `label`, `score` (0 to 1) and, depending on the task, `box` and `mask`."""
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
@@ -41,16 +42,16 @@ class Prediction(Wire):
 
     @cached_property
     def mask(self) -> rle.Mask | None:
-        """The object's pixels, bool [H, W] in the size of the upright photo; decoded when first asked for.
+        """The object's pixels, bool [H, W] in the size of the upright image. Decoded on first access.
 
-        None for tasks without masks. Raises ValueError where the mask's runs do not fit its size.
+        None for tasks without masks. Raises ValueError if the mask's runs do not add up to its size.
         """
         if isinstance(self.encoded_mask, Rle):
             return rle.decode(self.encoded_mask)
         return None if self.encoded_mask is None else polygons.fill(self.encoded_mask, *self._size)
 
     def to_wire(self) -> schema.Prediction:
-        """The same as the wire's type, as drawing takes it; what `classification` says is left out."""
+        """The prediction as drawing takes it, without `classification`."""
         return schema.Prediction.model_construct(
             label=self.label,
             class_id=self.class_id,
@@ -62,48 +63,48 @@ class Prediction(Wire):
 
 
 class Result(Wire):
-    """A task's answer for one photo: `predictions`, best first; `image` is the size of the upright photo."""
+    """A task's answer for one image: `predictions`, best first, and the size of the upright `image`."""
 
     model: str
     image: ImageSize
     predictions: list[Prediction]
 
-    _photo: Photo | None = PrivateAttr(None)
+    _original: Original | None = PrivateAttr(None)
     _request_id: str | None = PrivateAttr(None)
 
     def model_post_init(self, _: Any, /) -> None:
-        """Polygons do not say how large the photo is."""
+        """Tell predictions the size of the image, which polygons do not contain."""
         for prediction in self.predictions:
             prediction._size = (self.image.height, self.image.width)
 
     @property
     def request_id(self) -> str | None:
-        """What the server's log calls the request."""
+        """The id under which the server logs the request."""
         return self._request_id
 
     def draw(self, image: ImageInput | None = None) -> Image.Image:
-        """The photo with the predictions drawn on it, mode RGB, as the server would draw it.
+        """The image with the predictions drawn on it, mode RGB, the same as the server draws it.
 
-        The result remembers the photo it is of: its path, or what was handed over in memory. A result of a `..._many`
-        remembers a path only, so that tens of thousands of them can be kept; for others, give the `image`.
+        A result keeps a reference to its image: the path, or the object in memory. Results of a `..._many` method keep
+        paths only, to save memory; for images passed in another way, pass the `image` again.
 
-        Raises ValueError without a photo, or for one of another size, and UnreadableImage.
+        Raises ValueError if there is no image, and UnreadableImage if it cannot be opened or has another size.
         """
-        return _draw(self.predictions, self.image, self._photo if image is None else _photo_of(image))
+        return _draw(self.predictions, self.image, self._original if image is None else load(image).original)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Objects as entries of a COCO results file: a dict for each prediction with a box.
+        """Objects as entries of a COCO results file: one dict per prediction with a box.
 
-        `bbox` is [x, y, width, height] in pixels; `segmentation` is there where there are masks.
+        `bbox` is [x, y, width, height] in pixels. `segmentation` is present if there are masks.
         """
         return [_to_coco(prediction, image_id) for prediction in self.predictions if prediction.box is not None]
 
     def to_supervision(self) -> sv.Detections:
         """Objects as supervision's Detections: `xyxy`, `confidence`, `class_id`, `mask`, and data `class_name`.
 
-        Needs `pip install 'foursight[supervision]'`.
+        Needs the package supervision.
         """
-        with _extra("supervision"):
+        with _optional("supervision"):
             import supervision as sv  # noqa: PLC0415
 
         found = [prediction for prediction in self.predictions if prediction.box is not None]
@@ -117,11 +118,11 @@ class Result(Wire):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each prediction: label, class_id, score, and x1, y1, x2, y2 in pixels where there are boxes.
+        """One row per prediction: label, class_id, score, and with boxes x1, y1, x2, y2 in pixels.
 
-        Needs `pip install 'foursight[pandas]'`.
+        Needs the package pandas.
         """
-        with _extra("pandas"):
+        with _optional("pandas"):
             import pandas as pd  # noqa: PLC0415
 
         rows = [
@@ -133,78 +134,74 @@ class Result(Wire):
 
 
 class Analysis(Wire):
-    """Several tasks' answers for one photo: `analysis["detect"]` is that task's Result.
+    """Several tasks' answers for one image: `analysis["detect"]` is that task's Result.
 
-    `tasks` has, by the task's name, its result, or the failure of a task that could not answer. `then` is the failure
-    of `then="classify"`, where the objects were found but could not be classified.
+    `tasks` maps each task to its result or its failure. `then` is the failure of `then="classify"`, if objects were
+    found but could not be classified.
     """
 
     image: ImageSize
     tasks: dict[str, Result | schema.Failure]
     then: schema.Failure | None = None
 
-    _photo: Photo | None = PrivateAttr(None)
+    _original: Original | None = PrivateAttr(None)
     _request_id: str | None = PrivateAttr(None)
 
     def __getitem__(self, task: str) -> Result:
-        """A task's result. Raises KeyError for a task that was not asked, and Refused for one that failed."""
+        """The result of a task. Raises KeyError for a task that was not requested, and ApiError for one that failed."""
         found = self.tasks[task]
         if isinstance(found, schema.Failure):
-            raise refused(found.error, self._request_id)
+            raise to_api_error(found.error, self._request_id)
         return found
 
     @property
-    def failed(self) -> dict[str, Refused]:
-        """The tasks that failed, `then` among them, and why."""
+    def failed(self) -> dict[str, ApiError]:
+        """The errors of the tasks that failed, including `then`."""
         parts = self.tasks | {"then": self.then}
         return {
-            task: refused(found.error, self._request_id)
+            task: to_api_error(found.error, self._request_id)
             for task, found in parts.items()
             if isinstance(found, schema.Failure)
         }
 
     @property
     def request_id(self) -> str | None:
-        """What the server's log calls the request."""
+        """The id under which the server logs the request."""
         return self._request_id
 
     def draw(self, image: ImageInput | None = None) -> Image.Image:
-        """The photo with the objects of the task that says most of them, and the labels of the whole photo.
-
-        As Result.draw.
-        """
-        done = {task: found for task, found in self.tasks.items() if isinstance(found, Result)}
-        objects = next((done[task] for task in ("segment", "detect", "localize") if task in done), None)
+        """The image with the objects of the most detailed task, and the labels of the whole image. See Result.draw."""
+        done: dict[Finds, Result] = {}
+        for task, found in self.tasks.items():
+            if isinstance(found, Result) and task in TASKS:
+                done.setdefault(TASKS[task].finds, found)
+        objects = done.get("masks") or done.get("objects") or done.get("object")
         predictions = [
-            prediction for found in (objects, done.get("classify")) if found for prediction in found.predictions
+            prediction for found in (objects, done.get("labels")) if found for prediction in found.predictions
         ]
-        return _draw(predictions, self.image, self._photo if image is None else _photo_of(image))
+        return _draw(predictions, self.image, self._original if image is None else load(image).original)
 
 
 @contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Around the import of a package that is an extra: without it, the error says what to install."""
+def _optional(package: str) -> Iterator[None]:
+    """Say how to install an optional package if its import fails."""
     try:
         yield
     except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed: pip install 'foursight[{name}]'"
+        message = f"{error.name} is not installed: pip install {package}"
         raise ModuleNotFoundError(message, name=error.name) from None
 
 
-def _photo_of(image: ImageInput) -> Photo:
-    return load(image).photo
-
-
-def _draw(predictions: list[Prediction], size: ImageSize, photo: Photo | None) -> Image.Image:
+def _draw(predictions: list[Prediction], size: ImageSize, original: Original | None) -> Image.Image:
     from foursight.drawing.draw import draw  # noqa: PLC0415
 
-    if photo is None:
-        raise ValueError("the result does not keep its photo: give it, as in result.draw(photo)")
-    picture = open_photo(photo)
+    if original is None:
+        raise ValueError("the result has no reference to its image: pass it, as in result.draw(image)")
+    picture = open_original(original)
     if picture.size != (size.width, size.height):
         raise UnreadableImage(
-            f"The photo has {picture.width} x {picture.height} pixels, the answer is of {size.width} x {size.height}: "
-            "it is another photo, or it has changed."
+            f"The image has {picture.width} x {picture.height} pixels, but the answer is for {size.width} x "
+            f"{size.height}: this is another image, or the file has changed."
         )
     return draw(picture, [prediction.to_wire() for prediction in predictions])
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from foursight import models
-from foursight.clients.benchmark import WARM_UP, quantile
+from foursight.clients.benchmark import WARM_UP_S, quantile
 from foursight.models.catalogue import Task
 from foursight.models.engines import engine, environment
 from foursight.models.image import decode_for
@@ -42,18 +42,18 @@ class Limit:
             self._task.finish(output, self._request)
 
     def measure(self, connections: int, seconds: float) -> list[float]:
-        """Return the sorted milliseconds of each image, without those of the first WARM_UP seconds."""
+        """Return the sorted milliseconds of each image, without those of the first WARM_UP_S seconds."""
         start = perf_counter()
         found: list[tuple[float, float]] = []
         if connections == 1:
             for turn in count():
-                if (due := perf_counter()) > start + WARM_UP + seconds:
+                if (due := perf_counter()) > start + WARM_UP_S + seconds:
                     break
                 self.answer([self.prepare(turn)])
                 found.append((due, perf_counter()))
         else:
-            self._pipeline(connections, start + WARM_UP + seconds, found)
-        return sorted(1000 * (end - due) for due, end in found if due > start + WARM_UP)
+            self._pipeline(connections, start + WARM_UP_S + seconds, found)
+        return sorted(1000 * (end - due) for due, end in found if due > start + WARM_UP_S)
 
     def _pipeline(self, connections: int, stop: float, found: list[tuple[float, float]]) -> None:
         turns = count()

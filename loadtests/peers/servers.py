@@ -153,7 +153,7 @@ class Server:
     def answers(self) -> list[dict[str, Any]]:
         """Return the server's answer for each image."""
         found = []
-        for body in self.target.photos:
+        for body in self.target.images:
             request = Request(self.target.url, body, {"Content-Type": self.target.media_type})
             with urlopen(request, timeout=60) as response:
                 found.append(answer_of(response.read()))

@@ -1,6 +1,7 @@
-"""Compiled models on disk: one file for each, written in one step, checked when read, rebuilt where it is of no use.
+"""Compiled models on disk: one file each, written atomically, checked when read, rebuilt if damaged.
 
-A file is the SHA-256 of the rest, then the rest. The folder is the user's alone: what is read from it is run.
+A file is a SHA-256 followed by the bytes that it covers. The folder must be private to the user, because OpenVINO runs
+what is read from it.
 """
 
 import hashlib
@@ -16,24 +17,26 @@ from typing import Any
 
 from torch import nn
 
-# The four tasks of the tiny profile have 80 MB, those of the standard profile some 600 MB.
+from foursight.models.folders import cache_folder
+
+# The four tasks of the tiny profile take 80 MB, those of the standard profile about 600 MB.
 MAX_BYTES = 2 * 2**30
-LEFT_OVER_S = 3600
+STALE_PART_S = 3600
 
 
 def folder() -> Path:
-    """Where the files are: ~/.cache/foursight/engines, or under $XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "engines"
+    """Folder of the compiled models."""
+    return cache_folder("engines")
 
 
 def key(part: nn.Module, inputs: Any, config: Mapping[str, Any]) -> str:
-    """The name of a part's file: a hash over all that the compiled model depends on.
+    """File name of a compiled module: a SHA-256 over everything that the result of the compilation depends on.
 
-    That is its weights, how it computes (its modules, the sources of this package, the versions of the libraries), what
-    it takes, how it is compiled, and for which processor.
+    That is: weights, code (the module's repr, the sources of this package, library versions), `inputs` (their shapes
+    and dtypes), `config` (the options of the compilation), and the processor.
     """
     digest = hashlib.sha256()
-    # Not `state_dict`: it leaves buffers out that are no part of a file of weights, and they count too.
+    # Not `state_dict`: it leaves out non-persistent buffers.
     for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -45,13 +48,13 @@ def key(part: nn.Module, inputs: Any, config: Mapping[str, Any]) -> str:
 
 
 def read(name: str) -> bytes | None:
-    """What `write` was given under this name; None where there is nothing, or not what was written."""
+    """Return what `write` stored under this name; None if there is no such file or it is damaged."""
     path = folder() / name
     try:
         if not _is_private(path.parent):
             return None
         content = path.read_bytes()
-        # The time of the last use: the oldest go first.
+        # The modification time is the time of the last use: `_evict` removes the oldest files first.
         os.utime(path)
     except OSError:
         return None
@@ -60,48 +63,48 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, blob: bytes) -> None:
-    """Keep a compiled model. Where the folder cannot be written, or others can write there, nothing is kept."""
-    place = folder()
+    """Store a compiled model; do nothing if the folder is not writable, or is writable for other users."""
+    root = folder()
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(place):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(root):
             return
-        # Under another name until it is whole: a process may be killed at any time, and several may write one file.
-        descriptor, temporary = tempfile.mkstemp(suffix=".part", dir=place)
+        # Renamed when complete: the process may be killed, and another may be writing the same file.
+        descriptor, temporary = tempfile.mkstemp(suffix=".part", dir=root)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(blob).digest() + blob)
-            Path(temporary).replace(place / name)
+            Path(temporary).replace(root / name)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _clear(place)
+        _evict(root)
     except OSError:
         return
 
 
-def _clear(place: Path) -> None:
-    """Remove what killed processes left half-written, and the files that were used longest ago."""
+def _evict(root: Path) -> None:
+    """Remove the least recently used files beyond MAX_BYTES, and incomplete files that killed processes left."""
     found = []
-    for path in place.iterdir():
-        # Another process may have cleared it away.
+    for path in root.iterdir():
+        # Another process may have removed it.
         with suppress(FileNotFoundError):
             status = path.stat()
             found.append((status.st_mtime, status.st_size, path))
     kept = 0
     for used, size, path in sorted(found, reverse=True):
         kept += size
-        if kept > MAX_BYTES or (path.suffix == ".part" and used < time.time() - LEFT_OVER_S):
+        if kept > MAX_BYTES or (path.suffix == ".part" and used < time.time() - STALE_PART_S):
             path.unlink(missing_ok=True)
 
 
-def _is_private(place: Path) -> bool:
-    status = place.stat()
+def _is_private(root: Path) -> bool:
+    status = root.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _processor() -> str:
-    """The processor's name and abilities as Linux tells them; a compiled model may hold code for these only."""
+    """The processor's model and instruction sets: a compiled model may contain code for these only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:

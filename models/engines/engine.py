@@ -1,12 +1,12 @@
-"""Engines: the fastest way there is to run the dense part of a network on a device, with the answers of PyTorch.
+"""Engines: the fastest way to run the dense part of a network on a device, with the results of PyTorch.
 
-    CPU     OpenVINO, in float32, or as it is told (models/precision.py); PyTorch where it is not installed
+    CPU     OpenVINO, in the precision of a PrecisionConfig; PyTorch if OpenVINO is not installed
     CUDA    PyTorch under float16 autocast, weights in NHWC order
-    other   PyTorch as it is
+    other   PyTorch
 
-Every engine but the last is compared with PyTorch when it is made (on a CPU in float32, whatever is asked for), and
-where the two differ by more than the tolerance, PyTorch is used. Compiled OpenVINO models are kept on disk
-(models/cache.py): to trace and convert a network takes seconds, to read one back a tenth of a second.
+OpenVINO and autocast are compared with PyTorch when an engine is made (OpenVINO always in float32), and PyTorch is used
+if the results differ by more than the tolerance. Compiled OpenVINO models are cached on disk (cache.py): tracing and
+converting a network takes seconds, reading one back a tenth of a second.
 """
 
 import logging
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from foursight.models.engines import cache, environment
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig, has_openvino, import_openvino
 
-# How far an answer may lie from PyTorch's: a part of the answer's own largest value. Float32 sums in another order give
-# some 1e-6 after the 50 layers of Lite0; bfloat16, which OpenVINO takes by itself where a CPU has it, 1e-2.
+# Largest difference from PyTorch's result, relative to the largest value of the result. After the 50 layers of Lite0,
+# summing float32 in another order makes about 1e-6; bfloat16, OpenVINO's default on CPUs that have it, 1e-2.
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 1e-2
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -35,13 +35,13 @@ Samples = Callable[[], Sequence[Inputs]]
 
 @dataclass(frozen=True)
 class Engine:
-    """What computes a part, and what in."""
+    """A compiled part: `run` computes it, in `dtype`."""
 
     run: Run
     dtype: str
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        """The part's answers, fresh ones."""
+        """Return the part's results, as new tensors."""
         return self.run(*inputs)
 
 
@@ -53,16 +53,16 @@ def compile(
     precision: PrecisionConfig = FLOAT32,
     samples: Samples | None = None,
 ) -> Engine:
-    """The fastest callable for a dense part: a module in eval mode on `device`, from tensors to a tensor or several.
+    """Compile a dense part: a module in eval mode on `device`, from tensors to one tensor or several.
 
-    Two examples of its inputs, on the device, tell what varies from call to call: the dimensions in which they differ,
-    and always the first. The part is traced with the one. What it computes in Python from a size is fixed by that, so
-    it must come out alike for all sizes; it is tried with the other.
+    The dimensions that differ between the two examples of its inputs, and always the first, become dynamic. The part is
+    traced with `example` and verified with `other`. Tracing makes what Python computes from a size a constant, so that
+    must not depend on the dynamic dimensions.
 
-    The engine takes the same tensors and gives a list of fresh ones, in float32 within TOLERANCE (on CUDA:
-    CUDA_TOLERANCE) of the part's own. On a CPU it computes as `precision` says; in int8 only where there are `samples`
-    of the part's inputs. One thread at a time may call it. OpenVINO's has its own copy of the weights: whoever has no
-    other use for the part should let it go.
+    The engine takes the same tensors and returns a list of new ones, float32 within TOLERANCE (on CUDA: CUDA_TOLERANCE)
+    of the part's own. `precision` applies to a CPU, and is float32 in place of int8 without `samples`, which returns
+    inputs to calibrate on. One thread at a time may call the engine. OpenVINO copies the weights, so the part should be
+    released.
     """
     if not has_engine(device):
         return _in_pytorch(part)
@@ -76,12 +76,16 @@ def compile(
 
 
 def has_engine(device: torch.device) -> bool:
-    """Whether the device has an engine other than PyTorch as it is."""
+    """Whether the device has an engine other than plain PyTorch."""
     return device.type == "cuda" or (device.type == "cpu" and has_openvino())
 
 
 def share_cores(device: torch.device) -> None:
-    """Let a process that only answers use its cores well: PyTorch has one thread beside engines that have all."""
+    """Set PyTorch's threads for a process that only serves: one if engines have threads for all cores.
+
+    Two thread pools take the cores from each other: on 2 cores, the network of a classification took 9.4 ms with two
+    threads of PyTorch's and 8.4 ms with one.
+    """
     torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.available_cpus())
 
 
@@ -111,17 +115,17 @@ def autocast_float16(part: nn.Module) -> Run:
 def _openvino(
     part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig, samples: Samples | None
 ) -> Run | None:
-    """None where the network cannot be converted, or, converted, gives other answers."""
+    """Return None if the network cannot be converted, or has other results when converted."""
     ov = import_openvino()
     config = {
         "INFERENCE_NUM_THREADS": environment.available_cpus(),
-        # All threads for one call. One thread each for two calls at a time gives a batch little, and a lone photo
-        # waits longer by half.
+        # All threads for one call: two calls at a time with one thread each gain little for a batch, and a single
+        # image takes half as long again.
         "PERFORMANCE_HINT": "LATENCY",
-        # Workers that pin their threads would all pin them to the same cores.
+        # Several workers would pin their threads to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
-    # Without it OpenVINO computes in bfloat16 where the CPU can, which changes scores in the second digit.
+    # By default OpenVINO computes in bfloat16 on CPUs that have it, which changes scores in the second digit.
     hint = {"INFERENCE_PRECISION_HINT": HINTS[precision.dtype]}
     shapes = [
         [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
@@ -135,22 +139,22 @@ def _openvino(
         if blob is not None:
             return _session(core.import_model(blob, "CPU", config | hint))
     except RuntimeError as error:
-        _warn(part, f"its compiled model in the cache is of no use: {error}")
+        _warn(part, f"its cached compiled model cannot be read: {error}")
     try:
         model = _convert(ov, part, example, shapes)
         compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
         run = _session(compiled)
         if not _agrees(run, part, (example, other), TOLERANCE):
-            _warn(part, "runs in PyTorch, for OpenVINO's answers differ")
+            _warn(part, "runs in PyTorch, because OpenVINO's results differ")
             return None
-        # What is less precise is made of what was found right; how good it is can only be measured.
+        # Only float32 can be verified against PyTorch; other precisions are made from the verified model.
         if quantized and samples:
             model = _quantized(model, samples())
         if precision.dtype != "float32":
             compiled = core.compile_model(model, "CPU", config | hint)
             run = _session(compiled)
     except Exception as error:
-        _warn(part, f"runs in PyTorch, for OpenVINO cannot convert it: {error}")
+        _warn(part, f"runs in PyTorch, because OpenVINO cannot convert it: {error}")
         return None
     cache.write(key, compiled.export_model().getvalue())
     return run
@@ -162,19 +166,19 @@ def _warn(part: nn.Module, what: str) -> None:
 
 def _convert(ov: Any, part: nn.Module, example: Inputs, shapes: list[list[int]]) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
-        # Of tracing: that it is deprecated, and that what Python computes from sizes is fixed, as `compile` says.
+        # Tracing warns that it is deprecated and that sizes become constants; `compile` verifies the result.
         warnings.simplefilter("ignore")
         return ov.convert_model(part, example_input=example, input=[ov.PartialShape(shape) for shape in shapes])
 
 
 def _quantized(model: Any, samples: Sequence[Inputs]) -> Any:
-    """The converted model with int8 convolutions and products, their ranges taken from samples of its inputs."""
+    """Quantize a converted model's convolutions and matrix products to int8, with ranges measured on samples."""
     import nncf  # noqa: PLC0415
 
-    # Not by its own `set_log_level`: that raises the level of handlers too, which may be others' as well.
+    # nncf.set_log_level would also change the level of handlers, which may be shared with other loggers.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     dataset = nncf.Dataset([[tensor.contiguous().numpy() for tensor in sample] for sample in samples])
-    # Weights are symmetric about zero, activations need not be: after ReLU6 they are not.
+    # Weights are symmetric about zero; activations after ReLU6 are not.
     preset = nncf.QuantizationPreset.MIXED
     return nncf.quantize(model, dataset, preset=preset, subset_size=len(samples))
 
@@ -191,11 +195,11 @@ def _session(compiled: Any) -> Run:
 
 
 def _agrees(engine: Run, part: nn.Module, examples: Sequence[Inputs], tolerance: float) -> bool:
-    """Whether it gives the part's own answers for the examples."""
+    """Whether an engine's results for the examples are the part's own, within the tolerance."""
     eager = _eager(part)
     for example in examples:
         for mine, own in zip(engine(*example), eager(*example), strict=True):
-            # A class that is not served has a logit of minus infinity.
+            # Hidden classes have a logit of minus infinity.
             bound = tolerance * float(own[own.isfinite()].abs().max())
             if mine.shape != own.shape or not torch.allclose(mine, own, rtol=0, atol=bound):
                 return False

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier: what is its own (a head, and the stages that were trained), and what it shares."""
+"""Fine-tuned classifiers: a head, and the backbone stages that were trained, over the shared frozen stages."""
 
 import copy
 from pathlib import Path
@@ -14,9 +14,9 @@ from foursight.models.networks.head import ClassifierHead, HeadSpec, pool
 
 
 class TunedClassifier(nn.Module):
-    """The head, and the stages after the first `frozen` ones as copies of its own.
+    """A head, and copies of the stages after the first `frozen` ones.
 
-    The frozen stages belong to the backbone and are no part of this module: a hundred heads share them.
+    The frozen stages are not part of this module: all models share those of the backbone.
     """
 
     def __init__(self, published: nn.ModuleList, frozen: int, head: ClassifierHead) -> None:
@@ -29,16 +29,16 @@ class TunedClassifier(nn.Module):
         self.head = head
 
     def features(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
-        """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then its own."""
+        """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then own stages."""
         return self.tail(stages.run(published[: self.frozen], pixels))
 
     def tail(self, x: Tensor) -> Tensor:
-        """Put the map after the frozen stages through its own."""
+        """Map the output of the frozen stages to the last map, float [N, C, h, w]."""
         return stages.run(list(self.stages.values()), x)
 
 
 class TunedNetwork(nn.Module):
-    """The whole of it, to be looked at: the stages, shared and its own, by the names of `--freeze`, and the head."""
+    """The whole network, for inspection: shared and own stages, named stage1, stage2, ..., and the head."""
 
     def __init__(self, published: nn.ModuleList, model: TunedClassifier) -> None:
         """`published` are the backbone's stages."""
@@ -49,7 +49,7 @@ class TunedNetwork(nn.Module):
         self.head = model.head
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """Map normalised float [N, 3, H, W] to what the head pools, float [N, D, h, w]."""
+        """Map normalised float [N, 3, H, W] to the map that the head pools, float [N, D, h, w]."""
         return self.head.respond(stages.run(list(self.stages.values()), pixels))
 
     def logits(self, maps: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class TunedNetwork(nn.Module):
 
 
 def spec_of(base: Backbone, model: TunedClassifier, fingerprint: str, labels: tuple[str, ...]) -> dict[str, object]:
-    """model.json of a classifier, without the SHA-256 of its tensors."""
+    """Return the contents of a classifier's model.json, without the SHA-256 of its tensors."""
     return {
         "task": "classify",
         "backbone": {"name": base.name, "sha256": fingerprint, "frozen": model.frozen},
@@ -74,31 +74,33 @@ def spec_of(base: Backbone, model: TunedClassifier, fingerprint: str, labels: tu
 def load(
     name: str, folder: Path, base: Backbone, published: nn.ModuleList, fingerprint: str
 ) -> tuple[TunedClassifier, ModelSpec]:
-    """Read a classifier from its folder, in eval mode, on the CPU; every tensor must be there and fit.
+    """Read a classifier from its folder, in eval mode, on the CPU.
+
+    `published` are the backbone's stages, `fingerprint` is theirs.
 
     Raises StoreError (unknown_model, model_corrupt, model_mismatch).
     """
     spec = store.read_spec(name, folder)
     if spec.task != "classify":
-        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for classify")
+        raise store.mismatch_error(name, f"it is for {spec.task}, not for classify")
     if spec.backbone.sha256 != fingerprint or spec.backbone.frozen > len(published):
         raise store.mismatch_error(
-            name, f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and here is "
+            name, f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and this is "
             f"{base.name} ({fingerprint[:12]})"
         )  # fmt: skip
     tensors = store.read_tensors(name, folder, spec)
     try:
-        # Made without memory of its own: the tensors that were read become its parameters.
+        # Built without memory: the tensors that were read become its parameters.
         with torch.device("meta"):
             head = ClassifierHead(HeadSpec.model_validate(spec.head), channels(published), len(spec.labels))
         model = TunedClassifier(published, spec.backbone.frozen, head)
         model.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors do not match {store.SPEC} ({reason})") from None
     return model.float().eval(), spec
 
 
 def channels(published: nn.ModuleList) -> int:
-    """The number of channels of the last map of a backbone's stages: that of its last batch normalisation."""
+    """Return the number of channels of a backbone's last map, which is that of its last batch normalisation."""
     return [module for module in published.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features

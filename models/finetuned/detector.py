@@ -146,11 +146,11 @@ def load(name: str, folder: Path, task: str, shared: SharedWeights | None) -> Tu
     """
     spec = store.read_spec(name, folder)
     if spec.task != task:
-        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for {task}")
+        raise store.mismatch_error(name, f"it is for {spec.task}, not for {task}")
     if shared is None or spec.backbone.sha256 != shared.backbone:
         raise store.mismatch_error(
             name,
-            f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), and here is another",
+            f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), which is not this one",
         )
     own, other = spec.head.get("own"), spec.head.get("other")
     if own == "names" and spec.head.get("trunk") != shared.network:
@@ -171,7 +171,7 @@ def load(name: str, folder: Path, task: str, shared: SharedWeights | None) -> Tu
         raise ValueError(f"head {spec.head}")
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors do not match {store.SPEC} ({reason})") from None
 
 
 def build(masks: bool, labels: int, *, other: bool) -> GeneralizedRCNN:

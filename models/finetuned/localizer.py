@@ -1,4 +1,4 @@
-"""A fine-tuned localizer: labels of its own, and maybe votes of its own, on the maps of the shared backbone."""
+"""Fine-tuned localizers: own labels, and possibly an own voting head, on the maps of the shared backbone."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ BACKBONE, STAGES = "efficientnet-lite0", 9
 
 
 class TunedLocalizer(nn.Module):
-    """Logits of K labels for the box that the votes agree on; the votes are the shipped head's, or a copy's."""
+    """Logits of K labels for the box that the votes agree on; the voting head is the built-in one or a copy."""
 
     def __init__(self, votes: VotingHead, labels: int) -> None:
         super().__init__()
@@ -29,17 +29,17 @@ class TunedLocalizer(nn.Module):
 
 
 def own_tensors(model: TunedLocalizer, own: Own) -> dict[str, Tensor]:
-    """The tensors of a model's file."""
+    """Return the tensors that a model's file contains."""
     return {key: value for key, value in model.state_dict().items() if own == "votes" or key.startswith("labels.")}
 
 
 def fingerprint(votes: VotingHead, backbone: lite0.EfficientNetLite0) -> tuple[str, str]:
-    """SHA-256 of the backbone and of the shipped votes, what fine-tuned models stand on."""
+    """Return the SHA-256 of the backbone and of the built-in voting head, which fine-tuned models are built on."""
     return stages.fingerprint(stages.split(backbone)), stages.digest(votes.state_dict())
 
 
 def spec_of(own: Own, shared: tuple[str, str], labels: tuple[str, ...]) -> dict[str, object]:
-    """model.json, without the SHA-256 of the tensors."""
+    """Return the contents of model.json, without the SHA-256 of the tensors."""
     backbone, votes = shared
     return {
         "task": "localize",
@@ -52,21 +52,22 @@ def spec_of(own: Own, shared: tuple[str, str], labels: tuple[str, ...]) -> dict[
 def load(
     name: str, folder: Path, votes: VotingHead | None, shared: tuple[str, str] | None
 ) -> tuple[TunedLocalizer, dict[str, Tensor], ModelSpec]:
-    """Read a localizer from its folder, in eval mode: the model, which may share `votes`, its own tensors, its spec.
+    """Read a localizer from its folder, in eval mode, on the CPU: the model, its own tensors, and its spec.
 
-    Raises StoreError (unknown_model, model_corrupt, model_mismatch).
+    `votes` is the built-in voting head, which the model may share, and `shared` is their `fingerprint`; None if the
+    task has none. Raises StoreError (unknown_model, model_corrupt, model_mismatch).
     """
     spec = store.read_spec(name, folder)
     if spec.task != "localize":
-        raise store.mismatch_error(name, f"it is for the task {spec.task}, not for localize")
+        raise store.mismatch_error(name, f"it is for {spec.task}, not for localize")
     if shared is None or votes is None or spec.backbone.sha256 != shared[0]:
         raise store.mismatch_error(
             name,
-            f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), another than here",
+            f"it was trained on the backbone {spec.backbone.name} ({spec.backbone.sha256[:12]}), which is not this one",
         )
     own = spec.head.get("own")
     if own == "labels" and spec.head.get("votes") != shared[1]:
-        raise store.mismatch_error(name, "it was trained with another localizer's votes")
+        raise store.mismatch_error(name, "it was trained with another voting head")
     tensors = {key: value.float() for key, value in store.read_tensors(name, folder, spec).items()}
     try:
         if own not in ("labels", "votes"):
@@ -77,5 +78,5 @@ def load(
         model.load_state_dict(tensors, strict=False)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise store.mismatch_error(name, f"its tensors are not those that {store.SPEC} describes ({reason})") from None
+        raise store.mismatch_error(name, f"its tensors do not match {store.SPEC} ({reason})") from None
     return model.requires_grad_(False).eval(), tensors, spec

@@ -1,4 +1,4 @@
-"""A fine-tuned model as one network, what it shares with others and what is its own: to be described."""
+"""Fine-tuned models as whole networks, shared parts included, for inspection."""
 
 from pathlib import Path
 from typing import cast
@@ -11,19 +11,19 @@ from foursight.models.finetuned.localizer import TunedLocalizer
 from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny, stages
 from foursight.models.results import Profile
 
-# Whose backbone a model may stand on.
+# Profiles by the name of their backbone.
 PROFILES: dict[str, Profile] = {"efficientnet-lite0": "tiny", "resnet50": "standard"}
 
 
 def load(name: str, folder: Path) -> nn.Module:
-    """The network of a fine-tuned model from its folder, in eval mode, on the CPU, and on no engine.
+    """Build the network of a fine-tuned model from its folder, in eval mode, on the CPU, in PyTorch.
 
-    A classifier.TunedNetwork, a Labelled, or torchvision's GeneralizedRCNN. Raises StoreError (unknown_model,
-    model_corrupt, model_mismatch), and WeightsError where the weights of its backbone are not to be had.
+    Returns a classifier.TunedNetwork, a Labelled, or torchvision's GeneralizedRCNN. Raises StoreError (unknown_model,
+    model_corrupt, model_mismatch), and WeightsError if the weights of the backbone are not available.
     """
     spec = store.read_spec(name, folder)
     if spec.backbone.name not in PROFILES:
-        raise store.mismatch_error(name, f"its backbone {spec.backbone.name} is none of {', '.join(PROFILES)}")
+        raise store.mismatch_error(name, f"its backbone {spec.backbone.name} is not one of {', '.join(PROFILES)}")
     if spec.task == "classify":
         base = backbone.load(PROFILES[spec.backbone.name])
         published = stages.split(base.network)
@@ -37,9 +37,9 @@ def load(name: str, folder: Path) -> nn.Module:
     network = rcnn_tiny.load(spec.task == "segment")
     found = detector.load(name, folder, spec.task, detector.shared_weights(network))
     if found.names is None:
-        # One of the two is there.
+        # Either names or network is set.
         return cast(nn.Module, found.network)
-    # The network that answers as the head of names does over the shipped one; "other" is one of its names.
+    # A network of the model's own that has the same results; "other" is one of its classes.
     whole = detector.build(spec.task == "segment", len(spec.labels), other=True)
     whole.load_state_dict(detector.merged_state(network, found.names))
     answering: nn.Module = whole.eval()
@@ -47,7 +47,7 @@ def load(name: str, folder: Path) -> nn.Module:
 
 
 class Labelled(nn.Module):
-    """The shared backbone, and a localizer with labels of its own."""
+    """The shared backbone and a fine-tuned localizer."""
 
     def __init__(self, shared: lite0.EfficientNetLite0, model: TunedLocalizer) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class Labelled(nn.Module):
         self.model = model
 
     def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map photos stretched to float [N, 3, 320, 320], normalised, to [N, 112, 20, 20] and [N, 1280, 10, 10]."""
+        """Map images stretched to float [N, 3, 320, 320], normalised, to [N, 112, 20, 20] and [N, 1280, 10, 10]."""
         _, _, middle, last = self.backbone.pyramid(pixels)
         return middle, self.backbone.semantic(last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map photos as in `maps` to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
+        """Map images as in `maps` to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
         logits, boxes = self.model(*self.maps(pixels))
         return logits, boxes

@@ -1,4 +1,4 @@
-"""Why a classifier says what it says: its class activation map, and what the channels of a layer respond to.
+"""Explanations of a classification: the class activation map, and what the channels of a layer respond to.
 
 Class activation mapping: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization".
 """
@@ -25,12 +25,12 @@ from foursight.models.tasks.classify import Classification
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for one class in one photo.
+    """Why a network gives one class its score for one image.
 
-    `frame` is the part that the network sees, xyxy in pixels of the photo. `evidence` float32 [h, w], of the frame: the
-    share that each place of the map that is pooled has in the class's logit; its mean is the logit less the bias.
-    `maps` float32 [K, h, w], of the frame as well: the channels `channels` of the layer `layer`, which has
-    `layer_channels`, the one that varies most over the photo first.
+    `frame` is the part of the image that the network sees, xyxy in pixels. `evidence` float32 [h, w] covers the frame:
+    the contribution of each cell of the pooled map to the class's logit; its mean is the logit without the bias.
+    `maps` float32 [K, h, w] covers the frame too: the `channels` of `layer` (of `layer_channels` in all) that vary most
+    over the image, in descending order.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Explanation:
     maps: NDArray[np.float32]
 
     def enlarged(self, width: int, height: int) -> NDArray[np.float32]:
-        """`evidence` at the size of a picture of the frame, bilinear: float32 [height, width]."""
+        """Return `evidence` enlarged bilinearly to float32 [height, width]."""
         small = torch.from_numpy(self.evidence)[None, None]
         large: NDArray[np.float32] = F.interpolate(small, size=(height, width), mode="bilinear")[0, 0].numpy()
         return large
@@ -51,7 +51,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A network and what it sees: `pixels` float32 [1, 3, H, W], normalised, of the part `frame` of a photo."""
+    """A network and its input: `pixels` float32 [1, 3, H, W], normalised, of the part `frame` of an image."""
 
     network: Any
     labels: tuple[str, ...]
@@ -67,10 +67,10 @@ def explain(
     maps: int = 12,
     model: str | None = None,
 ) -> Explanation:
-    """Explain a label, or the best one, for an upright RGB photo; show the `maps` strongest channels of a layer.
+    """Explain a label, by default the best one, for an upright RGB image.
 
-    `model` is a fine-tuned one that the task serves. Raises OptionError: unknown_model, unknown_class, or
-    invalid_parameter where no layer of that name gives a map.
+    `layer` is the name of a submodule; `maps` of its channels are returned. `model` is a fine-tuned model of the task.
+    Raises OptionError: unknown_model, unknown_class, or invalid_parameter if no such layer returns a map.
     """
     pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.device)
     known = task.find(model).card.labels
@@ -86,9 +86,9 @@ def explain_localizer(
     layer: str | None = None,
     maps: int = 12,
 ) -> Explanation:
-    """Explain one of the labels `known` of a fine-tuned localizer, as `explain`; the frame is the whole photo.
+    """Explain one of the labels `known` of a fine-tuned localizer, as `explain` does; the frame is the whole image.
 
-    Evidence lies in the box; why the box lies there is not explained.
+    The evidence is that inside the box. The position of the box is not explained.
     """
     stretched = image.resize((localizer.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR)
     normalize = backbone.Normalize((lite0.MEAN,) * 3, (lite0.STD,) * 3)
@@ -111,7 +111,7 @@ def _explain(subject: _Subject, label: str | None, layer: str | None, maps: int)
     finally:
         hook.remove()
     if not outputs or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 4:
-        raise _no_such_layer(network, name, "gives no map of the photo")
+        raise _no_such_layer(network, name, "returns no map of the image")
     responses = outputs[0][0].float()
     strongest = responses.flatten(1).std(1).argsort(descending=True)[:maps]
     return Explanation(
@@ -127,7 +127,7 @@ def _explain(subject: _Subject, label: str | None, layer: str | None, maps: int)
 
 
 def _halves(network: Any, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The map that is pooled, float [1, C, h, w], and what makes logits [1, K] of it."""
+    """Return the pooled map, float [1, C, h, w], and the function from it to logits [1, K]."""
     if isinstance(network, Labelled):
         middle, semantic = network.maps(pixels)
         _, box = network.model(middle, semantic)
@@ -138,9 +138,9 @@ def _halves(network: Any, pixels: Tensor) -> tuple[Tensor, Callable[[Tensor], Te
 
 
 def default_layer(network: nn.Module) -> str:
-    """The end of a stage in the middle, of stride 8: its channels see textures and parts, and places are many yet."""
+    """Return the last layer at stride 8, whose channels respond to textures and parts at a useful resolution."""
     if isinstance(network, TunedNetwork):
-        # Lite0's stages are nine, ResNet-50's five.
+        # Lite0 has nine stages, ResNet-50 five.
         return "stages.stage4" if len(network.stages) > 5 else "stages.stage3"
     if isinstance(network, Labelled):
         return "backbone._blocks.4"
@@ -151,7 +151,7 @@ def _class_of(known: tuple[str, ...], logits: Tensor, label: str | None) -> int:
     if label is None:
         return int(logits.argmax())
     ids = labels.ids_of([label], known, range(len(known)))
-    # A few labels of ImageNet occur twice.
+    # Some labels of ImageNet occur twice.
     return max(ids, key=lambda index: float(logits[index]))
 
 
@@ -165,8 +165,4 @@ def _layer(network: nn.Module, name: str) -> nn.Module:
 def _no_such_layer(network: nn.Module, name: str, reason: str) -> OptionError:
     names = [known for known, _ in network.named_modules() if known]
     close = get_close_matches(name, names, n=3, cutoff=0.3) or [default_layer(network)]
-    return OptionError(
-        "invalid_parameter",
-        f"{name!r} {reason}.",
-        f"Close to it: {', '.join(close)}. `foursight describe` lists all.",
-    )
+    return OptionError("invalid_parameter", f"{name!r} {reason}.", f"Close matches: {', '.join(close)}.", "layer")

@@ -1,4 +1,4 @@
-"""The layers of a task's network, table and totals: which parts of it run, in what order, and how often."""
+"""Summary of a task's network: its layers by stage, and totals of parameters and multiply-adds."""
 
 import re
 from collections.abc import Iterator
@@ -15,18 +15,19 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.finetuned.networks import Labelled
-from foursight.models.inspection.layers import Layer, Pair, Watched, record
+from foursight.models.inspection.layer import Layer, Pair
+from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny
 from foursight.models.networks.cam import ActivationMaps
 from foursight.models.results import Profile
 
-# The classifiers' centre crop, in both profiles.
+# Side of the classifiers' centre crop, in both profiles.
 CROP = 224
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Layers that belong together."""
+    """Consecutive layers under one title."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -36,9 +37,8 @@ class Stage:
 class NetworkSummary:
     """All layers of a network for an input of `size` (height, width), in the order in which they run.
 
-    `parameters` are those of the whole network, `unused_parameters` those that no layer of this task reads.
-    `multiply_adds` add up those of all layers, `region_multiply_adds` of which for regions: as many as the network
-    takes at most.
+    `parameters` counts the whole network, `unused_parameters` those that no layer of this task reads. `multiply_adds`
+    is the sum over all layers, `region_multiply_adds` the part of it for regions, at their maximum number.
     """
 
     size: Pair
@@ -50,7 +50,7 @@ class NetworkSummary:
 
 
 def build(name: str, profile: Profile) -> nn.Module:
-    """A task's network; the standard profile's with random weights, since layers do not depend on them."""
+    """Build a task's network; that of the standard profile has random weights, which layers do not depend on."""
     if profile == "tiny":
         builders = {
             "classify": lite0.load,
@@ -70,7 +70,7 @@ def build(name: str, profile: Profile) -> nn.Module:
 
 
 def default_size(network: nn.Module) -> Pair:
-    """The input (height, width) that a task gives its network; of detection's, which vary, that of a photo 4:3."""
+    """Return the (height, width) of a network's input; for detection, where it varies, that of a 4:3 image."""
     if isinstance(network, GeneralizedRCNN):
         height, longest = network.transform.min_size[-1], network.transform.max_size
         return _padded(network, (height, min(round(height * 4 / 3), longest)))
@@ -80,9 +80,9 @@ def default_size(network: nn.Module) -> Pair:
 
 
 def summarize(network: nn.Module, size: Pair | None = None) -> NetworkSummary:
-    """The layers of a network of any task for an input of `size` (height, width), or of its own default size.
+    """Summarize a network of any task for an input of `size` (height, width), by default its `default_size`.
 
-    Detection's networks round a size up to multiples of 32, as they do with photos.
+    Detection networks round the size up to multiples of 32, as they do with images.
     """
     if size is None:
         size = default_size(network)
@@ -107,38 +107,38 @@ def _padded(network: GeneralizedRCNN, size: Pair) -> Pair:
     return height, width
 
 
-def parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
-    """What runs for one photo: pixels float32 [1, 3, H, W], normalised; regions are represented by one."""
+def parts(network: Any, pixels: Tensor) -> Iterator[Part]:
+    """Return what runs for one image, float32 [1, 3, H, W], normalised; one region stands for all."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
     elif isinstance(network, localizer.Localizer | ActivationMaps | Labelled | TunedNetwork):
-        yield Watched(lambda: network(pixels))
+        yield Part(lambda: network(pixels))
     else:
-        yield Watched(lambda: network.classify(network.features(pixels).mean((2, 3))))
+        yield Part(lambda: network.classify(network.features(pixels).mean((2, 3))))
 
 
-def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Watched]:
-    """R-CNN without what it decides: the heads see one region, the whole photo, as if it were proposed and found."""
+def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
+    """The parts of an R-CNN, without selection: the heads see one region, the whole image."""
     rpn, heads = network.rpn, network.roi_heads
     size = (pixels.shape[2], pixels.shape[3])
     region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
     features: dict[str, Tensor] = {}
-    yield Watched(lambda: features.update(network.backbone(pixels)))
+    yield Part(lambda: features.update(network.backbone(pixels)))
     refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
     proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
-    # A proposal that is refined goes through the box head twice.
+    # Refined proposals go through the box head twice.
     times = rpn.post_nms_top_n() * (2 if refines else 1)
-    yield Watched(lambda: rpn.head([features[level] for level in proposing]))
-    yield Watched(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
+    yield Part(lambda: rpn.head([features[level] for level in proposing]))
+    yield Part(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
     if heads.has_mask():
-        yield Watched(
+        yield Part(
             lambda: heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, region, [size]))),
             heads.detections_per_img,
         )
 
 
 def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
-    """Each layer with the title of its stage; what belongs to no module of a stage stays with what was before it."""
+    """Pair each layer with the title of its stage; a layer of no known module stays in the stage before it."""
     titles = _VOTING_TITLES if isinstance(network, localizer.Localizer | Labelled) else _TITLES
     title = "stem"
     for layer in layers:
@@ -149,7 +149,7 @@ def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Laye
 
 
 def _own_stage(network: TunedNetwork, name: str) -> str:
-    """The title of a layer's stage by the numbers of `--freeze`, and whether it is the shared backbone's."""
+    """Return the title of a layer's stage in a fine-tuned classifier: its number, and whether it is frozen."""
     stage = re.match(r"stages\.stage(\d+)", name)
     if stage is None:
         return "head"
@@ -166,7 +166,7 @@ def _stage(name: str, titles: tuple[tuple[str, str], ...]) -> str | None:
     return next((title for pattern, title in titles if re.search(pattern, name)), None)
 
 
-# Blocks of EfficientNet-Lite0 by index to their stage, from 1.
+# Stage of each block of EfficientNet-Lite0, from 1.
 _LITE0_STAGES = [stage for stage, row in enumerate(lite0.STAGES, 1) for _ in range(row.repeats)]
 _TITLES = (
     (r"_conv_stem|body\.(conv1|bn1|relu|maxpool)$", "stem"),

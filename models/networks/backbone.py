@@ -1,4 +1,4 @@
-"""The classification networks of both profiles behind one face: how to prepare a photo, and the network itself."""
+"""The classification backbones of both profiles behind one interface: preprocessing and network."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,11 @@ PUBLISHED = ResNet50_Weights.IMAGENET1K_V2
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network with its preprocessing: bicubic or bilinear resize of the short side, centre crop, (x - mean) / std.
+    """A network with its preprocessing: resize the shorter side, crop the centre, normalise to (x - mean) / std.
 
     `network` is a classifier in two halves: `features` maps normalised pixels, float [N, 3, H, W], to the last feature
-    map, float [N, C, h, w], and `classify` maps features averaged over places, float [..., C], to logits [..., 1000].
+    map, float [N, C, h, w]; `classify` maps spatially averaged features, float [..., C], to logits, float [..., 1000].
+    `resize` is what the shorter side is resized to, `crop` the side of the crop; `mean` and `std` are in 0..255.
     """
 
     network: nn.Module
@@ -33,29 +34,29 @@ class Backbone:
     std: tuple[float, float, float]
 
     def crop_image(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The centre crop of the resized RGB photo, uint8 [crop, crop, 3].
+        """Return the centre crop of the resized RGB image, uint8 [crop, crop, 3].
 
-        Only the pixels under the crop are computed: the result is that of resizing all and cropping (a test).
+        Only the pixels of the crop are computed; the result is that of resizing the whole and cropping (tested).
         """
         return np.asarray(image.resize((self.crop, self.crop), self.resample, box=self.crop_box(image.size)))
 
     def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What the network sees of a photo of `size` (width, height): xyxy in pixels of the photo."""
-        # int() and not round(): the truth to reproduce (chelsea, 451 x 300: tiger cat .395) was computed so.
+        """Return the part of an image of `size` (width, height) that the network sees: xyxy in pixels of the image."""
+        # int() and not round(), as the reference implementation that our results reproduce.
         short = min(size)
         width, height = (int(self.resize * side / short) for side in size)
-        # And round() here, as torchvision's CenterCrop: a photo of 640 x 427 has an odd margin.
+        # round() here, as torchvision's CenterCrop: an image of 640 x 427 has an odd margin.
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
         x, y = size[0] / width, size[1] / height
         return left * x, top * y, (left + self.crop) * x, (top + self.crop) * y
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""
+        """Map uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W]."""
         return torch.as_tensor(Normalize(self.mean, self.std).to(pixels.device)(pixels))
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, as the first step of a network."""
+    """(x - mean) / std, as the first layer of a network."""
 
     mean: Tensor
     std: Tensor
@@ -66,18 +67,18 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map uint8 [N, H, W, 3] to float32 [N, 3, H, W] as the network takes it."""
+        """Map uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W]."""
         return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
 def examples(side: int, device: torch.device) -> tuple[tuple[Tensor], tuple[Tensor]]:
-    """Noise as uint8 [N, side, side, 3], twice with different N: what `engine.compile` is to try a network with."""
+    """Return two batches of noise, uint8 [N, side, side, 3] with different N, for `engine.compile`."""
     two, three = (torch.randint(256, (n, side, side, 3), dtype=torch.uint8).to(device) for n in (2, 3))
     return (two,), (three,)
 
 
 class ResNet50(nn.Module):
-    """torchvision's ResNet-50 (He et al. 2015) in the two halves of `Backbone.network`."""
+    """torchvision's ResNet-50 (He et al. 2015) with the two methods of `Backbone.network`."""
 
     def __init__(self, network: ResNet) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class ResNet50(nn.Module):
 
 
 def load(profile: Profile) -> Backbone:
-    """The classification backbone of a profile, in eval mode on the CPU. Raises WeightsError."""
+    """Load the classification backbone of a profile, in eval mode on the CPU. Raises WeightsError."""
     if profile == "tiny":
         mean, std = (lite0.MEAN,) * 3, (lite0.STD,) * 3
         return Backbone(lite0.load(), "efficientnet-lite0", 256, 224, Image.Resampling.BICUBIC, mean, std)

@@ -1,6 +1,6 @@
-"""Class activation mapping (Zhou et al. 2016): a box for the main object from a classifier alone, nothing trained.
+"""Class activation mapping (Zhou et al. 2016): a box for the main object from a classifier, without training.
 
-The standard profile localizes with it: the trained head of models/localizer.py fits the tiny profile's backbone only.
+The standard profile localizes with it, because the trained head of localizer.py fits only the tiny profile's backbone.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAP_SIZE = 56
-# Of the map's own range. Zhou et al. take .2 of the maximum; at .35 the boxes are tighter.
+# As a fraction of the map's range. Zhou et al. use .2 of the maximum; with .35 boxes are tighter.
 THRESHOLD = 0.35
 
 
 class ActivationMaps(nn.Module):
-    """Logits of the photo, and the activation map of each class."""
+    """A classifier's logits, and its activation map of each class."""
 
     def __init__(self, network: nn.Module) -> None:
-        """`network` has the two halves of `backbone.Backbone.network`."""
+        """Wrap a network with the methods of `backbone.Backbone.network`."""
         super().__init__()
         self.network = network
 
@@ -31,28 +31,28 @@ class ActivationMaps(nn.Module):
 
 
 def boxes(scores: Tensor, maps: Tensor) -> Tensor:
-    """The box around the activation of the best class: scores [N, C] and maps [N, C, h, w] to [N, 4], xyxy in 0..1.
+    """Return the box around the best class's activation, [N, 4] xyxy in 0..1, from scores [N, C] and maps [N, C, h, w].
 
-    The bias of the linear layer shifts a map and changes no box.
+    The bias of the linear layer shifts a map, which does not change its box.
     """
     return box_of(maps[torch.arange(len(maps)), scores.argmax(1)])
 
 
 def class_maps(network: Any, features: Tensor) -> Tensor:
-    """The classifier at every place of a feature map: float [N, C, h, w] to [N, classes, h, w].
+    """Apply the classifier to each cell of a feature map: float [N, C, h, w] to [N, classes, h, w].
 
-    Where the classifier is linear, the mean of a class's map over its places is that class's logit.
+    If the classifier is linear, the mean of a class's map is the class's logit.
     """
     maps: Tensor = network.classify(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     return maps
 
 
 def evidence(maps: Tensor, logit: Callable[[Tensor], Tensor]) -> Tensor:
-    """How much each place of the pooled map, float [1, C, h, w], has to do with one logit: float [h, w].
+    """Return the contribution of each cell of the pooled map, float [1, C, h, w], to one logit: float [h, w].
 
-    Gradient times activation, summed over channels (Draelos and Carin 2020), times the number of places. After average
-    pooling and a linear layer this is the class activation map. Maximum and L2 pooling scale with the map as the
-    average does, so by Euler's theorem its mean is the logit less the bias for all three.
+    It is gradient times activation, summed over channels (Draelos and Carin 2020), times the number of cells. For
+    average pooling and a linear layer this is the class activation map. Average, maximum and L2 pooling are all
+    homogeneous of degree one, so by Euler's theorem the mean is the logit without the bias for each of them.
     """
     with torch.enable_grad():
         leaf = maps.detach().clone().requires_grad_()
@@ -61,12 +61,12 @@ def evidence(maps: Tensor, logit: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def box_of(maps: Tensor) -> Tensor:
-    """The box around the part of each map [N, h, w] that holds its maximum and exceeds THRESHOLD: [N, 4] in 0..1."""
+    """Return the box, [N, 4] xyxy in 0..1, of the part of each map [N, h, w] above THRESHOLD that has the maximum."""
     large = F.interpolate(maps[:, None], size=(MAP_SIZE, MAP_SIZE), mode="bilinear")
     low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
     inside = ((large - low) >= THRESHOLD * (high - low)).float()
     part = (large == high).float()
-    # Grow from the maximum within the threshold until nothing changes: its connected component.
+    # The connected component of the maximum: grow from it within the threshold until nothing changes.
     while True:
         grown = F.max_pool2d(part, 3, stride=1, padding=1) * inside
         if torch.equal(grown, part):
@@ -77,5 +77,5 @@ def box_of(maps: Tensor) -> Tensor:
 
 
 def _first(marks: Tensor) -> Tensor:
-    """The place in 0..1 where each row of 0 and 1 [N, n] has its first 1."""
+    """Return the position in 0..1 of the first 1 in each row of zeros and ones [N, n]."""
     return marks.argmax(1) / marks.shape[1]

@@ -1,4 +1,4 @@
-"""The classification head that is trained on a backbone: pooling, dropout, and a linear layer, as small data wants it.
+"""The head of a fine-tuned classifier, small enough for little data: pooling, dropout, and a linear layer.
 
 map [N, C, h, w] -> (1 x 1 convolution, ReLU) -> global pooling -> [N, D] -> dropout -> linear -> logits [N, K]
 """
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 Pool = Literal["avg", "max", "l2"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
-# Under the root: its slope at zero is infinite, and a channel may be silent in a whole map.
+# Keeps the gradient of the square root finite for a channel that is zero in the whole map.
 EPSILON = 1e-6
 
 
 class HeadSpec(BaseModel):
-    """What a head is made of."""
+    """Structure of a head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class HeadSpec(BaseModel):
 
 
 def pool(maps: Tensor, kind: Pool) -> Tensor:
-    """Pool float [N, C, h, w] over places to [N, C].
+    """Pool float [N, C, h, w] over the spatial dimensions to [N, C].
 
     "l2" is the generalised mean with p = 2, sqrt(mean(x^2)): Radenovic et al. 2018, equation 2.
     """
@@ -41,21 +41,21 @@ def pool(maps: Tensor, kind: Pool) -> Tensor:
 
 
 class ClassifierHead(nn.Module):
-    """Logits of `classes` labels from a map of `channels` channels."""
+    """Logits of `classes` classes from a map of `channels` channels."""
 
     def __init__(self, spec: HeadSpec, channels: int, classes: int) -> None:
         super().__init__()
         self.spec = spec
-        # Lin et al., "Network in network", 2013: the same small network at every place, before the pooling.
+        # Lin et al., "Network in network", 2013: the same small network at every cell, before pooling.
         self.conv = nn.Conv2d(channels, spec.hidden, 1) if spec.hidden else None
         self.fc = nn.Linear(spec.hidden or channels, classes)
 
     def respond(self, maps: Tensor) -> Tensor:
-        """Map float [N, C, h, w] to what is pooled, [N, D, h, w]: the same, where there is no convolution."""
+        """Map float [N, C, h, w] to the map that is pooled, [N, D, h, w]; unchanged without a convolution."""
         return maps if self.conv is None else F.relu(self.conv(maps))
 
     def embed(self, maps: Tensor) -> Tensor:
-        """Map float [N, C, h, w] to one vector each, [N, D]; without a convolution nothing in this is trained."""
+        """Map float [N, C, h, w] to pooled vectors, [N, D]; without a convolution this has no parameters."""
         return pool(self.respond(maps), self.spec.pool)
 
     def classify(self, vectors: Tensor) -> Tensor:

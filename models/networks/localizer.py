@@ -1,6 +1,6 @@
-"""The tiny profile's localizer: one backbone pass gives the box of the main object and the logits of what is in it.
+"""The tiny profile's localizer: one backbone pass for the box of the main object and the logits of its class.
 
-A small trained head on the frozen EfficientNet-Lite0 votes for boxes; weights/LOCALIZER.md tells how it was trained.
+A small trained head on the frozen EfficientNet-Lite0 votes for boxes; weights/LOCALIZER.md describes its training.
 
     pixels [N, 3, 320, 320] -> lite0 -> [N, 112, 20, 20] and [N, 1280, 10, 10] -> VotingHead -> 400 boxes, with weights
                                                     |                                             |
@@ -8,8 +8,8 @@ A small trained head on the frozen EfficientNet-Lite0 votes for boxes; weights/L
                                                     v                                             v
               logits [N, 1000] <- lite0.classify <- mean over the box <---------------------- box [N, 4]
 
-The frame of every box here is the photo itself: xyxy, x over its width and y over its height, in 0..1. The photo is
-stretched to the square, so that no pixel is cut off or spent on a border.
+Boxes are xyxy in 0..1, x relative to the image's width and y to its height. Images are stretched to a square, so that
+nothing is cropped or padded.
 """
 
 from pathlib import Path
@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from foursight.models.networks import lite0
 
-# 2.04 times the arithmetic of the 224 x 224 pass of classification.
+# 2.04 times the multiply-adds of classification at 224 x 224.
 INPUT_SIZE = 320
 WEIGHTS = Path(__file__).parents[1] / "weights" / "localizer.safetensors"
 CHANNELS = 96
 BLOCKS = 3
-# Comparing all with all is quadratic. The heaviest hundred hold .90 of the votes, and all 400 hit as often on the COCO
-# photos of validation (.618; mean IoU .530 for .528).
+# Comparing boxes is quadratic. The 100 heaviest have .90 of the votes, and are as accurate as all 400 on the COCO
+# validation images (accuracy .618 for both; mean IoU .528 and .530).
 COMPARED_VOTES = 100
 
 
@@ -47,7 +47,7 @@ class Refine(nn.Module):
 
 
 class VotingHead(nn.Module):
-    """Each cell of the stride-16 map gives a box, as in FCOS (Tian et al. 2019), and the weight of its vote for it."""
+    """Each cell of the stride-16 map predicts a box, as in FCOS (Tian et al. 2019), and the weight of its vote."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,50 +66,53 @@ class VotingHead(nn.Module):
         x = F.interpolate(coarse, size=middle.shape[-2:], mode="bilinear") + self.from_middle(middle)
         x = x + self.from_place(_place(centres))
         out = self.out(F.relu(self.norm(self.blocks(x))))
-        # Distances to the left, top, right and bottom side, between 0.002 and e times the photo.
+        # Distances to the left, top, right and bottom side, between 0.002 and e times the image.
         left_top, right_bottom = out[:, 1:].clamp(-6, 1).exp().chunk(2, dim=1)
         boxes = torch.cat((centres - left_top, centres + right_bottom), 1)
         return out[:, 0].flatten(1), boxes.flatten(2).transpose(1, 2)
 
 
 def cell_centres(grid: Tensor) -> Tensor:
-    """The (x, y) of the centre of each cell of a map [N, C, h, w], as [2, h, w] in 0..1, on its device."""
+    """Return the centres (x, y) of the cells of a map [N, C, h, w], as [2, h, w] in 0..1, on its device."""
     y, x = ((torch.arange(n, device=grid.device, dtype=grid.dtype) + 0.5) / n for n in grid.shape[-2:])
     return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))))
 
 
 def _place(centres: Tensor) -> Tensor:
-    """Where a cell is, float [1, 5, h, w]: linear and quadratic, since main objects keep to the middle of photos."""
+    """Return the cells' positions, float [1, 5, h, w], linear and quadratic: main objects are mostly in the middle."""
     x, y = centres - 0.5
     return torch.stack((x, y, 4 * x * x, 4 * y * y, 4 * x * y))[None]
 
 
 def consensus(votes: Tensor, boxes: Tensor) -> Tensor:
-    """The box that the votes agree on, clipped to the photo: votes [N, M] (logits), boxes [N, M, 4] to [N, 4].
+    """Return the box that the votes agree on, [N, 4] in 0..1, from vote logits [N, M] and boxes [N, M, 4].
 
-    The winner has the highest expected IoU with a box drawn from the votes (minimum Bayes risk), and is then averaged
-    with those that overlap it by half or more. The heaviest vote alone is worse, and a mean of all lies between people
-    who stand side by side: weights/LOCALIZER.md has the figures.
+    The winner has the highest expected IoU with a box drawn by vote weight (minimum Bayes risk), and is then averaged
+    with the boxes that overlap it by half or more. The heaviest vote alone is less accurate, and the mean of all boxes
+    falls between objects that are side by side: weights/LOCALIZER.md has the figures.
     """
     weights, order = votes.softmax(1).topk(min(COMPARED_VOTES, votes.shape[1]), dim=1)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     overlaps = iou(boxes[:, :, None], boxes[:, None])
     winner = (overlaps * weights[:, None]).sum(2).argmax(1)
-    # Not len(boxes): an engine traces this, and would keep the length.
+    # Not len(boxes), which tracing for an engine would make a constant.
     nearby = overlaps[torch.arange(boxes.shape[0], device=boxes.device), winner] >= 0.5
     weights = (weights * nearby)[..., None]
     return ((boxes * weights).sum(1) / weights.sum(1)).clamp(0, 1)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes [..., 4] and [..., 4], broadcast."""
+    """Return the intersection over union of boxes [..., 4] and [..., 4], broadcast.
+
+    torchvision.ops.box_iou compares two lists only, and cannot be traced with a batch dimension.
+    """
     shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     both = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
     return shared / (both - shared)
 
 
 def pool(features: Tensor, boxes: Tensor) -> Tensor:
-    """The mean of features [N, C, h, w] over boxes [N, 4], as [N, C]; cells count by the share that the box covers."""
+    """Return the mean of features [N, C, h, w] over boxes [N, 4], as [N, C]; cells are weighted by their overlap."""
     height, width = features.shape[-2:]
     rows = _covered(boxes[:, 1::2], height)
     columns = _covered(boxes[:, 0::2], width)
@@ -117,14 +120,14 @@ def pool(features: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _covered(spans: Tensor, cells: int) -> Tensor:
-    """How spans [N, 2] in 0..1 spread over so many cells: [N, cells], each row summing to 1."""
+    """Return the overlap of spans [N, 2] in 0..1 with `cells` equal cells, [N, cells], each row summing to 1."""
     edges = torch.arange(cells + 1, device=spans.device, dtype=spans.dtype) / cells
     covered = (torch.minimum(spans[:, 1:], edges[1:]) - torch.maximum(spans[:, :1], edges[:-1])).clamp(min=0)
     return covered / covered.sum(1, keepdim=True)
 
 
 class Localizer(nn.Module):
-    """The backbone, frozen as published, and the head."""
+    """The frozen backbone and the head."""
 
     def __init__(self, backbone: lite0.EfficientNetLite0) -> None:
         super().__init__()
@@ -132,22 +135,22 @@ class Localizer(nn.Module):
         self.head = VotingHead()
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map pixels as in `forward` to the two maps that the head reads: [N, 112, 20, 20] and [N, 1280, 10, 10]."""
+        """Map pixels as in `forward` to the head's two inputs: [N, 112, 20, 20] and [N, 1280, 10, 10]."""
         _, _, middle, last = self.backbone.pyramid(pixels)
         return middle, self.backbone.semantic(last)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map photos stretched to float [N, 3, 320, 320], as (x - 127) / 128, to logits [N, 1000] and boxes [N, 4]."""
+        """Map images stretched to float [N, 3, 320, 320], as (x - 127) / 128, to logits [N, 1000] and boxes [N, 4]."""
         return self.locate(*self.features(pixels))
 
     def locate(self, middle: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, from the two maps."""
+        """Map the two maps of `features` to logits and boxes, as `forward`."""
         boxes = consensus(*self.head(middle, semantic))
         return self.backbone.classify(pool(semantic, boxes)), boxes
 
 
 def load() -> Localizer:
-    """Build the localizer in eval mode, float32, on the CPU; every key must match. The head's file holds float16."""
+    """Build the localizer with its weights, in eval mode, float32, on the CPU."""
     localizer = Localizer(lite0.load())
     localizer.head.load_state_dict(load_file(WEIGHTS), strict=True)
     return localizer.eval()

@@ -26,8 +26,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
-from foursight.models.engines.lazy_pyramid import WinogradTiles
 from foursight.models.networks import lite0
+from foursight.models.networks.lazy_pyramid import WinogradTiles
 from foursight.models.networks.roi_align import Align, LevelPool, Pool, in_batch
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "rcnn.safetensors"

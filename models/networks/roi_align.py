@@ -1,8 +1,8 @@
-"""RoIAlign (He et al. 2017, section 3): what a head sees of each box, from the pyramid's map that fits the box's size.
+"""RoIAlign (He et al. 2017, section 3): pool each box from the pyramid level that fits its size.
 
-On a CPU a cell of the answer is taken as what it is, a weighted sum of 16 places of the map: an embedding bag over the
-map's rows of channels. With 250 boxes on a map of 128 x 144 x 180 that takes 2 ms, where torchvision's operator, which
-goes through the map channel by channel and has one thread, takes 20 to 37.
+On a CPU each output cell is computed as a weighted sum of 16 cells of the map, by an embedding bag over the map's rows
+of channels. For 250 boxes on a map of 128 x 144 x 180 this takes 2 ms; torchvision's operator, which goes through the
+map channel by channel in one thread, takes 20 to 37 ms.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foursight.models.engines.lazy_pyramid import LazyLevel
+from foursight.models.networks.lazy_pyramid import LazyLevel
 
 Align = Callable[[Any, Tensor, int, float, int, bool], Tensor]
 
 
 class Pool(nn.Module):
-    """What pools boxes; `align` is torchvision's operator, which has gradients, or `roi_align_cpu`, which has none."""
+    """Pools boxes by `align`: torchvision's operator, which has gradients, or `roi_align_cpu`, which has none."""
 
     align: Align = staticmethod(roi_align)
 
@@ -27,8 +27,8 @@ class Pool(nn.Module):
 class LevelPool(Pool):
     """RoIAlign on the pyramid's level that fits a box's size (Lin et al. 2017, equation 1).
 
-    `scales` are those of the levels by name, pixels of the map for a pixel of the photo, `level_of` gives each box's
-    place among them. With `aligned` a map's first cell has its centre half a cell in, else at the origin.
+    `scales` maps the names of the levels to the size of a map's pixel in the image's; `level_of` returns the index of
+    each box's level. With `aligned` the centre of a map's first cell is half a cell in, else at the origin.
     """
 
     def __init__(
@@ -47,28 +47,28 @@ class LevelPool(Pool):
         self.sampling_ratio = sampling_ratio
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Map the maps and, for each photo, boxes [P, 4] xyxy to float32 [sum P, C, side, side]."""
-        of_photo = in_batch(boxes)
+        """Pool boxes [P, 4] xyxy of each image to float32 [sum P, C, side, side]."""
+        rois_of_batch = in_batch(boxes)
         levels = self.level_of(boxes)
         channels = features[next(iter(self.scales))].shape[1]
-        shape = (len(of_photo), channels, self.side, self.side)
-        pooled = torch.empty(shape, device=of_photo.device, memory_format=torch.channels_last)
+        shape = (len(rois_of_batch), channels, self.side, self.side)
+        pooled = torch.empty(shape, device=rois_of_batch.device, memory_format=torch.channels_last)
         for index, (name, scale) in enumerate(self.scales.items()):
             rows = (levels == index).nonzero()[:, 0]
-            rois = of_photo[rows]
+            rois = rois_of_batch[rows]
             pooled[rows] = self.align(features[name], rois, self.side, scale, self.sampling_ratio, self.aligned)
         return pooled
 
 
 def in_batch(boxes: list[Tensor]) -> Tensor:
-    """Boxes of photos, each [P, 4] xyxy, in one list of RoIs [sum P, 5]: the photo's place, then the box."""
-    photo = torch.cat([found.new_full((len(found), 1), index) for index, found in enumerate(boxes)])
-    return torch.cat([photo, torch.cat(boxes)], 1)
+    """Return the boxes of all images, each [P, 4] xyxy, as RoIs [sum P, 5]: index of the image, then the box."""
+    index_of = torch.cat([found.new_full((len(found), 1), index) for index, found in enumerate(boxes)])
+    return torch.cat([index_of, torch.cat(boxes)], 1)
 
 
 def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
-    """The same as torchvision's pool, which has pooled before: it learns its scales so."""
-    # It names four levels for every backbone; one that has fewer lacks the last.
+    """Return the equivalent of torchvision's pool, which must have been called: it sets its scales then."""
+    # featmap_names has four levels, also for a backbone with fewer.
     scales = dict(zip(pool.featmap_names, cast(list[float], pool.scales), strict=False))
     (side,) = set(pool.output_size)
     return LevelPool(side, scales, cast(Callable[[list[Tensor]], Tensor], pool.map_levels), False, pool.sampling_ratio)
@@ -77,11 +77,10 @@ def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
 def roi_align_cpu(
     level: Tensor | LazyLevel, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """torchvision's `roi_align` for a map on the CPU, without gradients; quick where it is channels-last.
+    """torchvision's `roi_align` on a CPU, without gradients; fastest if `level` is channels-last.
 
-    `level` float32 [N, C, h, w], there already or to be made, `rois` [R, 5]: place in the batch, then xyxy in pixels of
-    the photo; `sampling_ratio` points along each side of a cell, 1 or more. Gives float32 [R, C, side, side],
-    channels-last.
+    `level` float32 [N, C, h, w]. `rois` [R, 5]: index in the batch, then xyxy in pixels of the image. `sampling_ratio`
+    is the number of points along each side of a cell, 1 or more. Returns float32 [R, C, side, side], channels-last.
     """
     count, channels, height, width = level.shape
     corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
@@ -90,10 +89,10 @@ def roi_align_cpu(
         right, bottom = left + (right - left).clamp(min=1), top + (bottom - top).clamp(min=1)
     columns, across = _taps(left, right, width, side, sampling_ratio)
     lines, down = _taps(top, bottom, height, side, sampling_ratio)
-    photo = rois[:, 0].to(torch.int32)
+    index = rois[:, 0].to(torch.int32)
     if isinstance(level, LazyLevel):
-        level = level.around(photo, lines.flatten(1), columns.flatten(1))
-    first = photo[:, None, None] * (height * width)
+        level = level.around(index, lines.flatten(1), columns.flatten(1))
+    first = index[:, None, None] * (height * width)
     places = (first + lines * width)[:, :, None, :, None] + columns[:, None, :, None, :]
     weights = down[:, :, None, :, None] * across[:, None, :, None, :]
     taps = (2 * sampling_ratio) ** 2
@@ -103,9 +102,9 @@ def roi_align_cpu(
 
 
 def _taps(low: Tensor, high: Tensor, size: int, side: int, sampling_ratio: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, for `side` cells of each span low..high: places, int32 [R, side, 2 points], and their weights.
+    """Return, along one axis, indices int32 [R, side, 2 sampling_ratio] and weights for `side` cells of low..high.
 
-    A point lies between two places; one more than a cell outside the map counts as zero, as in torchvision's.
+    Each point is interpolated between two cells; a point more than a cell outside the map counts as zero.
     """
     points = side * sampling_ratio
     at = low[:, None] + (torch.arange(points, dtype=low.dtype) + 0.5) * ((high - low) / points)[:, None]

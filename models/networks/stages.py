@@ -1,6 +1,6 @@
-"""A backbone as a chain of stages: the first stay frozen, and shared, while the later ones may be trained.
+"""A backbone as a sequence of stages: leading ones stay frozen and shared, later ones may be fine-tuned.
 
-The stages are numbered as in the networks' papers, the stem being the first. EfficientNet-Lite0 has nine (Tan and Le
+Stages are numbered as in the networks' papers; the stem is the first. EfficientNet-Lite0 has nine (Tan and Le
 2019, table 1): the stem, seven runs of blocks, and the 1 x 1 convolution before pooling. ResNet-50 has five (He et al.
 2015, table 1): conv1 with its max pooling, and conv2_x to conv5_x.
 """
@@ -17,10 +17,10 @@ from foursight.models.networks.lite0 import STAGES, EfficientNetLite0
 
 
 def split(network: nn.Module) -> nn.ModuleList:
-    """The stages of a backbone's network, in order; they hold its own layers, not copies.
+    """Return a backbone's stages in order; they share its layers.
 
-    Run one after the other on float [N, 3, H, W] they give what `network.features` gives. Raises TypeError for a
-    network of another kind.
+    Running them one after the other on float [N, 3, H, W] is the same as `network.features`. Raises TypeError for
+    another kind of network.
     """
     if isinstance(network, EfficientNetLite0):
         blocks = iter(network._blocks)
@@ -35,23 +35,23 @@ def split(network: nn.Module) -> nn.ModuleList:
         body = network.body
         stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
         return nn.ModuleList([stem, body.layer1, body.layer2, body.layer3, body.layer4])
-    raise TypeError(f"{type(network).__name__} has no stages that are known here")
+    raise TypeError(f"{type(network).__name__} is neither EfficientNetLite0 nor ResNet50")
 
 
 def run(stages: Sequence[nn.Module] | nn.ModuleList, x: Tensor) -> Tensor:
-    """Put a map through stages, one after the other."""
+    """Run stages one after the other."""
     for stage in stages:
         x = stage(x)
     return x
 
 
 def fingerprint(stages: nn.ModuleList) -> str:
-    """SHA-256 of all parameters and buffers, in hexadecimal: what a head was trained on, and must be served on."""
+    """Return the SHA-256 of all parameters and buffers, in hexadecimal. It identifies what a head was trained on."""
     return digest(stages.state_dict())
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors, in hexadecimal."""
+    """Return the SHA-256 of named tensors, in hexadecimal."""
     whole = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,4 +1,4 @@
-"""The standard profile's weights: torchvision's own, fetched once, checked by hash, kept in torch's cache."""
+"""Weights of the standard profile: torchvision's, downloaded once into torch's cache and checked by hash."""
 
 import hashlib
 import re
@@ -18,40 +18,40 @@ TIMEOUT_S = 30.0
 
 
 def fetch(published: Any) -> Path:
-    """The file of torchvision weights (a member of a weights enum, or a `torchvision.models.Weights`), in the cache.
+    """Return the file of torchvision weights (a member of a weights enum, or a `torchvision.models.Weights`).
 
-    It is downloaded where the cache lacks it. Its name ends in the first digits of its SHA-256, as torchvision names
-    all its files, and a file that does not match is refused, whether it was just fetched or put there by hand.
-    Raises WeightsError (weights_unavailable, weights_corrupt).
+    It is downloaded unless the cache has it. Its name ends in the first digits of its SHA-256, as for all torchvision
+    files; a file that does not match is refused, downloaded or not. Raises WeightsError (weights_unavailable,
+    weights_corrupt).
     """
     path = cached_path(published)
     digest = _expected_digest(path)
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _impatient():
+            with _socket_timeout():
                 download_url_to_file(published.url, str(path), hash_prefix=digest, progress=False)
         actual = _sha256(path)
     except OSError as error:
-        # URLError is an OSError too.
-        raise _refusal(published, "weights_unavailable", "could not be downloaded (no network?)") from error
+        # URLError is an OSError.
+        raise _error(published, "weights_unavailable", "could not be downloaded (no network?)") from error
     except RuntimeError as error:
-        # What download_url_to_file raises, having thrown the file away.
-        raise _refusal(published, "weights_corrupt", "arrived with a wrong SHA-256") from error
+        # download_url_to_file has removed the file.
+        raise _error(published, "weights_corrupt", "arrived with a wrong SHA-256") from error
     if not actual.startswith(digest):
-        raise _refusal(published, "weights_corrupt", "in the cache have a wrong SHA-256")
+        raise _error(published, "weights_corrupt", "in the cache have a wrong SHA-256")
     return path
 
 
 def state_dict(published: Any) -> dict[str, Any]:
-    """The parameters of torchvision weights, on the CPU. Raises WeightsError."""
+    """Return the state dict of torchvision weights, on the CPU. Raises WeightsError."""
     state: dict[str, Any] = torch.load(fetch(published), map_location="cpu", weights_only=True)
     return state
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Give up on a network that swallows packets: torch's download has no time-out of its own."""
+def _socket_timeout() -> Iterator[None]:
+    """Limit how long the download waits for a packet: torch's has no timeout."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
@@ -61,14 +61,14 @@ def _impatient() -> Iterator[None]:
 
 
 def cached_path(published: Any) -> Path:
-    """Where torch's hub keeps the file: $TORCH_HOME/hub/checkpoints, else ~/.cache/torch/hub/checkpoints."""
+    """Return the path in torch's hub cache: $TORCH_HOME/hub/checkpoints, else ~/.cache/torch/hub/checkpoints."""
     return Path(get_dir()) / "checkpoints" / Path(urlparse(published.url).path).name
 
 
 def _expected_digest(path: Path) -> str:
     found = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if found is None:
-        raise ValueError(f"{path.name} carries no digest in its name")
+        raise ValueError(f"{path.name} has no digest in its name")
     return found[1]
 
 
@@ -77,11 +77,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refusal(published: Any, code: str, what: str) -> WeightsError:
+def _error(published: Any, code: str, what: str) -> WeightsError:
     path = cached_path(published)
     size = published.meta.get("_file_size")
     return WeightsError(
         code,
         f"The standard profile's weights {path.name} ({size:.0f} MB) {what}: {published.url}",
-        f"Put the file into {path.parent} by hand, or use the tiny profile (--profile tiny), which needs no download.",
+        f"Put the file into {path.parent}, or use the tiny profile, which needs no download.",
     )

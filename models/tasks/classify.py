@@ -1,7 +1,7 @@
-"""Classification: what is in the photo, by ImageNet-1k labels or by those of a fine-tuned model.
+"""Classification: label an image, with the labels of ImageNet-1k or of a fine-tuned model.
 
-All models stand on one backbone. A batch may mix them: the frozen backbone sees all its photos in one pass, and each
-head its rows of the map. Models with trained stages of their own are a pass each, from those stages on.
+All models share one backbone, and a batch may mix them: the backbone runs once for all images, and each head on its
+rows of the resulting maps. Models with fine-tuned stages are one pass each.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ PUBLISHED = backbone.PUBLISHED
 
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Classification":
-    """Load the classifier of a profile. Raises WeightsError."""
-    place = devices.resolve(device)
+    """Load the classifier of a profile. Raises WeightsError, PrecisionError."""
+    target = devices.resolve(device)
     base = backbone.load(profile)
-    devices.move_to(base.network, place)
+    devices.move_to(base.network, target)
     features = engine.compile(
         Dense(base).eval(),
-        *backbone.examples(base.crop, place),
-        place,
+        *backbone.examples(base.crop, target),
+        target,
         precision,
         lambda: [(torch.tensor(base.crop_image(image))[None],) for image in precision.images()],
     )
@@ -46,15 +46,15 @@ def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) ->
         profile=profile,
         labels=tuple(label for _, label in labels.imagenet()),
         input_size=f"{base.crop}x{base.crop}",
-        device=str(place),
+        device=str(target),
         dtype=features.dtype,
         **devices.count_parameters(base.network),
     )
-    return Classification(card, base, place, features)
+    return Classification(card, base, target, features)
 
 
 class Dense(nn.Module):
-    """The backbone, which all heads share, and the normalisation of crops: they cross to an engine as uint8."""
+    """The shared backbone, with the normalisation of its input: images cross to an engine as uint8."""
 
     def __init__(self, base: backbone.Backbone) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Dense(nn.Module):
 
 @dataclass(frozen=True)
 class Classifier:
-    """One model: `logits` maps the backbone's maps of N photos to float [N, K].
+    """One model: `logits` maps the backbone's maps, float [N, C, h, w], to float [N, K].
 
-    `own` is what a fine-tuned model has for itself; None is the task's own model, whose labels have `wnids`.
+    `own` is the fine-tuned part, None for the built-in model, whose labels have `wnids`.
     """
 
     card: Card
@@ -82,11 +82,11 @@ class Classifier:
 
     @property
     def has_stages(self) -> bool:
-        """Whether it sees photos with other eyes than the rest."""
+        """Whether it has fine-tuned backbone stages of its own."""
         return self.own is not None and len(self.own.stages) > 0
 
     def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
-        """The class indices asked for; None: all. Raises OptionError (unknown_class)."""
+        """Return the indices of the named classes, or None for all. Raises OptionError (unknown_class)."""
         return None if classes is None else labels.ids_of(classes, self.card.labels, range(len(self.card.labels)))
 
 
@@ -95,14 +95,14 @@ Request = ResolvedRequest[ClassifyOptions, Classifier]
 
 @dataclass(frozen=True)
 class Classified:
-    """Class probabilities of one photo, float32 [K]."""
+    """Class probabilities of one image, float32 [K]."""
 
     probabilities: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Softmax over the classes of the centre crop."""
+    """The task: softmax over the classes, for the centre crop."""
 
     card: Card
     base: backbone.Backbone
@@ -111,9 +111,9 @@ class Classification:
     options: type[ClassifyOptions] = ClassifyOptions
 
     def install(self, name: str, folder: Path) -> None:
-        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+        """Add or replace a fine-tuned model, read from its folder.
 
-        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
         model, spec = classifier.load(name, folder, self.base, self._stages, self._fingerprint)
         devices.move_to(model, self.device)
@@ -123,18 +123,18 @@ class Classification:
             labels=spec.labels,
             input_size=self.card.input_size,
             device=self.card.device,
-            # Stages of its own stay in PyTorch, with what is before them.
+            # A model with stages of its own runs in PyTorch as a whole.
             dtype="float32" if model.stages else self.card.dtype,
             **devices.count_parameters(model),
         )
         self._variants.add(Classifier(card, model.head, model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were resolved before are still answered by it."""
+        """Remove a model; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
     def finetuned_cards(self) -> list[Card]:
-        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
         return self._variants.cards()
 
     def resolve(self, options: ClassifyOptions) -> Request:
@@ -143,29 +143,29 @@ class Classification:
         return replace(request, class_filter=request.model.class_filter(options.classes))
 
     def find(self, model: str | None) -> Classifier:
-        """A model by its name; the task's own without one. Raises OptionError (unknown_model)."""
+        """Return a model by name, the built-in one for None. Raises OptionError (unknown_model)."""
         return self._variants.find(model)
 
     def network(self, model: str | None) -> nn.Module:
-        """The network of a model, to be looked at: that of `base`, or a TunedNetwork. Raises OptionError."""
+        """Return a model's network for inspection: that of `base`, or a TunedNetwork. Raises OptionError."""
         own = self.find(model).own
         return self.base.network if own is None else TunedNetwork(self._stages, own)
 
     @property
     def short_side(self) -> int:
-        """As `catalogue.Task` has it: what is left to resize is a half or less, so that nothing can be seen of it."""
+        """Shorter side that a reduced image keeps: twice what `prepare` resizes it to, which hides the reduction."""
         return 2 * self.base.resize
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """The centre crop as uint8 [crop, crop, 3]."""
+        """Return the centre crop, uint8 [crop, crop, 3]."""
         return self.base.crop_image(image)
 
     def predict(self, batch: list[tuple[NDArray[np.uint8], Request]]) -> list[Classified]:
-        """Class probabilities for each crop, by the model of its request."""
+        """Return class probabilities for each crop, by the model of its request."""
         variants = [request.model for _, request in batch]
         rows_of: dict[int, list[int]] = {}
         for row, variant in enumerate(variants):
-            # Those without stages of their own share the pass, whatever their heads.
+            # Models without stages of their own share one pass.
             rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
         found: dict[int, NDArray[np.float32]] = {}
         with torch.inference_mode():
@@ -181,7 +181,7 @@ class Classification:
         return [Classified(found[row]) for row in range(len(batch))]
 
     def finish(self, output: Classified, request: Request) -> Predictions:
-        """The best `top_k` of the classes asked for, with their WordNet ids where they are ImageNet's."""
+        """Return the best `top_k` of the wanted classes, with WordNet ids if they are ImageNet's."""
         variant, options, scores = request.model, request.options, output.probabilities
         order = np.argsort(-scores, kind="stable")
         if request.class_filter is not None:
@@ -210,14 +210,14 @@ class Classification:
 
 
 def _heads(maps: Tensor, rows: list[int], variants: list[Classifier]) -> dict[int, NDArray[np.float32]]:
-    """Each head on its rows of the maps [len(rows), C, h, w]; probabilities by row of the batch."""
-    places_of: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        places_of.setdefault(id(variants[row]), []).append(place)
+    """Run each head on its rows of `maps` [len(rows), C, h, w]; return probabilities [K] by row of the batch."""
+    indices_of: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        indices_of.setdefault(id(variants[row]), []).append(index)
     found = {}
-    for places in places_of.values():
-        variant = variants[rows[places[0]]]
-        mine = maps if len(places) == len(rows) else maps[places]
-        for place, values in zip(places, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
-            found[rows[place]] = values
+    for indices in indices_of.values():
+        variant = variants[rows[indices[0]]]
+        mine = maps if len(indices) == len(rows) else maps[indices]
+        for index, values in zip(indices, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
+            found[rows[index]] = values
     return found

@@ -1,4 +1,4 @@
-"""Detection: every object with label and box, by Faster R-CNN."""
+"""Detection: find every object with label and box, by Faster R-CNN."""
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights, fasterrcnn_resnet50_fpn_v2
 
@@ -12,7 +12,7 @@ PUBLISHED = FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> instances.Rcnn:
-    """Load the detector of a profile. Raises WeightsError."""
+    """Load the detector of a profile. Raises WeightsError, PrecisionError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=False), rcnn_tiny.categories()
         return instances.load(network, "faster-rcnn-lite0", profile, device, DetectOptions, categories, precision)

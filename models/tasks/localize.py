@@ -1,7 +1,7 @@
-"""Localization: the one main object, label and box, by ImageNet's labels or by those of a fine-tuned model.
+"""Localization: find the main object, with the labels of ImageNet-1k or of a fine-tuned model.
 
-All models stand on one backbone. A batch may mix them: the backbone sees all its photos in one pass, and each head its
-rows of the maps.
+All models share one backbone, and a batch may mix them: the backbone runs once for all images, and each head on its
+rows of the resulting maps.
 """
 
 from collections.abc import Callable
@@ -32,17 +32,17 @@ PUBLISHED = backbone.PUBLISHED
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Localization":
     """Load the localizer of a profile. Raises WeightsError."""
-    place = devices.resolve(device)
+    target = devices.resolve(device)
     base = backbone.load(profile)
     network: Any = localizer.load() if profile == "tiny" else cam.ActivationMaps(base.network)
     own = isinstance(network, Localizer)
     shared = finetuned_localizer.fingerprint(network.head, network.backbone) if own else None
-    devices.move_to(network, place)
+    devices.move_to(network, target)
     run = engine.compile(
         Dense(base, network).eval(),
-        *backbone.examples(localizer.INPUT_SIZE, place),
-        place,
-        # With the backbone in int8, head and labels in float32, boxes overlapped those of float32 by .75 on the mean.
+        *backbone.examples(localizer.INPUT_SIZE, target),
+        target,
+        # With the backbone in int8 and the rest in float32, the mean IoU with float32's boxes was .75.
         FLOAT32 if precision.dtype == "int8" else precision,
     )
     card = Card(
@@ -50,29 +50,29 @@ def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) ->
         profile=profile,
         labels=tuple(label for _, label in labels.imagenet()),
         input_size=f"{localizer.INPUT_SIZE}x{localizer.INPUT_SIZE}",
-        device=str(place),
+        device=str(target),
         dtype=run.dtype,
         **devices.count_parameters(network),
     )
     published = Model(card, wnids=tuple(wnid for wnid, _ in labels.imagenet()))
     find = (lambda _, boxes: boxes) if own else cam.boxes
-    return Localization(published, run, find, place, network.head if own else None, shared)
+    return Localization(published, run, find, target, network.head if own else None, shared)
 
 
 class Dense(nn.Module):
-    """All that is computed of photos but the search in an activation map, which has no fixed number of steps."""
+    """What an engine computes: all but the search in an activation map, whose number of steps varies."""
 
     def __init__(self, base: backbone.Backbone, network: nn.Module) -> None:
         super().__init__()
         self.normalize = backbone.Normalize(base.mean, base.std)
         self.network = network
 
-    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
-        """Map uint8 [N, S, S, 3] to class probabilities [N, 1000], and to the boxes or maps that the network gives.
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map uint8 [N, S, S, 3] to class probabilities [N, 1000], and boxes [N, 4] or activation maps [N, 1000, h, w].
 
-        Of the tiny profile's network also the two maps that heads read.
+        The tiny profile's network also returns the two maps that heads of fine-tuned models read.
         """
-        pixels = self.normalize(photos)
+        pixels = self.normalize(images)
         if isinstance(self.network, Localizer):
             middle, semantic = self.network.features(pixels)
             logits, found = self.network.locate(middle, semantic)
@@ -83,7 +83,7 @@ class Dense(nn.Module):
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """A photo on its way in: `pixels` uint8 [S, S, 3], stretched to the square; original `size` (width, height)."""
+    """An input: `pixels` uint8 [S, S, 3], stretched to a square; `size` is the original (width, height)."""
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
@@ -91,7 +91,7 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class Model:
-    """One model; `own` is what a fine-tuned one has instead of the network's labels, which have `wnids`."""
+    """One model: `own` is the fine-tuned part, None for the built-in model, whose labels have `wnids`."""
 
     card: Card
     own: TunedLocalizer | None = None
@@ -103,7 +103,7 @@ Request = ResolvedRequest[LocalizeOptions, Model]
 
 @dataclass(frozen=True)
 class Located:
-    """A photo on its way out: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original."""
+    """An output: `probabilities` float32 [K], `box` float32 [4] xyxy in pixels of the original image."""
 
     probabilities: NDArray[np.float32]
     box: NDArray[np.float32]
@@ -111,10 +111,10 @@ class Located:
 
 @dataclass(frozen=True)
 class Localization:
-    """Probabilities and one box for a photo stretched to a square.
+    """The task: class probabilities and one box.
 
-    `run` is `Dense` on its engine; `boxes` maps its first two tensors to boxes [N, 4], xyxy in 0..1. `votes` and
-    `shared` are what fine-tuned models stand on, of the tiny profile.
+    `run` is `Dense` on its engine; `boxes` maps its first two results to boxes [N, 4], xyxy in 0..1. `votes` is the
+    tiny profile's head, and `shared` identifies the weights that fine-tuned models are built on.
     """
 
     published: Model
@@ -128,13 +128,13 @@ class Localization:
 
     @property
     def card(self) -> Card:
-        """That of the task's own model."""
+        """Card of the built-in model."""
         return self.published.card
 
     def install(self, name: str, folder: Path) -> None:
-        """Serve a fine-tuned model from its folder, in the place of one that has the name already.
+        """Add or replace a fine-tuned model, read from its folder.
 
-        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and serves what it did.
+        Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
         model, tensors, spec = finetuned_localizer.load(name, folder, self.votes, self.shared)
         devices.move_to(model, self.device)
@@ -145,11 +145,11 @@ class Localization:
         self._variants.add(Model(replace(self.card, name=name, labels=spec.labels, **weight), model))
 
     def remove(self, name: str) -> None:
-        """Serve a model no longer; requests that were resolved before are still answered by it."""
+        """Remove a model; requests that were resolved before are still answered by it."""
         self._variants.remove(name)
 
     def finetuned_cards(self) -> list[Card]:
-        """The fine-tuned models that are served; what they weigh is their own part alone."""
+        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
         return self._variants.cards()
 
     def resolve(self, options: LocalizeOptions) -> Request:
@@ -157,14 +157,14 @@ class Localization:
         return self._variants.resolve(options)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> PreparedImage:
-        """Stretch the photo to the square: nothing of it is cut off."""
+        """Stretch an image to the square; `size` is the (width, height) of the original if the image was reduced."""
         side = localizer.INPUT_SIZE
         return PreparedImage(np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), size or image.size)
 
     def predict(self, batch: list[tuple[PreparedImage, Request]]) -> list[Located]:
-        """Probabilities and box for each photo."""
+        """Return class probabilities and a box for each image."""
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([photo.pixels for photo, _ in batch])).to(self.device)
+            pixels = torch.from_numpy(np.stack([image.pixels for image, _ in batch])).to(self.device)
             probabilities, found, *maps = self.run(pixels)
             boxes = self.boxes(probabilities, found)
             models = [request.model for _, request in batch]
@@ -174,12 +174,12 @@ class Localization:
                 logits, boxes[rows] = own(*(level[rows] for level in maps))
                 for row, values in zip(rows, logits.softmax(1).cpu().numpy(), strict=True):
                     scores[row] = values
-            sizes = torch.tensor([photo.size * 2 for photo, _ in batch], device=self.device)
+            sizes = torch.tensor([image.size * 2 for image, _ in batch], device=self.device)
             scaled = (boxes * sizes).cpu().numpy()
             return [Located(*found) for found in zip(scores, scaled, strict=True)]
 
     def finish(self, output: Located, request: Request) -> Predictions:
-        """The one box, with its best `top_k` labels."""
+        """Return the box once for each of its best `top_k` labels."""
         order = np.argsort(-output.probabilities, kind="stable")[: request.options.top_k]
         model = request.model
         return Predictions(

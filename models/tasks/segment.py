@@ -1,4 +1,4 @@
-"""Segmentation: every object with label, box and outline, by Mask R-CNN."""
+"""Segmentation: find every object with label, box and mask, by Mask R-CNN."""
 
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
@@ -12,7 +12,7 @@ PUBLISHED = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> instances.Rcnn:
-    """Load the segmenter of a profile. Raises WeightsError."""
+    """Load the segmenter of a profile. Raises WeightsError, PrecisionError."""
     if profile == "tiny":
         network, categories = rcnn_tiny.load(masks=True), rcnn_tiny.categories()
         return instances.load(network, "mask-rcnn-lite0", profile, device, SegmentOptions, categories, precision)

@@ -20,8 +20,8 @@ from foursight.models.training.datasets import (
     unreadable_line,
     validation_split,
 )
+from foursight.schema.image_files import SUFFIXES
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
 # An object is cut out with a square window, this much larger than its longer side.
 CONTEXT = 1.1
 SMALLEST_OBJECT_PX = 32

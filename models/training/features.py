@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foursight.models import folders
 from foursight.models.engines import environment
 from foursight.models.errors import ImageError
 from foursight.models.networks.backbone import Backbone
@@ -76,7 +77,7 @@ def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
 
     `part` names the layer that the features are taken from.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "features"
+    root = folders.cache_folder("features")
     preprocessing = f"{base.resize} {base.crop} {base.resample.name} {base.mean} {base.std}"
     return root / hashlib.sha256(f"{fingerprint} {preprocessing} {part}".encode()).hexdigest()[:32]
 

@@ -1,17 +1,11 @@
-// The server's HTTP interface, as far as the page needs it. Its errors are `Trouble`: words for a person.
+// The parts of the server's HTTP interface that the page uses. Errors are `Trouble`, with words for a person.
 
-/** Where the server is: the page may lie under a path of its own. */
+import { queryOf } from "./tasks.js";
+
+/** Address of the server. The page may be served below a path of its own. */
 export const BASE = new URL(".", document.baseURI);
 
-/** What is asked for with each task. Objects of low score come too, so that the slider needs no new request. */
-export const OPTIONS = {
-  classify: { top_k: 5 },
-  localize: { top_k: 3 },
-  detect: { score_threshold: 0.1 },
-  segment: { score_threshold: 0.1 },
-};
-
-/** What went wrong (`message`), what would be right (`hint`), and whether the same request may work later (`again`). */
+/** What went wrong (`message`), what would be right (`hint`), and whether a retry of the request may help (`again`). */
 export class Trouble extends Error {
   constructor(message, hint, again = false) {
     super(message);
@@ -21,11 +15,12 @@ export class Trouble extends Error {
 }
 
 /**
- * A task's answer for a photo (a Blob): `{answer, timing}`, where `timing` has milliseconds of decode, queue, inference,
- * total (on the server) and trip (there and back). Throws Trouble, and AbortError where `signal` ends it.
+ * The answer of a task for a photo (a Blob): `{answer, timing}`. `timing` has milliseconds of decode, queue, inference and
+ * total (on the server), and of trip (there and back). `model` is the name of a fine-tuned model, or null. Throws Trouble,
+ * or AbortError if `signal` ends the request.
  */
-export async function ask(task, photo, signal) {
-  const url = new URL(`v1/${task}?${new URLSearchParams(OPTIONS[task])}`, BASE);
+export async function ask(task, photo, model, signal) {
+  const url = new URL(`v1/${task.name}?${queryOf(task, model)}`, BASE);
   const start = performance.now();
   const response = await send(url, {
     method: "POST",
@@ -37,24 +32,25 @@ export async function ask(task, photo, signal) {
   return { answer, timing: { ...serverTiming(response), trip: performance.now() - start } };
 }
 
-/** The models that this server runs. Throws Trouble. */
+/** The models of this server, built-in and fine-tuned. Throws Trouble. */
 export async function models() {
   return (await (await send(new URL("v1/models", BASE), {})).json()).models;
 }
 
-/** The tasks that this server has, whether they answer yet or not. Throws Trouble. */
+/**
+ * The tasks of this server, from its OpenAPI document: `{name, summary, finds, options}`. `finds` is "labels", "object",
+ * "objects" or "masks"; `options` has the JSON schema of each option by its name. Throws Trouble.
+ */
 export async function tasks() {
-  const response = await fetch(new URL("readyz", BASE)).catch(() => null);
-  if (!response) throw unreachable();
-  return Object.keys((await response.json()).tasks);
-}
-
-function unreachable() {
-  return new Trouble(
-    `The server at ${BASE.host} does not answer.`,
-    "See that it runs (foursight serve starts it) and that the network is there.",
-    true,
-  );
+  const { paths } = await (await send(new URL("openapi.json", BASE), {})).json();
+  return Object.entries(paths)
+    .filter(([, { post }]) => post?.["x-finds"])
+    .map(([path, { post }]) => ({
+      name: path.replace("/v1/", ""),
+      summary: post.summary.replace(/\.$/, ""),
+      finds: post["x-finds"],
+      options: Object.fromEntries(post.parameters.map(({ name, schema }) => [name, schema])),
+    }));
 }
 
 async function send(url, request) {
@@ -63,19 +59,20 @@ async function send(url, request) {
     response = await fetch(url, request);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw unreachable();
+    const hint = "Check that it runs (foursight serve starts it) and that you are online.";
+    throw new Trouble(`The server at ${BASE.host} does not respond.`, hint, true);
   }
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await toTrouble(response);
   return response;
 }
 
-async function refusal(response) {
+async function toTrouble(response) {
   const again = response.status >= 500 || response.status === 429;
   try {
     const { detail, hint } = await response.json();
     return new Trouble(detail, hint, again);
   } catch {
-    return new Trouble(`The server answered ${response.status} ${response.statusText}`.trim() + ".", "", again);
+    return new Trouble(`The server responded ${response.status} ${response.statusText}`.trim() + ".", "", again);
   }
 }
 

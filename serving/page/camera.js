@@ -1,4 +1,4 @@
-// A photo from the camera, in a dialog. What stands in the way is said in words.
+// A photo from the camera, taken in a dialog.
 
 import { Trouble } from "./api.js";
 
@@ -14,7 +14,7 @@ export async function takePhoto(dialog) {
   const video = dialog.querySelector("video");
   const [shoot, cancel] = dialog.querySelectorAll("button");
   video.srcObject = stream;
-  // Until the camera shows something there is nothing to take, but always something to cancel.
+  // Until the camera shows a picture, the dialog can only be cancelled.
   shoot.disabled = true;
   dialog.showModal();
   try {
@@ -33,14 +33,14 @@ export async function takePhoto(dialog) {
 async function open() {
   if (!navigator.mediaDevices) {
     throw new Trouble(
-      "The browser gives the camera to no page from this address.",
-      "It asks for https, or for a server on this machine (localhost).",
+      "This page may not use the camera.",
+      "Browsers allow it over https, or for a server on this machine (localhost).",
     );
   }
   try {
     return await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 }, facingMode: "environment" } });
   } catch (error) {
-    const [message, hint] = REASONS[error.name] ?? ["The camera does not start.", error.message];
+    const [message, hint] = REASONS[error.name] ?? ["The camera did not start.", error.message];
     throw new Trouble(message, hint);
   }
 }

@@ -1,42 +1,53 @@
-// The lines that ask the same of the server from a shell and from Python.
+// Commands that send the same request from a shell and from Python.
 
 import { BASE } from "./api.js";
+import { isCounted } from "./tasks.js";
 
 const SERVER = BASE.href.replace(/\/$/, "");
+// The Python client has a method for each of these; other tasks go through its method `run`.
+const METHODS = ["classify", "localize", "detect", "segment"];
 
-/** A line for a shell. `photo` is `{name, sample}`; several tasks go to the server with one upload. */
-export function curl(photo, tasks, threshold) {
+/**
+ * A command for a shell. `photo` is `{name, sample}`; `chosen` has, for each task, `{task, model}`. Several tasks share one
+ * upload, unless two of them have a model of their own.
+ */
+export function curl(photo, chosen, threshold) {
   const upload = photo.sample
     ? `curl -s ${quote(photo.sample)} | curl --data-binary @- `
     : `curl --data-binary ${quote(`@${photo.name}`)} `;
-  return upload + quote(`${SERVER}/v1/${route(tasks)}${query(tasks, threshold)}`);
+  return requests(chosen, threshold)
+    .map(({ path, options }) => {
+      const query = Object.entries(options).map(([name, value]) => `${name}=${value}`).join("&");
+      return upload + quote(`${SERVER}/v1/${path}${query && "?"}${query}`);
+    })
+    .join("\n");
 }
 
 /** The same in Python. */
-export function python(photo, tasks, threshold) {
+export function python(photo, chosen, threshold) {
   const source = JSON.stringify(photo.sample ?? photo.name);
-  const call =
-    tasks.length === 1
-      ? `${tasks[0]}(${source}${options(tasks, threshold)})`
-      : `analyze(${source}, tasks=${JSON.stringify(tasks)})`;
-  return `from foursight import Client\n\nwith Client(${JSON.stringify(SERVER)}) as client:\n    print(client.${call})`;
+  const lines = requests(chosen, threshold).map(({ path, options }) => {
+    const keywords = Object.entries(options).map(([name, value]) => `, ${name}=${JSON.stringify(value)}`).join("");
+    const known = METHODS.includes(path) || path === "analyze";
+    return `    print(client.${known ? `${path}(` : `run(${JSON.stringify(path)}, `}${source}${keywords}))`;
+  });
+  return ["from foursight import Client", "", `with Client(${JSON.stringify(SERVER)}) as client:`, ...lines].join("\n");
 }
 
-function route(tasks) {
-  return tasks.length === 1 ? tasks[0] : "analyze";
+function requests(chosen, threshold) {
+  const models = chosen.filter(({ model }) => model);
+  if (chosen.length > 1 && models.length < 2) {
+    const tasks = chosen.map(({ task }) => task.name);
+    return [{ path: "analyze", options: { tasks, ...modelOf(models[0]) } }];
+  }
+  return chosen.map(({ task, model }) => {
+    const score = isCounted(task) && task.options.score_threshold ? { score_threshold: threshold } : {};
+    return { path: task.name, options: { ...score, ...modelOf({ model }) } };
+  });
 }
 
-function query(tasks, threshold) {
-  if (tasks.length > 1) return `?tasks=${tasks.join(",")}`;
-  return isCounted(tasks) ? `?score_threshold=${threshold}` : "";
-}
-
-function options(tasks, threshold) {
-  return isCounted(tasks) ? `, score_threshold=${threshold}` : "";
-}
-
-function isCounted([task]) {
-  return task === "detect" || task === "segment";
+function modelOf(choice) {
+  return choice?.model ? { model: choice.model } : {};
 }
 
 /** As one word of a POSIX shell. */

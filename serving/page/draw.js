@@ -1,11 +1,11 @@
-// The photo with objects on it. An object is {label, classId, score, box, path, instance}; boxes and paths are in pixels
-// of the photo.
+// Draws a photo with objects. An object is {label, classId, score, box, path, instance}, with box and path in pixels of
+// the photo.
 
 import { colour, css, ink } from "./palette.js";
 
 /**
- * Paint `photo` and `objects` (best first) over the whole canvas of `context`. `unit` is what one CSS pixel of a page
- * is on this canvas: strokes and text grow with it. The object `lit` stands out, the rest of the photo steps back.
+ * Paint `photo` and `objects` (best first) over the whole canvas of `context`. `unit` is the size of a CSS pixel on this
+ * canvas: strokes and text scale with it. The object `lit` is highlighted, and the rest of the photo dimmed.
  */
 export function paint(context, photo, size, objects, { unit, lit = null }) {
   const { width, height } = context.canvas;
@@ -17,7 +17,7 @@ export function paint(context, photo, size, objects, { unit, lit = null }) {
   context.lineJoin = "round";
   const shown = lit ? [lit] : objects;
   if (lit) dim(context, size, scale, lit);
-  // Large ones below small ones.
+  // Large objects must not cover small ones.
   const largestFirst = [...shown].sort((one, other) => area(other.box) - area(one.box));
   for (const object of largestFirst) {
     if (object.path) fillAndStroke(context, object, scale, unit, lit !== null);
@@ -26,7 +26,7 @@ export function paint(context, photo, size, objects, { unit, lit = null }) {
   write(context, shown, scale, unit);
 }
 
-/** The smallest of `objects` at a place of the photo, or null. */
+/** The smallest of `objects` at a point of the photo, or null. */
 export function objectAt(context, objects, x, y) {
   context.setTransform(1, 0, 0, 1, 0, 0);
   const smallestFirst = [...objects].sort((one, other) => area(one.box) - area(other.box));
@@ -68,7 +68,7 @@ function frame(context, { classId, instance, box: [x1, y1, x2, y2], path }, scal
   const bottom = Math.min(y2 * scale, context.canvas.height - half);
   rounded.roundRect(left, top, Math.max(right - left, 1), Math.max(bottom - top, 1), 3 * unit);
   if (path) {
-    // The outline says more: a thin box, lest a crowd disappears under lines.
+    // The outline shows the object already: a thick box would only hide others in a crowd.
     context.lineWidth = unit;
     context.strokeStyle = css(shade, 0.75);
     context.stroke(rounded);
@@ -77,7 +77,7 @@ function frame(context, { classId, instance, box: [x1, y1, x2, y2], path }, scal
   }
 }
 
-/** A line in a colour with a dark rim, which shows on any photo. */
+/** A coloured line with a dark rim, visible on any photo. */
 function stroke(context, shade, unit, line) {
   context.lineWidth = 4 * unit;
   context.strokeStyle = "rgb(0 0 0 / 0.45)";
@@ -101,7 +101,7 @@ function write(context, objects, scale, unit) {
     const place = [full, object.label]
       .map((text) => ({ text, spot: free(context, object.box, scale, widthOf(text), height, places) }))
       .find(({ spot }) => spot);
-    // A tag that finds no free place is left out: half a tag says nothing, and the list has them all.
+    // A tag without a free place is left out: the list beside the photo has all of them.
     if (!place) continue;
     const [x, y, width] = place.spot;
     places.push(place.spot);
@@ -115,7 +115,7 @@ function write(context, objects, scale, unit) {
   }
 }
 
-/** A place [x, y, width, height] for a tag at a box, over none of `taken`; null where there is none. */
+/** A place [x, y, width, height] for a tag at a box that overlaps none of `taken`; null if there is none. */
 function free(context, box, scale, width, height, taken) {
   const [x1, y1, x2, y2] = box.map((side) => side * scale);
   const [right, bottom] = [x2 - width, y2 - height];

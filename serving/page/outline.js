@@ -1,12 +1,12 @@
-// The outline of a mask as a path, so that it is crisp at any size, and so that a pointer can be asked whether it is in.
+// The outline of a mask as a path: sharp at any size, and usable for hit tests.
 
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up
 
-/** A Path2D in pixels of the photo around all of a decoded mask, holes included (fill it with "evenodd"). */
+/** A Path2D in pixels of the photo around a decoded mask and its holes (fill it with "evenodd"). */
 export function outline(mask) {
   const path = new Path2D();
   for (const points of loops(mask)) {
-    // Through the middles of the pixels' sides, rounded: a staircase becomes the slope that it stands for.
+    // Curves through the middles of the pixels' sides turn staircases into slopes.
     const middle = (one, other) => [(one[0] + other[0]) / 2, (one[1] + other[1]) / 2];
     path.moveTo(...middle(points[points.length - 1], points[0]));
     points.forEach((point, at) => path.quadraticCurveTo(...point, ...middle(point, points[(at + 1) % points.length])));
@@ -15,11 +15,11 @@ export function outline(mask) {
   return path;
 }
 
-/** For each closed outline the middles of the pixels' sides that it runs along, the mask always on its right. */
+/** For each closed outline, the middles of the pixel sides along it; the mask is always on the right. */
 function loops({ x, y, width, height, bits }) {
   const inside = (column, row) => column >= 0 && row >= 0 && column < width && row < height && bits[row * width + column];
   const corners = width + 1;
-  // For each corner of the grid a bit for each direction in which an outline leaves it.
+  // For each corner of the pixel grid, one bit per direction in which an outline leaves it.
   const leaving = new Uint8Array(corners * (height + 1));
   for (let row = 0; row < height; row++) {
     for (let column = 0; column < width; column++) {
@@ -47,7 +47,7 @@ function walk(leaving, corners, start, x, y) {
     const [right, down] = STEPS[direction];
     points.push([x + (at % corners) + right / 2, y + Math.floor(at / corners) + down / 2]);
     at += right + down * corners;
-    // Rightmost first: pixels that touch at a corner only stay apart.
+    // Turning right first keeps pixels apart that only touch at a corner.
     direction = [1, 0, 3].map((turn) => (direction + turn) % 4).find((one) => leaving[at] & (1 << one));
   } while (direction !== undefined);
   return points;

@@ -1,4 +1,4 @@
-// A colour for each class: the same as in wire/palette.py, which says where it comes from. RGB is sRGB, 0..255.
+// A colour for each class, the same as in drawing/palette.py, which explains it. RGB is sRGB, 0..255.
 
 const HUE_STEP = 0.7548776662;
 const LIGHTNESS_STEP = 0.569840291;
@@ -20,14 +20,14 @@ export function colour(classId, instance = 0) {
   return linear.map((side) => Math.round(255 * gamma(side)));
 }
 
-/** Black or white, whichever reads better on `background`. */
+/** Black or white, whichever has more contrast with `background`. */
 export function ink(background) {
   const [red, green, blue] = background.map((side) => degamma(side / 255));
   const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   return (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) ? [0, 0, 0] : [255, 255, 255];
 }
 
-/** As CSS writes it. */
+/** In CSS syntax. */
 export function css([red, green, blue], alpha = 1) {
   return `rgb(${red} ${green} ${blue} / ${alpha})`;
 }

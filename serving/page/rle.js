@@ -1,14 +1,14 @@
-// COCO's compressed run-length encoding of masks: runs over the mask in column-major order, starting with a run of
-// zeros; each from the fourth on as the difference to the run two before; in groups of 5 bits, least first.
+// COCO's compressed run-length encoding of masks: runs in column-major order, starting with a run of zeros. From the
+// fourth on, each run is the difference to the run two before. Numbers are in groups of 5 bits, the lowest first.
 
-/** The runs' lengths in pixels, from the characters of `counts`. */
+/** The lengths of the runs in pixels, decoded from `counts`. */
 export function runsOf(counts) {
   const runs = [];
   let value = 0;
   let shift = 0;
   for (let at = 0; at < counts.length; at++) {
     const group = counts.charCodeAt(at) - 48;
-    // Not with |= and <<: bitwise operators end at 32 bits.
+    // Bitwise operators would overflow at 32 bits.
     value += (group & 0x1f) * 2 ** shift;
     shift += 5;
     if (group & 0x20) continue;
@@ -20,8 +20,8 @@ export function runsOf(counts) {
 }
 
 /**
- * Decode `{size: [height, width], counts}` to `{x, y, width, height, bits}`: the smallest window that holds all of the
- * mask, and its pixels row by row, 0 or 1. Throws RangeError where the runs do not add up to the size.
+ * Decode `{size: [height, width], counts}` to `{x, y, width, height, bits}`: the smallest window around the mask, and its
+ * pixels row by row, 0 or 1. Throws RangeError if the runs do not add up to the size.
  */
 export function decode({ size: [rows, columns], counts }) {
   const runs = runsOf(counts);
@@ -41,7 +41,7 @@ export function decode({ size: [rows, columns], counts }) {
   return { x, y, width, height, bits };
 }
 
-/** The runs of ones, cut at the columns' ends: `{column, from, to}` in order. */
+/** The runs of ones, split at the ends of columns: `{column, from, to}` in order. */
 function stripsOf(runs, rows) {
   const strips = [];
   let at = 0;

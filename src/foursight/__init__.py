@@ -5,8 +5,8 @@
     with Client("http://127.0.0.1:8000") as client:
         print(client.detect("photo.jpg").predictions)
 
-The names of `foursight.clients.sdk` are available here. They are imported on first use: the server's own processes
-import this package on the way to its other parts, and need no HTTP client.
+The names of `foursight.clients.sdk` are available here. They are imported on first use, because the server's processes
+import this package too, and need no HTTP client.
 """
 
 from importlib import import_module
@@ -20,9 +20,12 @@ __version__ = _version("foursight-vision")
 
 
 def __getattr__(name: str) -> object:
-    if name.startswith("_") or name not in __dir__():
-        raise AttributeError(f"module 'foursight' has no attribute {name!r}")
-    return getattr(import_module("foursight.clients.sdk"), name)
+    # `from foursight import *` reads __all__.
+    if name == "__all__" or not name.startswith("_"):
+        sdk = import_module("foursight.clients.sdk")
+        if name in ("__all__", *sdk.__all__):
+            return getattr(sdk, name)
+    raise AttributeError(f"module 'foursight' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

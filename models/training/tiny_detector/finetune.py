@@ -28,7 +28,8 @@ from foursight.models.finetuned import detector
 from foursight.models.finetuned.detector import LabelHead, Own, SharedWeights
 from foursight.models.networks import rcnn_tiny
 from foursight.models.tasks import detect, instances, segment
-from foursight.models.tasks.instances import Detector, Rcnn
+from foursight.models.tasks.instances import Rcnn
+from foursight.models.tasks.rcnn_forward import Detector
 from foursight.models.training import checkpoints, datasets, loop
 from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset, Split
 from foursight.models.training.loop import OnProgress, Progress

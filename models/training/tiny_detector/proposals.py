@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
+from foursight.models import folders
 from foursight.models.errors import ImageError
 from foursight.models.finetuned import detector
 from foursight.models.networks import rcnn_tiny
@@ -94,7 +95,7 @@ def run_frozen_on(network: GeneralizedRCNN, photo: AnnotatedImage, device: torch
 
 def cache_folder(network: GeneralizedRCNN, shared: detector.SharedWeights) -> Path:
     """Where they are kept, in the user's cache folder (XDG); it may be deleted at any time."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foursight" / "proposals"
+    root = folders.cache_folder("proposals")
     transform = network.transform
     what = f"{shared} {transform.min_size} {transform.max_size}"
     return root / hashlib.sha256(what.encode()).hexdigest()[:32]

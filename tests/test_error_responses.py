@@ -1,4 +1,4 @@
-"""Wrong input over a real socket: the status, the code, and nothing that leaks; and the server stays up."""
+"""Wrong input over a real socket: status, code and hint, no internals leaked, and the server stays up."""
 
 import http.client
 import json
@@ -55,7 +55,7 @@ def client(server: str):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_input_is_refused_with_problem_details(client: httpx.Client, case: str) -> None:
+def test_wrong_input_is_answered_with_problem_details(client: httpx.Client, case: str) -> None:
     (method, path, content, headers), status, code = CASES[case]
     response = client.request(method, path, content=content, headers=headers)
     assert response.status_code == status
@@ -68,7 +68,7 @@ def test_wrong_input_is_refused_with_problem_details(client: httpx.Client, case:
     assert not re.search(r"Traceback|File \"|/site-packages|/home|/tmp|0x[0-9a-f]{6,}", response.text)
 
 
-def test_the_bytes_seen_and_the_closest_class_are_named(client: httpx.Client) -> None:
+def test_errors_name_the_first_bytes_the_closest_class_and_the_field(client: httpx.Client) -> None:
     assert "68 65 6c 6c 6f" in client.post("/v1/classify", content=b"hello").json()["detail"]
     assert "person" in client.post("/v1/detect?classes=persn", content=JPEG).json()["hint"]
     assert "image" in client.post("/v1/detect", files={"photo": JPEG}).json()["hint"]
@@ -88,16 +88,16 @@ def test_more_than_32_images_are_refused(client: httpx.Client) -> None:
     assert (response.status_code, response.json()["code"]) == (400, "too_many_images")
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.Client, server: str) -> None:
+def test_a_full_queue_refuses_at_once_with_retry_after(client: httpx.Client, server: str) -> None:
     with full(server, client, "segment"):
         refused = client.post("/v1/segment", content=JPEG)
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        # The other tasks have queues of their own.
+        # Each task has its own queue.
         assert client.post("/v1/localize", content=JPEG).status_code == 200
 
 
-def test_as_many_as_there_are_places_are_answered_when_they_come_at_once(server: str) -> None:
+def test_as_many_concurrent_requests_as_places_are_answered(server: str) -> None:
     limits = httpx.Limits(max_connections=PLACES)
     with ThreadPoolExecutor(PLACES) as pool, httpx.Client(base_url=server, timeout=120, limits=limits) as many:
         responses = list(pool.map(lambda _: many.post("/v1/classify", content=JPEG), range(PLACES)))

@@ -6,14 +6,15 @@ they touch is computed in tiles of 4 x 4 by F(4 x 4, 3 x 3) of Winograd's minima
 4): 36 multiplications for the 144 of the sum as it is written.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from foursight.models.engines import engine
-
+# Computes `WinogradTiles.forward`, in a list.
+Convolve = Callable[[Tensor, Tensor], list[Tensor]]
 # Of a tile, of the tile with the ring that a 3 x 3 convolution looks at, and of that on the map one level up. The sides
 # of a photo's map are multiples of the first.
 SIDE, SEEN, ABOVE = 4, 6, 4
@@ -84,7 +85,7 @@ class LazyLevel:
     `fine` [N, B, h, w] and `above` [N, C, h / 2, w / 2] are the maps that `WinogradTiles` looks at.
     """
 
-    def __init__(self, fine: Tensor, above: Tensor, convolve: engine.Run) -> None:
+    def __init__(self, fine: Tensor, above: Tensor, convolve: Convolve) -> None:
         count, _, height, width = fine.shape
         self.shape = (count, above.shape[1], height, width)
         self._fine, self._above = _rows(fine), _rows(above)
@@ -123,7 +124,7 @@ class LazyLevel:
 class LazyPyramid(nn.Module):
     """A pyramid that leaves its map "0" for `LazyLevel`: `coarse` gives "fine" and "above" in the place of it."""
 
-    def __init__(self, coarse: nn.Module, convolve: engine.Run) -> None:
+    def __init__(self, coarse: nn.Module, convolve: Convolve) -> None:
         super().__init__()
         self.coarse = coarse
         self._convolve = convolve
@@ -133,16 +134,6 @@ class LazyPyramid(nn.Module):
         maps: dict[str, Any] = self.coarse(pixels)
         maps["0"] = LazyLevel(maps.pop("fine"), maps.pop("above"), self._convolve)
         return maps
-
-
-def compile(tiles: WinogradTiles, device: torch.device) -> engine.Engine:
-    """The tiles on their engine."""
-    noise = torch.Generator().manual_seed(0)
-    sizes = ((SEEN**2, tiles.of_fine.shape[1]), (ABOVE**2, tiles.of_above.shape[1]))
-    first, second = (
-        tuple(torch.randn(count * cells, channels, generator=noise) for cells, channels in sizes) for count in (5, 7)
-    )
-    return engine.compile(tiles.eval(), first, second, device)
 
 
 def _cells(photo: Tensor, top: Tensor, left: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:

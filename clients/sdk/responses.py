@@ -1,0 +1,110 @@
+"""What a response means: the value that it holds, the error to raise, and whether to try again."""
+
+import random
+import time
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from foursight.clients.sdk.errors import (
+    CannotConnect,
+    FoursightError,
+    InvalidAnswer,
+    Overloaded,
+    TimedOut,
+    to_api_error,
+)
+from foursight.schema import Problem
+
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 8.0
+# A server that asks for a longer delay than this is not asked again.
+_LONGEST_RETRY_AFTER_S = 60.0
+
+Model = TypeVar("Model", bound=BaseModel)
+Outcome = httpx.Response | httpx.RequestError
+
+
+def read(model: type[Model], response: httpx.Response) -> Model:
+    """The body of a response. Raises InvalidAnswer."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _invalid(response) from error
+
+
+def request_id_of(response: httpx.Response) -> str | None:
+    """The id under which the server logs the request."""
+    found: str | None = response.headers.get("x-request-id") or response.request.headers.get("x-request-id")
+    return found
+
+
+def error_of(outcome: Outcome, request_id: str) -> FoursightError | None:
+    """The error to raise for what became of a request; None if it succeeded."""
+    if isinstance(outcome, httpx.Response):
+        return None if outcome.status_code in {200, 204} else _error_of_response(outcome)
+    address = f"{outcome.request.url.scheme}://{outcome.request.url.netloc.decode()}"
+    reason = str(outcome) or type(outcome).__name__
+    if isinstance(outcome, httpx.TimeoutException) and not isinstance(outcome, httpx.ConnectTimeout):
+        return TimedOut(f"{address} did not respond in time ({reason}).", request_id)
+    if isinstance(outcome, httpx.TransportError):
+        return CannotConnect(f"Cannot connect to {address} ({reason}).", request_id)
+    return InvalidAnswer(f"{address} does not respond like a Foursight server ({reason}).", request_id)
+
+
+def retry_delay(error: FoursightError, attempt: int, retries: int) -> float | None:
+    """Seconds to wait before the next attempt, or None to give up. `attempt` counts from 0.
+
+    Only a broken connection and a busy server are tried again. The delay doubles with each attempt, and half of it is
+    random, so that clients do not return all at once.
+    """
+    if attempt >= retries or not isinstance(error, CannotConnect | Overloaded):
+        return None
+    longest: float = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt)
+    backoff = random.uniform(longest / 2, longest)
+    retry_after = error.retry_after if isinstance(error, Overloaded) else None
+    if retry_after is None:
+        return backoff
+    return retry_after + backoff if retry_after <= _LONGEST_RETRY_AFTER_S else None
+
+
+def _error_of_response(response: httpx.Response) -> FoursightError:
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        if response.status_code < 400:
+            return _invalid(response)
+        # Not from Foursight itself, but usually from a proxy in between.
+        problem = Problem(
+            type="about:blank",
+            title=response.reason_phrase,
+            status=response.status_code,
+            code="unknown",
+            detail=f"{_address(response)} responded {response.status_code} {response.reason_phrase}.",
+            hint="",
+        )
+    return to_api_error(problem, request_id_of(response), _retry_after(response.headers.get("retry-after", "")))
+
+
+def _retry_after(value: str) -> float | None:
+    """The seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3)."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _invalid(response: httpx.Response) -> InvalidAnswer:
+    return InvalidAnswer(
+        f"{_address(response)} does not respond like a Foursight server: {response.status_code} "
+        f"{response.reason_phrase}, {len(response.content):,} bytes of "
+        f"{response.headers.get('content-type', 'unknown type')}.",
+        request_id_of(response),
+    )
+
+
+def _address(response: httpx.Response) -> httpx.URL:
+    return response.url.copy_with(query=None)

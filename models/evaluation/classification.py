@@ -1,0 +1,70 @@
+"""Evaluates `classify` on a folder with a folder of images for each label: top-1 and top-5 accuracy."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from foursight.models.evaluation.measure import accuracy
+from foursight.models.evaluation.predictor import (
+    Evaluation,
+    EvaluationError,
+    Predictor,
+    Selection,
+    WorstExample,
+    normalize_label,
+    predict_all,
+)
+from foursight.schema import Prediction
+from foursight.schema.image_files import SUFFIXES
+
+
+def evaluate(folder: Path, predictor: Predictor, selection: Selection) -> Evaluation:
+    """Evaluate a classifier. Raises EvaluationError."""
+    images = _read(folder, selection)
+    _require_labels(dict.fromkeys(label for _, label in images), predictor)
+    truth: list[str] = []
+    ranked: list[list[str]] = []
+    errors: list[tuple[float, WorstExample]] = []
+    failed = []
+    for index, predictions in predict_all(predictor, [path for path, _ in images], selection.on_progress):
+        path, label = images[index]
+        if isinstance(predictions, str):
+            failed.append({"file": str(path), "error": predictions})
+            continue
+        best = [label if _matches(label, one) else one.label for one in predictions]
+        truth.append(label)
+        ranked.append(best)
+        if best[:1] != [label]:
+            # The surest wrong labels come first.
+            first = predictions[0]
+            errors.append((-first.score, WorstExample(path, f"{label}: predicted {first.label}", predictions, ())))
+    overall, classes = accuracy(truth, ranked, len(predictor.labels))
+    worst = [example for _, example in sorted(errors, key=lambda error: error[0])][: selection.worst]
+    return Evaluation({"photos": len(truth), "overall": overall, "classes": classes, "failed": failed}, worst)
+
+
+def _read(folder: Path, selection: Selection) -> list[tuple[Path, str]]:
+    """The images of a folder with their labels, the names of their folders."""
+    labels = sorted(one.name for one in folder.iterdir() if one.is_dir())
+    images = [
+        (path, label)
+        for label in labels
+        if selection.classes is None or label in selection.classes
+        for path in sorted((folder / label).iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ][: selection.limit]
+    if not images:
+        raise EvaluationError(f"{folder} has no folders with images. Expected: {folder}/<label>/photo.jpg.")
+    return images
+
+
+def _require_labels(names: Iterable[str], predictor: Predictor) -> None:
+    for name in names:
+        is_wnid = predictor.has_wnids and name[:1] == "n" and len(name) == 9 and name[1:].isdecimal()
+        if not predictor.knows(name) and not is_wnid:
+            close = ", ".join(get_close_matches(normalize_label(name), predictor.known, n=3, cutoff=0.5))
+            raise EvaluationError(f"The model has no label {name!r}.{f' Closest: {close}.' if close else ''}")
+
+
+def _matches(name: str, prediction: Prediction) -> bool:
+    return name == prediction.wnid or normalize_label(name) == normalize_label(prediction.label)

@@ -1,0 +1,99 @@
+"""Evaluates `localize` on a COCO file: whether the box of each image is that of its main object.
+
+The figure is MaxBoxAcc at an IoU of 0.5 (Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods
+Right"): the share of images whose box hits. The paper takes the maximum over the thresholds of a heat map; a model that
+predicts a box has no threshold.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from foursight.models.evaluation import coco
+from foursight.models.evaluation.measure import Located, iou, localization, main_object
+from foursight.models.evaluation.predictor import (
+    Evaluation,
+    EvaluationError,
+    Predictor,
+    Selection,
+    WorstExample,
+    normalize_label,
+)
+from foursight.schema import Prediction
+
+
+def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selection: Selection) -> Evaluation:
+    """Evaluate a localizer on the images that have a main object of a selected category. Raises EvaluationError."""
+    content = coco.read(file)
+    folder = coco.images_folder(file, images_folder)
+    labels, chosen = coco.select_categories(content, selection.classes)
+    images = content["images"][: selection.limit]
+    mains = _main_objects(content, images, chosen, file)
+    measured = [image for image in images if image["id"] in mains]
+    if not measured:
+        raise EvaluationError(f"{file} has no image with a main object, one that covers a tenth of it or more.")
+    found, failed = coco.predict(predictor, folder, measured, selection)
+    rows: list[Located] = []
+    errors: list[tuple[float, WorstExample]] = []
+    for image in measured:
+        if image["id"] not in found:
+            continue
+        main, predictions = mains[image["id"]], found[image["id"]][:1]
+        row = _compare(predictions, main, labels[main["category_id"]], predictor)
+        rows.append(row)
+        if not row.is_right:
+            errors.append((_severity(row), _example(folder / image["file_name"], row, predictions, main, labels)))
+    overall, classes = localization(rows)
+    figures = {
+        "photos": len(rows),
+        "without_a_main_object": len(images) - len(measured),
+        "overall": overall,
+        "classes": classes,
+        "not_a_label_of_the_model": sorted(name for name in classes if not predictor.knows(name)),
+        "failed": failed,
+    }
+    return Evaluation(figures, [example for _, example in sorted(errors, key=lambda one: one[0])][: selection.worst])
+
+
+def _main_objects(
+    content: dict[str, Any], images: Sequence[dict[str, Any]], chosen: Sequence[int], file: Path
+) -> dict[int, dict[str, Any]]:
+    """The annotation of the main object, by image id, where it is of a selected category."""
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    for item in content["annotations"]:
+        annotations.setdefault(item["image_id"], []).append(item)
+    mains = {}
+    for image in images:
+        main = main_object(annotations.get(image["id"], []), _size(image, file))
+        if main and main["category_id"] in chosen:
+            mains[image["id"]] = main
+    return mains
+
+
+def _size(image: dict[str, Any], file: Path) -> tuple[int, int]:
+    try:
+        return int(image["width"]), int(image["height"])
+    except (KeyError, TypeError, ValueError):
+        raise EvaluationError(f"{file} does not have the width and height of {image.get('file_name')}.") from None
+
+
+def _compare(predictions: Sequence[Prediction], main: dict[str, Any], name: str, predictor: Predictor) -> Located:
+    x, y, width, height = main["bbox"]
+    overlap = max((iou(one.box, (x, y, x + width, y + height)) for one in predictions if one.box), default=0.0)
+    if not predictor.knows(name):
+        return Located(name, overlap, None)
+    return Located(name, overlap, any(normalize_label(one.label) == normalize_label(name) for one in predictions))
+
+
+def _severity(row: Located) -> float:
+    """Boxes that miss come first, by least overlap, then wrong labels."""
+    return 1 + row.overlap if row.hits else row.overlap
+
+
+def _example(
+    path: Path, row: Located, predictions: Sequence[Prediction], main: dict[str, Any], labels: dict[int, str]
+) -> WorstExample:
+    predicted = predictions[0].label if predictions else "nothing"
+    label = f", predicted {predicted}" if row.label is False else ""
+    caption = f"{path.name}: {row.name}, IoU {row.overlap:.2f}{label}"
+    return WorstExample(path, caption, predictions, coco.true_objects([main], labels))
