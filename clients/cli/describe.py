@@ -127,10 +127,13 @@ def show(table: LayerTable) -> None:
 def _render(rows: list[list[str]], console: Console) -> list[str]:
     """The lines of a table of layers: its header, then one for each row. Stages stand between them."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for title, justify in COLUMNS.items():
-        table.add_column(title, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    # Names lose their beginning where the table is too wide; figures are never cut.
+    room = WIDTH - sum(widths[1:]) - len(widths) + 1
+    for (title, justify), width in zip(COLUMNS.items(), [min(widths[0], room), *widths[1:]], strict=True):
+        table.add_column(title, justify=justify, no_wrap=True, width=width)
+    for name, *figures in rows:
+        table.add_row(name if len(name) <= room else f"…{name[len(name) - room + 1 :]}", *figures)
     with console.capture() as capture:
         console.print(table, markup=False)
     return [line.rstrip() for line in capture.get().splitlines()]
