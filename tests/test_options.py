@@ -48,4 +48,4 @@ def test_options_cannot_be_changed_and_refuse_names_that_they_do_not_know() -> N
 
 def test_the_options_of_the_sdk_are_those_declared() -> None:
     written = generate_sdk_options.TARGET.read_text(encoding="utf-8")
-    assert written == generate_sdk_options.generate(), "run: python tools/generate_sdk_options.py"
+    assert written == generate_sdk_options.generate(), "run: python -m tools.generate_sdk_options"

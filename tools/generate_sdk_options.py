@@ -1,4 +1,4 @@
-"""Writes clients/sdk/options.py from the options declared in schema/: `python tools/generate_sdk_options.py`.
+"""Writes clients/sdk/options.py from the options declared in schema/: `python -m tools.generate_sdk_options`.
 
 TypedDicts let type checkers and editors know the keyword arguments of the client's methods, and cannot be derived from
 the pydantic classes at run time.
@@ -18,7 +18,7 @@ from foursight.schema.tasks import TASKS
 TARGET = Path(__file__).parents[1] / "clients" / "sdk" / "options.py"
 
 _HEADER = '''\
-"""The options of the client's methods. Generated from schema/ by tools/generate_sdk_options.py; do not edit.
+"""The options of the client's methods. Generated from schema/ by tools.generate_sdk_options; do not edit.
 
 The server checks the values and fills in the defaults.
 """

@@ -1,4 +1,4 @@
-"""The options of the client's methods. Generated from schema/ by tools/generate_sdk_options.py; do not edit.
+"""The options of the client's methods. Generated from schema/ by tools.generate_sdk_options; do not edit.
 
 The server checks the values and fills in the defaults.
 """
