@@ -54,7 +54,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def start_ray(settings: Settings, folder: Path) -> None:
-    """Start Ray and Serve, with HAProxy at the server's address."""
+    """Start Ray, then Serve, with HAProxy at the server's address. Raises LaunchError for cuda without a GPU."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray.init(
         address="local",
@@ -67,6 +67,8 @@ def start_ray(settings: Settings, folder: Path) -> None:
         object_store_memory=80 * 2**20,
         **environment.init_arguments(settings.host, folder),
     )
+    if settings.device == "cuda" and not _count_gpus():
+        raise LaunchError("--device cuda: this machine has no NVIDIA GPU that Ray can see. Use --device cpu or auto.")
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": settings.port},
@@ -75,13 +77,8 @@ def start_ray(settings: Settings, folder: Path) -> None:
 
 
 def applications(settings: Settings) -> list[serve.RunTarget]:
-    """Return one application per task, at /v1/<task>, and the gateway, at /.
-
-    Raises LaunchError for the device cuda without a GPU.
-    """
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device != "cpu" else 0
-    if settings.device == "cuda" and not gpus:
-        raise LaunchError("--device cuda: this machine has no NVIDIA GPU that Ray can see. Use --device cpu or auto.")
+    """Return one application per task, at /v1/<task>, and the gateway, at /."""
+    gpus = _count_gpus() if settings.device != "cpu" else 0
     # The classes are wrapped here and not where they are defined, so that a replica imports them by name.
     worker = serve.deployment(
         serve.ingress()(Worker),
@@ -106,6 +103,10 @@ def applications(settings: Settings) -> list[serve.RunTarget]:
         ),
         serve.RunTarget(gateway.bind(settings), name="gateway", route_prefix="/"),
     ]
+
+
+def _count_gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def gpu_share(gpus: int, workers: int) -> float:
