@@ -387,7 +387,7 @@ def test_an_invalid_address_is_an_error(kind: str, url: str) -> None:
         twins.make(kind, url)
 
 
-HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "click", "pandas", "supervision"}
+HEAVY = {"ray", "torch", "torchvision", "starlette", "fastapi", "pandas", "supervision"}
 
 
 @pytest.mark.parametrize(

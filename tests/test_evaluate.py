@@ -174,8 +174,8 @@ def test_a_folder_of_classes_gives_top_1_and_top_5_and_what_cannot_be_read_is_to
     ("content", "options", "status", "named"),
     [
         (None, [], 2, "cannot be read"),
-        ("{}", [], 2, "no COCO JSON"),
-        ('{"images": [], "annotations": [], "categories": []}', [], 2, "no images"),
+        ("{}", [], 2, "not a COCO file"),
+        ('{"images": [], "annotations": [], "categories": []}', [], 2, "lists no images"),
         ("{}", ["--task", "classify"], 2, "folder"),
         ("{}", ["--url", "http://127.0.0.1:9"], 3, "foursight serve"),
     ],

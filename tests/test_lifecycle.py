@@ -50,7 +50,11 @@ def test_a_port_that_another_program_holds_is_named_in_one_line() -> None:
     [
         (("--tasks", "classify,describe"), "describe"),
         (("--profile", "huge"), "tiny"),
-        (("--port", "http"), "--port"),
+        (("--port", "http"), "'--port' (FOURSIGHT_PORT): must be an integer from 1 to 65535, not 'http'"),
+        (("--max-bytes", "4096"), "--max-upload-bytes"),
+        (("--max-pixels", "4096"), "--max-image-pixels"),
+        (("--answer-cache", "1"), "--answer-cache-mib"),
+        (("--calibration", "images"), "--calibration-dir"),
     ],
 )
 def test_a_wrong_setting_is_a_usage_error_that_names_it(
