@@ -101,6 +101,9 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             meant = self.suggest_option(ctx, error.option_name)
             raise click.UsageError(_no_such("option", error.option_name, meant, ctx), ctx) from None
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; an error begins with the command's name."""

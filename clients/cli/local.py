@@ -77,8 +77,11 @@ def _load_all(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Imag
             raise click.UsageError(f"{option_name(option)} is not an option of {', '.join(names)}.")
     try:
         model = finetuned.find(options["model"]) if "model" in options else None
-        if model and model.task not in names:
-            raise click.UsageError(f"--model: {model.name!r} is a model for {model.task}.")
+    except models.ModelError as error:
+        raise click.UsageError(f"--model: {error}") from None
+    if model and model.task not in names:
+        raise click.UsageError(f"--model: {model.name!r} is a model for {model.task}.")
+    try:
         return {
             name: _answerer(
                 name,
