@@ -131,13 +131,15 @@ def deploy(targets: Sequence[serve.RunTarget]) -> None:
         serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         while reasons:
             for name, application in serve.status().applications.items():
+                if name not in reasons:
+                    continue
                 messages = [application.message, *(one.message for one in application.deployments.values())]
                 reason = next((_reason(message) for message in reversed(messages) if message), "")
                 if application.status == "DEPLOY_FAILED":
                     raise DeployError(f"{name!r} failed to start: {reason}")
                 if application.status == "RUNNING":
-                    reasons.pop(name, None)
-                elif name in reasons:
+                    del reasons[name]
+                else:
                     reasons[name] = reason
             time.sleep(POLL_S)
     except StartTimeout:

@@ -249,7 +249,7 @@ def test_all_problems_of_folders_are_reported_at_once(tmp_path: Path) -> None:
     empty, cut, text = refused.value.problems
     assert empty == "class 'empty' is empty"
     assert cut.startswith("disc/0.png: The PNG image is truncated")
-    assert text.startswith("grid/1.png: The 10 bytes are no image")
+    assert text.startswith("grid/1.png: The 10 bytes are not an image")
 
 
 def test_unreadable_images_are_reported_together_after_the_pass(tmp_path: Path, base: Backbone) -> None:
@@ -369,7 +369,7 @@ def test_a_killed_run_leaves_no_model_and_can_be_resumed(tmp_path: Path) -> None
         # It resumes from the checkpoint, which is of the second epoch or later.
         assert int(next(line for line in said if line.startswith("epoch ")).split()[1].rstrip(":")) >= 2
         process.send_signal(signal.SIGINT)
-        assert "the best of them is kept; --resume goes on" in "".join(said)
+        assert "The best one is kept; --resume continues" in "".join(said)
         assert process.wait() == 0
     assert store.names(models) == ["shapes"]
     base = backbone.load("tiny")

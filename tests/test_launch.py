@@ -1,6 +1,7 @@
 """The parts of a start: shares of GPUs, deployments that cannot succeed, and what killed servers leave behind."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,9 +51,9 @@ def attempt(limit, *targets):
         with time_limit(limit):
             deploy(targets)
     except DeployError as error:
-        print(error)
+        print("attempt:", error)
     else:
-        print("running")
+        print("attempt: running")
 
 attempt(100, target("ready", Ready), target("whole", Ready, gpus=1))
 attempt(300, target("ready", Ready), target("broken", Broken))
@@ -100,7 +101,8 @@ def test_a_deployment_ends_with_the_reason_if_a_task_fails_and_at_the_time_limit
         [sys.executable, "-c", DEPLOY], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
-    running_, broken, killed, greedy = done.stdout.splitlines()
+    # Ray writes to standard output, too.
+    running_, broken, killed, greedy = re.findall(r"^attempt: (.*)$", done.stdout, re.MULTILINE)
     assert running_ == "running"
     assert broken == "'broken' failed to start: RuntimeError: no weights here"
     assert killed == "'killed' failed to start: its process died; perhaps it was killed, or ran out of memory."

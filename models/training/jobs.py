@@ -126,10 +126,11 @@ def _options(task: str, kind: type[Any], given: Mapping[str, Any], head: Mapping
     except ValidationError as error:
         first = error.errors()[0]
         option = str(first["loc"][-1]) if first["loc"] else None
-        problem = first["msg"].removeprefix("Value error, ").rstrip(".")
+        problem = first["msg"].removeprefix("Value error, ")
+        problem += "" if problem.endswith(".") else "."
         raise OptionError(
             "invalid_parameter",
-            f"Invalid value for {option!r}: {problem}." if option else f"{problem}.",
+            f"Invalid value for {option!r}: {problem}" if option else problem,
             _valid(kind, option),
             option=option,
         ) from None
