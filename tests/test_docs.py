@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,11 +176,7 @@ def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     words = shlex.split(line, comments=True)
     if words[0] == "foursight" and not {"<", ">", "|"} & set(words):
         capsys.readouterr()
-        ctrl_c = signal.getsignal(signal.SIGINT)
-        status = main(words[1:])
-        # finetune switches it off at its end.
-        signal.signal(signal.SIGINT, ctrl_c)
-        return status, *capsys.readouterr()
+        return main(words[1:]), *capsys.readouterr()
     assert words[0] in ("curl", "foursight"), f"{line}: neither run here nor named in LEFT_OUT"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr

@@ -86,10 +86,13 @@ def finetune(
         print(*job.messages, sep="\n")
         with _Display() as display:
             outcome = job.train(display.show, work)
-        # The model is written, however often Ctrl-C is pressed.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         extra = {"command": "foursight finetune " + shlex.join(sys.argv[2:]), "peak_memory_mib": _peak_mib()}
-        job.write(folder, outcome, extra)
+        # The model is written, however often Ctrl-C is pressed.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            job.write(folder, outcome, extra)
+        finally:
+            signal.signal(signal.SIGINT, handler)
     except OptionError as error:
         option = getattr(error, "option", None)
         raise CommandError(f"{option_name(option)}: {error}" if option else str(error), WRONG_USAGE) from None
