@@ -24,9 +24,7 @@ _TASKS = ("classify", "localize")
         Option("--task", metavar="TASK", help="classify or localize. Without it, the model's task, or classify."),
         Option("--label", metavar="LABEL", help="Label to explain. Without it, the best one."),
         Option("--layer", metavar="NAME", help="Layer whose feature maps to show, as `foursight describe` names it."),
-        Option(
-            "--maps", type=Number(int, 1, 48), default=12, metavar="N", help="Number of feature maps.  [default: 12]"
-        ),
+        Option("--maps", type=Number(int, 1, 48), default=12, metavar="N", help="Number of feature maps."),
         profile(),
         Option("--model", metavar="NAME", help="A fine-tuned model: its name or its path."),
         models_dir(),
