@@ -1,7 +1,7 @@
 """Admission control: a request that cannot be answered soon is refused at once, before its body is read.
 
-The queue is bounded by the number of images in it, and by the time that they are expected to take: the standard profile
-needs 8 s an image on a CPU, so that a queue of 72 would outlast every proxy's timeout.
+The queue is bounded by the number of images in it, and by the time they are expected to take: the standard profile
+needs 8 s per image on a CPU, so a queue of 72 would outlast every proxy's timeout.
 """
 
 import math
@@ -12,7 +12,7 @@ from foursight.serving.errors import ApiError
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 
-# HAProxy gives up on an answer after SERVER_TIMEOUT_S. Half of it is left for uploads and for a wrong estimate.
+# HAProxy drops a request after SERVER_TIMEOUT_S. Half of that is reserved for uploads and for errors of the estimate.
 MAX_WAIT_S = SERVER_TIMEOUT_S / 2
 
 
@@ -35,7 +35,7 @@ class AdmissionControl:
             raise self._overloaded(
                 f"The queue for {self._name!r} is full ({self.admitted} of {self._capacity}).", self.admitted
             )
-        # An image that nothing waits before is always admitted, however slow the model is.
+        # An image with nothing queued before it is always admitted, however slow the model is.
         if count and self.admitted and self._wait_s(self.admitted + count) > self._max_wait_s:
             raise self._overloaded(
                 f"The queue for {self._name!r} would take {self._wait_s(self.admitted + count):.0f} s; "
@@ -53,7 +53,7 @@ class AdmissionControl:
         self._seconds_per_image = seconds_per_image
 
     def observe(self, seconds_per_image: float) -> None:
-        """Update the estimate, a moving average, with a measurement; the first one is taken as it is."""
+        """Update the estimate, a moving average, with a measurement in seconds; the first one replaces the estimate."""
         weight = 0.2 if self._measured else 1.0
         self._measured = True
         self._seconds_per_image += weight * (seconds_per_image - self._seconds_per_image)

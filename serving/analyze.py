@@ -4,9 +4,9 @@
                                                          '--> worker: detect ... --'
                                     then=classify: objects' boxes --> worker: classify (cuts them out, one batch)
 
-The image is decoded once, here. Its pixels are in Ray's object store, which the workers of a machine read in place; the
-messages between processes carry a reference. Each worker admits or refuses it by its own rules (serving/endpoint.py),
-so that a task that is full or down does not affect the others.
+The image is decoded once, here. Its pixels go to Ray's object store, which all workers of a machine read without
+copying; messages between processes carry only a reference. Each worker admits or refuses it by its own rules
+(serving/endpoint.py), so a task that is full or down does not affect the others.
 """
 
 import asyncio
@@ -43,10 +43,11 @@ from foursight.serving.task_handles import TaskHandles
 
 Value = TypeVar("Value")
 
-# For all of a request's calls to workers. HAProxy would otherwise give up first, and lose what the other tasks found.
+# For all of a request's calls to workers together. It ends before HAProxy's timeout, which would discard the results of
+# all tasks.
 ANSWER_TIMEOUT_S = SERVER_TIMEOUT_S - 20
-# A call to a task whose workers are all down waits for a new one. After this time, and again and again, it is checked
-# that a worker is there.
+# A call to a task whose workers are all down waits for a new one. At this interval, the call checks that the task still
+# has a worker.
 CHECK_INTERVAL_S = 2.0
 
 
@@ -81,7 +82,7 @@ class Analyzer:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
             body, seconds = await self._analyze(bodies.pop(), request, start)
             seconds["total"] = perf_counter() - start
-            # Little's law: of `admitted` requests at a time, one is answered every total / admitted seconds.
+            # Little's law: with `admitted` requests in flight, one is answered every total / admitted seconds.
             self._admission.observe(seconds["total"] / self._admission.admitted)
         timing = ", ".join(f"{step};dur={1000 * duration:.1f}" for step, duration in seconds.items())
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
@@ -123,7 +124,7 @@ class Analyzer:
         options: ClassifyOptions,
         size: tuple[int, int],
     ) -> dict[Region, list[Prediction]] | ApiError:
-        """Classify the region of each object found; the labels by region."""
+        """Classify the region of each object found; return the labels by region."""
         # Two tasks often find the same box, and `localize` returns one box for all its labels.
         regions = list(dict.fromkeys(region for part in parts.values() for region in _regions(part, size) if region))
         if not regions:
@@ -137,8 +138,8 @@ class Analyzer:
         self, deadline: float, task: str, image: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:
         try:
-            # By reference: messages would carry the pixels otherwise. In a list: Ray would otherwise fetch the pixels
-            # before the worker has admitted the image.
+            # Passed by reference, so that messages do not carry the pixels, and in a list, so that Ray does not fetch
+            # them before the worker has admitted the image.
             handle = (await self._handles.get(task)).options(_by_reference=True)
             call: DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]
             call = handle.answer.remote([image], options, regions)
@@ -148,7 +149,7 @@ class Analyzer:
             return unavailable(task)
 
     async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: float) -> Value:
-        """Return a worker's answer. Raises TimeoutError if it takes too long or no worker is there, or Ray's errors."""
+        """Return a worker's answer. Raises TimeoutError if it is late or the task has no worker, and Ray's errors."""
         answer: asyncio.Future[Value] = asyncio.ensure_future(call)
         try:
             while perf_counter() < deadline:
@@ -189,7 +190,7 @@ def region_of(box: Box, width: int, height: int) -> Region:
 
 
 def _regions(part: Answer | ApiError, size: tuple[int, int]) -> list[Region | None]:
-    """Return the region of each prediction that is to be classified, or None."""
+    """Return the region to classify for each prediction, or None."""
     if isinstance(part, ApiError):
         return []
     return [
@@ -212,7 +213,7 @@ def _with_labels(
 
 
 def _worst(parts: Mapping[str, Answer | ApiError]) -> ApiError:
-    """Return the error with the highest status: of several, one that passes by itself is worth a retry."""
+    """Return the error with the highest status: a 5xx error is often temporary, so a retry may help."""
     return max((one for one in parts.values() if isinstance(one, ApiError)), key=lambda one: one.status)
 
 

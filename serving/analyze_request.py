@@ -1,4 +1,4 @@
-"""The query of POST /v1/analyze: which tasks, what follows, and the options of each task."""
+"""The query of POST /v1/analyze: the tasks, the classification that may follow, and the options of each task."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TASKS_WITH_BOXES = tuple(name for name, task in TASKS.items() if task.has_boxes)
 
 @dataclass(frozen=True)
 class AnalyzeRequest:
-    """The options of each task, and of the classification of the objects they find, or None."""
+    """The options of each task, and those for classifying the objects found (None: they are not classified)."""
 
     tasks: dict[str, Options]
     then: ClassifyOptions | None
@@ -23,11 +23,11 @@ class AnalyzeRequest:
 def read_query(
     text: str, served: tuple[str, ...], task_of: Callable[[str], str | None] = lambda name: None
 ) -> AnalyzeRequest:
-    """Return what a query string asks of the served tasks.
+    """Parse a query string into the options of the served tasks.
 
-    Each task gets the options that it has. `task_of` returns the task of a fine-tuned model; the other tasks answer
-    with their built-in models. Raises OptionError: unknown_parameter if no task has a parameter, invalid_parameter if
-    one of the tasks that have it does not accept the value.
+    Each task gets the options that it accepts. `task_of` returns the task of a fine-tuned model; the other tasks answer
+    with their built-in models. Raises OptionError: unknown_parameter if no task has a parameter, invalid_parameter if a
+    task that has it does not accept the value.
     """
     values = query.parse_query(text)
     own = query.to_options(_only(values, AnalyzeOptions.model_fields), AnalyzeOptions)

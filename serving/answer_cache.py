@@ -1,6 +1,6 @@
 """Identical requests share one computation, and recent answers are reused.
 
-Runs on one event loop: nothing else happens between a lookup and what follows from it.
+All methods run on one event loop, so nothing can change between a lookup and the update that follows it.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 Value = TypeVar("Value")
-# From the cache; from a computation that another request started; computed.
+# Found in the cache; shared with a request that is already computing it; computed.
 CacheStatus = Literal["hit", "shared", "miss"]
 
 
 @dataclass(eq=False)
 class InFlight(Generic[Value]):
-    """A computation, and how many requests wait for it."""
+    """A computation and the number of requests that wait for it."""
 
     task: "asyncio.Task[Value]"
     waiters: int = 0

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class BatcherFailed(Exception):
-    """A fatal error has ended the compute thread: nothing is computed any more."""
+    """A fatal error has ended the compute thread: nothing more can be computed."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """Whether the batcher computes: its thread runs, and no error was fatal."""
+        """Whether the batcher can compute: its thread is running, and no error was fatal."""
         return self._thread.is_alive() and self._failure is None
 
     async def submit(self, item: Item) -> tuple[Result, Timing]:
@@ -144,7 +144,7 @@ class Batcher(Generic[Item, Result]):
     def _fail(self, failure: BatcherFailed, batch: list[_Waiting[Item, Result]]) -> None:
         with self._changed:
             self._failure = failure
-        # Nothing is queued from here on.
+        # With `_failure` set, nothing more is queued.
         queued = [waiting for waiting in self._queue if waiting.future.set_running_or_notify_cancel()]
         self._queue.clear()
         for waiting in (*batch, *queued):

@@ -8,7 +8,7 @@ from foursight.serving.encoding import Format
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, Request, TimedAnswer
 
-# What a cached answer takes besides its bytes (key, timing, its place in a dict), rounded up from 650.
+# Overhead of a cached answer in bytes (key, timing, dict entry): measured 650, rounded up.
 ENTRY_BYTES = 1024
 
 
@@ -22,7 +22,7 @@ class CachedAnswer:
 
 
 class CachedPipeline:
-    """Answers uploaded images through an answer cache of `cache_mib` MiB; 0 is no cache."""
+    """Answers uploaded images through an answer cache of `cache_mib` MiB; 0 disables the cache."""
 
     def __init__(self, pipeline: Pipeline, cache_mib: int, metrics: WorkerMetrics) -> None:
         self._pipeline = pipeline
@@ -40,8 +40,8 @@ class CachedPipeline:
         """Return the answer for one image, cached or computed. Raises as `Pipeline.render` does."""
         if self._cache is None:
             return CachedAnswer(await self._pipeline.render(image, request, media_type))
-        # In a thread, and not in the pool that decodes: 12 megapixels take milliseconds to hash, and a hit must not
-        # wait for images that are being decoded.
+        # Hashed in a thread, because 12 megapixels take milliseconds, and not in the decoding pool, because a hit must
+        # not wait for images that are being decoded.
         digest = await asyncio.to_thread(image.digest)
         status, answer = self._cache.get_or_compute(
             (digest, media_type, request.cache_key), lambda: self._pipeline.render(image, request, media_type)

@@ -1,4 +1,4 @@
-"""Ray Serve, the tasks and the gateway, started within a time limit and with the reason if one of them fails.
+"""Starts Ray Serve, the tasks and the gateway within a time limit, and reports the reason if one of them fails.
 
 Import this module after Ray's variables are set (ray_internals/environment.py).
 """
@@ -34,12 +34,12 @@ class DeployError(Exception):
 
 
 class StartTimeout(BaseException):
-    """The time limit is over. Not an Exception, so that no handler in Ray swallows it."""
+    """The time limit has expired. Not an Exception, so that no handler in Ray swallows it."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise StartTimeout in the block once the time is over, also while Ray blocks. For the main thread."""
+    """Raise StartTimeout in the block when the time has expired, even while Ray blocks. Only for the main thread."""
 
     def expire(number: int, frame: FrameType | None) -> None:
         raise StartTimeout(f"it was not ready after {seconds} seconds (start_timeout_s).")
@@ -62,8 +62,8 @@ def start_ray(settings: Settings, folder: Path) -> None:
         log_to_driver=False,
         logging_level="ERROR",
         num_cpus=cpu_environment.available_cpus(),
-        # For the images of /v1/analyze; everything else goes over sockets. This is Ray's minimum. What does not fit is
-        # written to files in the private folder.
+        # Ray's minimum. The store holds only images of /v1/analyze; what does not fit is written to files in the
+        # private folder.
         object_store_memory=80 * 2**20,
         **environment.init_arguments(settings.host, folder),
     )
@@ -85,7 +85,7 @@ def applications(settings: Settings) -> list[serve.RunTarget]:
         num_replicas=settings.replicas,
         # The worker rejects requests itself when its queue is full, with a better answer than Serve's.
         max_ongoing_requests=100_000,
-        # A constructor that fails would fail again: do not repeat it. This does not limit later restarts.
+        # A constructor that failed would fail again, so it is not retried. This does not limit later restarts.
         max_constructor_retry_count=1,
         ray_actor_options={"num_cpus": 0, "num_gpus": gpu_share(gpus, len(settings.tasks) * settings.replicas)},
         logging_config=LOGGING,
@@ -122,9 +122,9 @@ def gpu_share(gpus: int, workers: int) -> float:
 
 
 def deploy(targets: Sequence[serve.RunTarget]) -> None:
-    """Deploy applications and wait until all run.
+    """Deploy applications and wait until all are running.
 
-    Raises DeployError at the first that fails, and if StartTimeout ends the wait, for those that do not run yet.
+    Raises DeployError for the first that fails or, if StartTimeout ends the wait, for those that are not running yet.
     """
     reasons = {target.name: "" for target in targets}
     try:
@@ -154,5 +154,4 @@ def _reason(message: str) -> str:
     reason = " ".join(line.strip() for line in lines[errors[-1] :]) if errors else " ".join(lines)
     if reason.startswith("ActorDiedError"):
         return "its process died; perhaps it was killed, or ran out of memory."
-    # Without the modules in the name of the error.
     return re.sub(r"^(\w+\.)+(?=\w+(Error|Exception|Exit)\b)", "", reason)

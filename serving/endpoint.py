@@ -31,9 +31,9 @@ Region = tuple[int, int, int, int]
 
 
 class Endpoint:
-    """Serves POST on the task's own path; all else is an error.
+    """Serves POST on the task's path; every other request is an error.
 
-    `is_fatal` says after which errors of the task nothing can be computed any more: `batcher.alive` is then false.
+    `is_fatal` returns whether the task can no longer compute after an error; `batcher.alive` is then false.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class Endpoint:
     async def answer(
         self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:
-        """Answer for a decoded image, uint8 [H, W, 3], or for regions of it: (left, top, right, bottom) in pixels.
+        """Return the answers for a decoded image, uint8 [H, W, 3], or for regions of it.
+
+        Regions are (left, top, right, bottom) in pixels.
 
         `fetch` is called once the image is admitted.
         """
@@ -94,7 +96,7 @@ class Endpoint:
     async def _respond(self, http: requests.Request, start: float) -> Response:
         try:
             request, media_type = self._read_head(http)
-            # Before the body is read: what cannot be answered soon must not cost memory.
+            # Before the body is read: a request that is refused must not cost memory.
             with self.admission.reserve(1):
                 images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes)]
                 if len(images) > 1 and media_type != "application/json":
@@ -112,7 +114,7 @@ class Endpoint:
         return self._to_response(answers, media_type, perf_counter() - start)
 
     def _read_head(self, http: requests.Request) -> tuple[Request, Format]:
-        """Return what is wanted, from everything before the body."""
+        """Return the request and the response format, from everything before the body."""
         path = http.url.path
         if path.removeprefix(http.scope["root_path"]) not in ("", "/"):
             raise ApiError("not_found", f"The path {path} does not exist.", "GET /docs lists all paths.")
@@ -129,7 +131,7 @@ class Endpoint:
     async def _answer_all(
         self, images: list[EncodedImage], request: Request, media_type: Format
     ) -> list[CachedAnswer | ApiError]:
-        """Answer for each image. If one of several fails, the others are still answered; a lone one raises."""
+        """Answer each image. If one of several fails, the others are still answered; a lone image's error is raised."""
         if len(images) == 1:
             return [await self._cached.render(images[0], request, media_type)]
 

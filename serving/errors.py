@@ -54,7 +54,7 @@ CODES = {
     "unavailable": ErrorCode(503, "The task's worker is starting or restarting. Retry after the delay in Retry-After."),
     "weights_unavailable": ErrorCode(503, "A weights file could not be downloaded."),
 }
-# What only a client of the HTTP API can do about an error of foursight.models.
+# Hints for errors of foursight.models that are specific to the HTTP API.
 _HTTP_HINTS = {
     "unknown_class": "GET /v1/models lists all labels.",
     "unknown_model": "GET /v1/models lists all models.",

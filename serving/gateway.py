@@ -86,7 +86,7 @@ class Gateway:
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
 
     async def models(self, request: Request) -> Response:
-        """All models, built-in and fine-tuned."""
+        """List all models, built-in and fine-tuned."""
         body = ModelCards(models=await self._cards()).model_dump_json()
         return Response(body, media_type="application/json")
 
@@ -105,7 +105,7 @@ class Gateway:
         return Response(found[0].model_dump_json(), media_type="application/json")
 
     async def layers(self, request: Request) -> Response:
-        """The layers of a network for an input size; the path has a task, or a model's name."""
+        """Return the layers of a network for an input size; the path names a task or a fine-tuned model."""
         options = parse_options(request.url.query, LayersOptions)
         task, model = await self._network_of(request.path_params["name"])
         response = (await self._handles.get(task)).layers.remote(options.size, model)
@@ -125,7 +125,7 @@ class Gateway:
         return JSONResponse(openapi.document(self._tasks))
 
     async def docs(self, request: Request) -> Response:
-        """The same document for people."""
+        """The OpenAPI document as a web page."""
         return HTMLResponse(openapi.page(openapi.document(self._tasks), str(request.base_url).rstrip("/")))
 
     async def _cards(self) -> list[ModelCard]:

@@ -26,14 +26,14 @@ def main() -> None:
     try:
         config.write_text(patch_config(config.read_text(), error_file))
     except RuntimeError as error:
-        # For the process that starts the server, which otherwise only sees that there is no HAProxy.
+        # Read by the process that starts the server, which would otherwise only see that HAProxy is missing.
         config.with_name(REJECTED).write_text(str(error))
         raise
-    # It names this program.
+    # It names this program, which would start itself again.
     del os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
     binary = get_haproxy_binary()
     if sys.platform == "linux":
-        # Without it a killed parent leaves HAProxy behind, and the port in use.
+        # Otherwise HAProxy would outlive a killed parent and keep the port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.execv(binary, [binary, *sys.argv[1:]])
 

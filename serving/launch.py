@@ -1,4 +1,4 @@
-"""A server on this machine from start to end: checks, Ray, Serve, the tasks, and the shutdown."""
+"""A server on this machine from start to shutdown: checks, Ray, Serve, the tasks, and the cleanup."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ __all__ = ["LaunchError", "address", "running", "wait_for_signal"]
 def running(settings: Settings) -> Iterator[str]:
     """Start a server, yield its address when it is ready, and stop it at the end of the context.
 
-    It sets Ray's environment for the whole process and a signal handler: call it once in a process, in the main thread.
+    It sets Ray's environment and a signal handler for the whole process: call it once per process, in the main thread.
     Raises LaunchError.
     """
     run_folder.clean_up_orphans()
@@ -62,7 +62,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def _start(settings: Settings, folder: Path) -> None:
-    # Imported here, with the environment set: Ray and Serve read their variables at import.
+    # Imported only now that the environment is set: Ray and Serve read their variables at import.
     from foursight.serving import deploy  # noqa: PLC0415
 
     try:
@@ -82,7 +82,7 @@ def _start(settings: Settings, folder: Path) -> None:
 
 
 def _list_models(settings: Settings) -> None:
-    """List the models that the workers are to load: those of the settings, and the valid ones in the models folder."""
+    """Write the list of models to serve: those of the settings, and the valid ones in the models folder."""
     entries = {}
     for name in (*settings.models, *(n for n in store.names(settings.models_dir) if n not in settings.models)):
         try:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: those of one replica, and one page from the pages of all replicas."""
+"""Prometheus metrics: those of one replica, and the merged page of all replicas."""
 
 from collections.abc import Iterable
 
@@ -97,7 +97,7 @@ class _Merged(Collector):
 
 
 def merge(pages: Iterable[str]) -> str:
-    """Return one page from the pages of several replicas."""
+    """Merge the pages of several replicas into one."""
     registry = CollectorRegistry()
     registry.register(_Merged(pages))
     return generate_latest(registry).decode()

@@ -50,7 +50,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     images = {"type": "array", "maxItems": MAX_IMAGES, "items": {"type": "string", "format": "binary"}}
     return {
         "operationId": task.name,
-        # The page draws by it.
+        # Tells the web page how to draw the answers.
         "x-finds": task.finds,
         "summary": task.summary,
         "description": f"Returns {_FINDS[task.finds]}. Send an image as the body, or up to {MAX_IMAGES} images as "
@@ -72,7 +72,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
 
 
 def _analysis(tasks: list[TaskSpec]) -> dict[str, Any]:
-    # Ranges and defaults differ between tasks: here are only the name of each parameter, and which tasks have it.
+    # Ranges and defaults differ between tasks, so only each parameter's name and the tasks that have it are listed.
     tasks_with: dict[str, list[str]] = {}
     for task in tasks:
         for name in task.options.model_fields:
@@ -206,7 +206,7 @@ td,th{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;border-bott
 
 
 def page(described: dict[str, Any], address: str) -> str:
-    """Return the document as a web page; `address` is the server's as the reader reached it, for the curl commands."""
+    """Return the document as a web page; `address` is the server's URL as the reader sees it, for the curl commands."""
     blocks = [
         _block(path, verb, operation, address)
         for path, verbs in described["paths"].items()

@@ -48,7 +48,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the network returned for an image, and what encoding needs besides."""
+    """The network's output for an image, and what else encoding needs."""
 
     output: Any
     request: Request
@@ -58,7 +58,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class TimedAnswer(Generic[Content]):
-    """The answer for one image, as an object or as the bytes to send, and where the time went."""
+    """The answer for one image, as an object or as the bytes to send, and the time that each step took."""
 
     content: Content
     decode_s: float
@@ -66,10 +66,10 @@ class TimedAnswer(Generic[Content]):
 
 
 class ImageSource(Protocol):
-    """An image on its way in. `decode` consumes it, so that encoded bytes or pixels are not held while it waits."""
+    """An incoming image. `decode` consumes it, so that encoded bytes or pixels are not held while it waits."""
 
     def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
-        """Decode and prepare the image; `keep` keeps it to be drawn on. Raises ImageError."""
+        """Decode and prepare the image; `keep` keeps it for drawing. Raises ImageError."""
 
 
 class EncodedImage:
@@ -121,7 +121,7 @@ class Pipeline:
     async def answer(self, image: ImageSource, request: Request) -> TimedAnswer[Answer]:
         """Return the answer for one image as an object.
 
-        Raises ImageError, and BatcherFailed if nothing is computed any more.
+        Raises ImageError, and BatcherFailed if nothing more can be computed.
         """
         return await self._run(image, request, self._to_answer)
 
@@ -163,7 +163,7 @@ class Pipeline:
 
 
 async def run_all(work: Iterable[Coroutine[Any, Any, Value]]) -> list[Value]:
-    """Run coroutines side by side. Before an error is raised, the others are cancelled and have ended."""
+    """Run coroutines concurrently. If one fails, the others are cancelled and have ended before its error is raised."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""What is checked before anything is started, so that a wrong setting ends the start at once with one line."""
+"""Checks that run before anything is started, so that a wrong setting ends the start at once with a one-line error."""
 
 import errno
 import socket
@@ -66,7 +66,7 @@ def _check_precision(settings: Settings) -> None:
 
 
 def _fetch_weights(settings: Settings) -> None:
-    """Download the standard profile's weights here, once, and not in all workers at the same time."""
+    """Download the standard profile's weights once, here, and not in all workers at the same time."""
     if settings.profile == "standard":
         for task in settings.tasks:
             catalogue.fetch(task)

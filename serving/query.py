@@ -50,7 +50,7 @@ def to_options(values: dict[str, str], options_class: type[AnyOptions]) -> AnyOp
 def unknown_parameter(
     name: str, options_classes: Iterable[type[Options]], valid: Iterable[str] | None = None
 ) -> OptionError:
-    """Return the error for a parameter that none of the option classes has; `valid` are their fields if left out."""
+    """Return the error for a parameter that none of the option classes has; `valid` defaults to their fields."""
     options_classes = list(options_classes)
     if valid is None:
         valid = dict.fromkeys(field for one in options_classes for field in one.model_fields)

@@ -29,14 +29,14 @@ from foursight.schema.tasks import TASKS
 PREFIX = "FOURSIGHT_"
 # Variables of the SDK and the command line.
 CLIENT_VARIABLES = {"FOURSIGHT_URL", "FOURSIGHT_API_KEY"}
-# The names of earlier versions.
+# Names in earlier versions, and those that replaced them.
 RENAMED = {
     "FOURSIGHT_MAX_BYTES": "FOURSIGHT_MAX_UPLOAD_BYTES",
     "FOURSIGHT_MAX_PIXELS": "FOURSIGHT_MAX_IMAGE_PIXELS",
     "FOURSIGHT_ANSWER_CACHE": "FOURSIGHT_ANSWER_CACHE_MIB",
     "FOURSIGHT_CALIBRATION": "FOURSIGHT_CALIBRATION_DIR",
 }
-# What Kubernetes sets in every container beside a Service named "foursight".
+# Kubernetes sets these in every container of a namespace with a Service named "foursight".
 KUBERNETES_VARIABLE = re.compile(r"FOURSIGHT_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 
 
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="wrap")
     @classmethod
     def _name_valid_values(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        """Replace pydantic's message, which names one bound, by one that names all valid values."""
+        """Replace pydantic's message, which names one bound, with one that names all valid values."""
         try:
             return validate(value)
         except ValidationError:

@@ -11,10 +11,10 @@ from foursight.serving.errors import ApiError
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
-# Most clients send the whole body before they read, and see a broken pipe instead of the response if nobody reads on:
-# an upload over the limit is drained, and discarded, up to this multiple of the limit.
+# Most clients send the whole body before they read the response, and see a broken pipe instead if the server stops
+# reading. So an upload over the limit is read and discarded, up to this multiple of the limit.
 DRAIN_FACTOR = 4
-# Anything else is taken for an image, as curl and fetch send other types by default; these can only be a mistake.
+# These types can only be a mistake. All others are accepted, because curl and fetch send unrelated types by default.
 _NEVER_AN_IMAGE = ("text/", "application/json", "application/xml", "video/", "audio/")
 
 

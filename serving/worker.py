@@ -1,4 +1,4 @@
-"""A worker: one Serve replica of a task. It has the models, and HAProxy sends it HTTP requests directly."""
+"""A worker: one Serve replica of a task. It holds the models and gets HTTP requests directly from HAProxy."""
 
 import asyncio
 from dataclasses import asdict
@@ -52,7 +52,7 @@ class Worker:
     async def check_health(self) -> None:
         """Raise RuntimeError if the compute thread has ended; Serve then replaces this worker.
 
-        Models are synchronised too: a worker that was starting during a broadcast has missed it.
+        It also synchronises the models, because a worker that was starting during a broadcast has missed it.
         """
         await self.sync_models()
         if not self._endpoint.batcher.alive:
@@ -86,9 +86,10 @@ class Worker:
     async def answer(
         self, image: list[ObjectRef], options: Options, regions: list[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:
-        """Answer for a decoded image, uint8 [H, W, 3] in Ray's object store, or for regions of it.
+        """Return the answers for a decoded image, uint8 [H, W, 3] in Ray's object store, or for regions of it.
 
-        `image` is a list with one reference. It is emptied, so that the store is free once the image is fetched.
+        `image` is a list with one reference. The list is emptied, so that the store can free the image once it is
+        fetched.
         """
 
         async def fetch() -> Pixels:
@@ -104,7 +105,7 @@ class Worker:
     async def layers(self, size: tuple[int, int] | None, model: str | None = None) -> LayerTable | ApiError:
         """Return the layers of the task's network, or of a fine-tuned model's.
 
-        The input has the given `size` (height, width), or the task's own.
+        `size` (height, width) defaults to the task's input size.
         """
         entry = self._loader.entry(model) if model else None
         if model and entry is None:
@@ -118,8 +119,8 @@ class Worker:
         from foursight.models.finetuned import networks  # noqa: PLC0415
         from foursight.models.inspection import summary  # noqa: PLC0415
 
-        # One at a time, because it competes with requests for the cores. The network is loaded anew, since engines have
-        # replaced the modules of the one that answers.
+        # One at a time, because it competes with requests for the cores. The network is loaded again, because engines
+        # have replaced the modules of the one that answers.
         with self._summary_lock:
             if model and entry:
                 network = networks.load(model, Path(entry.folder))
@@ -129,9 +130,9 @@ class Worker:
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:
-        """Answer for blank images once, so that no request waits for allocations and for kernels to be chosen.
+        """Answer blank images once, so that no request waits for allocations and for the choice of kernels.
 
-        The time of the last one is the estimate of the time an image takes, until the first is measured.
+        The time of the last one is the first estimate of the time per image.
         """
         for size in ((640, 480), (480, 640)):
             prepared = self._task.prepare(Image.new("RGB", size, "grey"))

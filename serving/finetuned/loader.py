@@ -1,4 +1,4 @@
-"""A worker's part: it loads and removes fine-tuned models as the list of served models says, while it answers."""
+"""The worker's side: loads and removes fine-tuned models to match the list, without interrupting requests."""
 
 import logging
 import threading

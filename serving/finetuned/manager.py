@@ -1,6 +1,6 @@
-"""The gateway's part: it changes the list of served models while the server runs, and tells all workers.
+"""The gateway's side: changes the list of served models while the server runs, and notifies all workers.
 
-A request names a model and never a path: its files are in the models folder, or at a path that was named at the start.
+A request names a model, never a path: its files are in the models folder, or at a path given when the server started.
 """
 
 import asyncio

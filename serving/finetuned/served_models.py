@@ -1,7 +1,8 @@
 """The list of fine-tuned models that a server serves: one JSON file in the models folder.
 
-The start writes it, then only the gateway's ModelManager. Each worker's ModelLoader reads it when it starts, when the
-gateway tells it to, and with each health check, so a worker that starts later serves the same models as the others.
+It is written when the server starts, and afterwards only by the gateway's ModelManager. Each worker's ModelLoader reads
+it when it starts, when the gateway asks it to, and at each health check, so a worker that starts later serves the same
+models as the others.
 """
 
 import json
@@ -26,12 +27,12 @@ class Entry:
 
 
 def path(settings: Settings) -> Path:
-    """Return the file. Its name has the port, since two servers may share a models folder."""
+    """Return the path of the list. Its name contains the port, because two servers may share a models folder."""
     return settings.models_dir / f".served-{settings.port}.json"
 
 
 def read(settings: Settings) -> dict[str, Entry]:
-    """Return the entries by model name; empty without a file."""
+    """Return the entries by model name; empty if the file does not exist."""
     try:
         rows = json.loads(path(settings).read_bytes())
     except FileNotFoundError:
@@ -49,7 +50,7 @@ def write(settings: Settings, entries: dict[str, Entry]) -> None:
 
 
 def remove(settings: Settings) -> None:
-    """Delete the file, at the end of the server."""
+    """Delete the file when the server stops."""
     with suppress(OSError):
         path(settings).unlink()
 

@@ -1,4 +1,4 @@
-// The answers beside the photo: a tab for each task, its rows, one line about them, and where the time went.
+// The answers beside the photo: a tab for each task, its rows, a summary line, and the time of each step.
 
 import { byId, make, select } from "./dom.js";
 import { colour, css } from "./palette.js";

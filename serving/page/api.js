@@ -2,10 +2,10 @@
 
 import { queryOf } from "./tasks.js";
 
-/** Address of the server. The page may be served below a path of its own. */
+/** Address of the server. A proxy may serve the page below a path. */
 export const BASE = new URL(".", document.baseURI);
 
-/** What went wrong (`message`), what would be right (`hint`), and whether a retry of the request may help (`again`). */
+/** What went wrong (`message`), what would be right (`hint`), and whether retrying the request may help (`again`). */
 export class Trouble extends Error {
   constructor(message, hint, again = false) {
     super(message);
@@ -15,9 +15,9 @@ export class Trouble extends Error {
 }
 
 /**
- * The answer of a task for a photo (a Blob): `{answer, timing}`. `timing` has milliseconds of decode, queue, inference and
- * total (on the server), and of trip (there and back). `model` is the name of a fine-tuned model, or null. Throws Trouble,
- * or AbortError if `signal` ends the request.
+ * Return a task's answer for a photo (a Blob): `{answer, timing}`. `timing` has milliseconds of decode, queue,
+ * inference and total (on the server), and of trip (the round trip). `model` is the name of a fine-tuned model, or
+ * null. Throws Trouble, or AbortError if `signal` ends the request.
  */
 export async function ask(task, photo, model, signal) {
   const url = new URL(`v1/${task.name}?${queryOf(task, model)}`, BASE);
@@ -32,14 +32,14 @@ export async function ask(task, photo, model, signal) {
   return { answer, timing: { ...serverTiming(response), trip: performance.now() - start } };
 }
 
-/** The models of this server, built-in and fine-tuned. Throws Trouble. */
+/** Return the models of this server, built-in and fine-tuned. Throws Trouble. */
 export async function models() {
   return (await (await send(new URL("v1/models", BASE), {})).json()).models;
 }
 
 /**
- * The tasks of this server, from its OpenAPI document: `{name, summary, finds, options}`. `finds` is "labels", "object",
- * "objects" or "masks"; `options` has the JSON schema of each option by its name. Throws Trouble.
+ * Return the tasks of this server, from its OpenAPI document: `{name, summary, finds, options}`. `finds` is "labels",
+ * "object", "objects" or "masks"; `options` has the JSON schema of each option by its name. Throws Trouble.
  */
 export async function tasks() {
   const { paths } = await (await send(new URL("openapi.json", BASE), {})).json();

@@ -1,10 +1,10 @@
-// The tasks and models that the server offers, to choose from.
+// The choice of tasks and models.
 
 import { byId, make } from "./dom.js";
 import { chosen, state } from "./state.js";
 import { firstChoice, title } from "./tasks.js";
 
-/** A box to check for each task. */
+/** Show a checkbox for each task. */
 export function renderTasks() {
   const tasks = [...state.served.values()];
   const checked = firstChoice(tasks);
@@ -18,7 +18,7 @@ function chip({ name, summary }, checked) {
   return make("label", { class: "chip" }, box, make("span", {}, make("strong", {}, title(name)), about));
 }
 
-/** A list of models for each chosen task that has fine-tuned ones. */
+/** Show a list of models for each chosen task that has fine-tuned ones. */
 export function renderModelChoices() {
   const choices = chosen().flatMap((name) => {
     const own = state.cards.filter(({ task }) => task === name);
@@ -37,7 +37,7 @@ function modelChoice(task, own) {
   return make("div", {}, make("label", { for: `model-${task}` }, `${title(task)} with`), list);
 }
 
-/** All models with their labels, at the end of the page. */
+/** Show all models with their labels, at the end of the page. */
 export function renderModels() {
   byId("models").replaceChildren(...state.cards.map(described));
 }

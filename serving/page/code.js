@@ -8,8 +8,8 @@ const SERVER = BASE.href.replace(/\/$/, "");
 const METHODS = ["classify", "localize", "detect", "segment"];
 
 /**
- * A command for a shell. `photo` is `{name, sample}`; `chosen` has, for each task, `{task, model}`. Several tasks share one
- * upload, unless two of them have a model of their own.
+ * Return a command for a shell. `photo` is `{name, sample}`; `chosen` has, for each task, `{task, model}`. Several
+ * tasks share one upload, unless two of them use fine-tuned models.
  */
 export function curl(photo, chosen, threshold) {
   const upload = photo.sample
@@ -23,7 +23,7 @@ export function curl(photo, chosen, threshold) {
     .join("\n");
 }
 
-/** The same in Python. */
+/** Return the same request in Python. */
 export function python(photo, chosen, threshold) {
   const source = JSON.stringify(photo.sample ?? photo.name);
   const lines = requests(chosen, threshold).map(({ path, options }) => {
@@ -50,7 +50,7 @@ function modelOf(choice) {
   return choice?.model ? { model: choice.model } : {};
 }
 
-/** As one word of a POSIX shell. */
+/** Quote text as one word of a POSIX shell. */
 function quote(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }

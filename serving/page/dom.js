@@ -2,7 +2,7 @@
 
 export const byId = (id) => document.getElementById(id);
 
-/** A new element with attributes and children. */
+/** Return a new element with attributes and children. */
 export function make(name, attributes, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);

@@ -26,7 +26,7 @@ export function paint(context, photo, size, objects, { unit, lit = null }) {
   write(context, shown, scale, unit);
 }
 
-/** The smallest of `objects` at a point of the photo, or null. */
+/** Return the smallest of `objects` at a point of the photo, or null. */
 export function objectAt(context, objects, x, y) {
   context.setTransform(1, 0, 0, 1, 0, 0);
   const smallestFirst = [...objects].sort((one, other) => area(one.box) - area(other.box));
@@ -68,7 +68,7 @@ function frame(context, { classId, instance, box: [x1, y1, x2, y2], path }, scal
   const bottom = Math.min(y2 * scale, context.canvas.height - half);
   rounded.roundRect(left, top, Math.max(right - left, 1), Math.max(bottom - top, 1), 3 * unit);
   if (path) {
-    // The outline shows the object already: a thick box would only hide others in a crowd.
+    // The outline already shows the object: a thick box would only hide others in a crowd.
     context.lineWidth = unit;
     context.strokeStyle = css(shade, 0.75);
     context.stroke(rounded);
@@ -77,7 +77,7 @@ function frame(context, { classId, instance, box: [x1, y1, x2, y2], path }, scal
   }
 }
 
-/** A coloured line with a dark rim, visible on any photo. */
+/** Draw a coloured line with a dark rim, visible on any photo. */
 function stroke(context, shade, unit, line) {
   context.lineWidth = 4 * unit;
   context.strokeStyle = "rgb(0 0 0 / 0.45)";
@@ -115,7 +115,7 @@ function write(context, objects, scale, unit) {
   }
 }
 
-/** A place [x, y, width, height] for a tag at a box that overlaps none of `taken`; null if there is none. */
+/** Return a place [x, y, width, height] for a tag at a box that overlaps none of `taken`, or null. */
 function free(context, box, scale, width, height, taken) {
   const [x1, y1, x2, y2] = box.map((side) => side * scale);
   const [right, bottom] = [x2 - width, y2 - height];

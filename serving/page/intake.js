@@ -1,15 +1,15 @@
-// How a photo comes in: as a chosen file, dropped, pasted, as a sample, or from the camera.
+// The ways to add a photo: choose a file, drop it, paste it, pick a sample, or use the camera.
 
 import { Trouble } from "./api.js";
 import { takePhoto } from "./camera.js";
 import { byId } from "./dom.js";
 
-/** Call `take(blob, name, sample)` with each photo that comes in, and `complain(trouble)` if one cannot come in. */
+/** Call `take(blob, name, sample)` with each photo that is added, and `complain(trouble)` if one cannot be. */
 export function listen(take, complain) {
   byId("file").addEventListener("change", ({ target }) => {
     const [file] = target.files;
     if (file) take(file, file.name);
-    // Otherwise choosing the same file again would not be a change.
+    // Otherwise choosing the same file again would not fire a change event.
     target.value = "";
   });
 

@@ -1,4 +1,4 @@
-// The page: a photo comes in, each chosen task is requested, and the answers are listed and drawn.
+// The page: for each photo, requests every chosen task, then lists and draws the answers.
 
 import { renderAnswer } from "./answer.js";
 import { ask, models, tasks, Trouble } from "./api.js";
@@ -21,7 +21,7 @@ async function take(blob, name, sample = null) {
     photo.bitmap = await createImageBitmap(blob);
     photo.size = { width: photo.bitmap.width, height: photo.bitmap.height };
   } catch {
-    // Not a photo, or a format that this browser cannot read: the server's answer tells which.
+    // Not a photo, or a format that this browser cannot read: the server's answer says which.
   }
   if (state.photo === photo) render();
 }
@@ -33,7 +33,7 @@ function abortAll() {
   state.photo?.bitmap?.close();
 }
 
-/** Show why a photo could not come in. */
+/** Show why a photo could not be added. */
 function complain(trouble) {
   state.trouble = trouble;
   render();
@@ -74,7 +74,7 @@ function render() {
   renderCode();
 }
 
-/** The task of the tab that was picked, else the last task that found something. */
+/** Return the task of the selected tab or, without one, the last task that found something. */
 function whichTask() {
   const names = requested();
   if (state.pickedTab && names.includes(state.shown)) return state.shown;
@@ -147,7 +147,7 @@ byId("copy").addEventListener("click", async ({ target }) => {
     await navigator.clipboard.writeText(byId("code-text").textContent);
     target.textContent = "Copied";
   } catch {
-    // Pages have no clipboard without https: select the text, for the keyboard to copy.
+    // Pages without https have no clipboard: select the text, so that it can be copied with the keyboard.
     getSelection().selectAllChildren(byId("code-text"));
     target.textContent = "Press Ctrl C";
   }
@@ -157,7 +157,7 @@ byId("copy").addEventListener("click", async ({ target }) => {
 try {
   for (const task of await tasks()) state.served.set(task.name, task);
   renderTasks();
-  // A photo may have come in meanwhile.
+  // A photo may have been added meanwhile.
   if (state.photo) for (const name of chosen()) start(name);
   render();
   state.cards = await models();

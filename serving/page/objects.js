@@ -1,11 +1,11 @@
-// From the answer of a task to the rows that the page lists and draws.
+// Converts the answer of a task to the rows that the page lists and draws.
 
 import { outline } from "./outline.js";
 import { decode } from "./rle.js";
 
 /**
- * The rows of an answer, best first: `{label, classId, score, instance, box, path}`. `box` is null if a prediction has no
- * place of its own; `path`, the outline of its mask or null, is computed on first access.
+ * Return the rows of an answer, best first: `{label, classId, score, instance, box, path}`. `box` is null if a
+ * prediction has no box to draw; `path`, the outline of its mask or null, is computed on first access.
  */
 export function toRows({ finds }, answer) {
   const seen = new Map();

@@ -2,7 +2,7 @@
 
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up
 
-/** A Path2D in pixels of the photo around a decoded mask and its holes (fill it with "evenodd"). */
+/** Return a Path2D in pixels of the photo around a decoded mask and its holes (fill it with "evenodd"). */
 export function outline(mask) {
   const path = new Path2D();
   for (const points of loops(mask)) {
@@ -15,7 +15,7 @@ export function outline(mask) {
   return path;
 }
 
-/** For each closed outline, the middles of the pixel sides along it; the mask is always on the right. */
+/** Return, for each closed outline, the middles of the pixel sides along it; the mask is always on the right. */
 function loops({ x, y, width, height, bits }) {
   const inside = (column, row) => column >= 0 && row >= 0 && column < width && row < height && bits[row * width + column];
   const corners = width + 1;

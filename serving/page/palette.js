@@ -7,7 +7,7 @@ const [DARKEST, LIGHTEST] = [0.66, 0.82];
 const CHROMA = 0.19;
 const SHIFTS = [0, 0.07, -0.07, 0.035, -0.035];
 
-/** The colour of a class; `instance`, a count of that class's objects in a photo, shifts the lightness a little. */
+/** Return the colour of a class; `instance` counts the objects of that class in a photo and shifts the lightness. */
 export function colour(classId, instance = 0) {
   const lightness = DARKEST + (LIGHTEST - DARKEST) * ((classId * LIGHTNESS_STEP) % 1) + SHIFTS[instance % SHIFTS.length];
   const hue = 2 * Math.PI * ((FIRST_HUE + classId * HUE_STEP) % 1);
@@ -20,14 +20,14 @@ export function colour(classId, instance = 0) {
   return linear.map((side) => Math.round(255 * gamma(side)));
 }
 
-/** Black or white, whichever has more contrast with `background`. */
+/** Return black or white, whichever has more contrast with `background`. */
 export function ink(background) {
   const [red, green, blue] = background.map((side) => degamma(side / 255));
   const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   return (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) ? [0, 0, 0] : [255, 255, 255];
 }
 
-/** In CSS syntax. */
+/** Return a colour in CSS syntax. */
 export function css([red, green, blue], alpha = 1) {
   return `rgb(${red} ${green} ${blue} / ${alpha})`;
 }

@@ -1,7 +1,7 @@
 // COCO's compressed run-length encoding of masks: runs in column-major order, starting with a run of zeros. From the
 // fourth on, each run is the difference to the run two before. Numbers are in groups of 5 bits, the lowest first.
 
-/** The lengths of the runs in pixels, decoded from `counts`. */
+/** Return the lengths of the runs in pixels, decoded from `counts`. */
 export function runsOf(counts) {
   const runs = [];
   let value = 0;

@@ -8,7 +8,7 @@ import { census } from "./tasks.js";
 const canvas = byId("canvas");
 const context = canvas.getContext("2d");
 
-/** Render the photo, or the invitation to choose one. */
+/** Render the photo, or the prompt to choose one. */
 export function renderStage() {
   const { photo } = state;
   const waits = [...state.asked.values()].some((one) => !one.rows && !one.trouble);

@@ -1,4 +1,4 @@
-// What the page knows. Everything on it is rendered from this state and from the controls.
+// The state of the page. Everything is rendered from it and from the controls.
 
 import { byId } from "./dom.js";
 import { isCounted } from "./tasks.js";
@@ -20,33 +20,33 @@ export const state = {
   trouble: null,
 };
 
-/** The names of the tasks whose boxes are checked. */
+/** Return the names of the tasks whose boxes are checked. */
 export function chosen() {
   return [...byId("tasks").querySelectorAll("input:checked")].map((box) => box.value);
 }
 
-/** The names of the chosen tasks that have been requested. */
+/** Return the names of the chosen tasks that have been requested. */
 export function requested() {
   return chosen().filter((name) => state.asked.has(name));
 }
 
-/** Whether the slider applies to a task. */
+/** Return whether the slider applies to a task. */
 export function counted(name) {
   return state.served.has(name) && isCounted(state.served.get(name));
 }
 
-/** The position of the slider, 0..1. */
+/** Return the position of the slider, 0..1. */
 export function threshold() {
   return Number(byId("threshold").value) / 100;
 }
 
-/** The rows of a task that pass the slider. */
+/** Return the rows of a task at or above the slider's threshold. */
 export function visible(name) {
   const rows = state.asked.get(name)?.rows ?? [];
   return counted(name) ? rows.filter((row) => row.score >= threshold()) : rows;
 }
 
-/** The rows that are drawn on the photo. */
+/** Return the rows that are drawn on the photo. */
 export function placed() {
   return state.shown ? visible(state.shown).filter((row) => row.box) : [];
 }

@@ -1,4 +1,5 @@
-// What follows from the description of a task (see `tasks` in api.js): the page knows no task by its name.
+// Everything that depends on the kind of task follows from its description (see `tasks` in api.js), never from its
+// name.
 
 const DETAIL = ["labels", "object", "objects", "masks"];
 // The slider's lowest position. Objects above it are requested at once, so that the slider needs no new request.
@@ -10,12 +11,12 @@ export function title(name) {
   return name[0].toUpperCase() + name.slice(1);
 }
 
-/** Whether the predictions of a task are objects side by side, each with a score of its own for the slider. */
+/** Return whether a task finds separate objects, each with its own score for the slider. */
 export function isCounted({ finds }) {
   return finds === "objects" || finds === "masks";
 }
 
-/** The query that the page sends for a task; `model` is the name of a fine-tuned model, or null. */
+/** Return the query that the page sends for a task; `model` is the name of a fine-tuned model, or null. */
 export function queryOf(task, model) {
   const query = new URLSearchParams();
   const { score_threshold: score, top_k: count } = task.options;
@@ -25,14 +26,14 @@ export function queryOf(task, model) {
   return query;
 }
 
-/** The names of the tasks that are chosen at first: one for labels, and the one whose objects have most detail. */
+/** Return the names of the tasks that are chosen at first: one for labels, and the one with the most detailed objects. */
 export function firstChoice(tasks) {
   const labels = tasks.find(({ finds }) => finds === "labels");
   const detailed = DETAIL.slice(1).map((detail) => tasks.find(({ finds }) => finds === detail)).findLast(Boolean);
   return [labels, detailed].filter(Boolean).map(({ name }) => name);
 }
 
-/** One line about the rows of a task's answer, `visible` of which pass the slider. */
+/** Return one line about the rows of a task's answer, of which `visible` pass the slider. */
 export function headline({ finds }, rows, visible) {
   if (!rows.length) return "Nothing found.";
   if (finds === "labels") return `Most likely: ${visible[0].label}`;

@@ -1,7 +1,7 @@
-"""Everything in Ray that is private or undocumented and that the server relies on, with a check that it still holds.
+"""Everything private or undocumented in Ray that the server relies on, with a check that it still exists.
 
 environment     the RAY_* variables, and the private arguments of ray.init
-loopback        what keeps Ray's ports on loopback
-haproxy_config  how Serve's HAProxy configuration is hardened
-checks          one entry per fact about Ray; the start stops with the first that no longer holds
+loopback        keeps Ray's ports on loopback
+haproxy_config  hardens Serve's HAProxy configuration
+checks          one entry per fact about Ray; the server does not start if one no longer holds
 """

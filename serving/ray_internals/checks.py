@@ -1,7 +1,7 @@
 """Each private fact about Ray that the server relies on, and the check at the start that Ray still has it.
 
-A fact is a text in a file of the installed Ray. That is quick to check, needs no import, and sees what an import does
-not: that a variable is still read, or that a function is still called with the argument that is patched.
+A fact is a text that must occur in a file of the installed Ray. This is quick to check, needs no import, and finds what
+an import does not: whether a variable is still read, or a function still called with the patched argument.
 """
 
 import mmap
@@ -95,7 +95,7 @@ def internals() -> Iterator[Internal]:
 
 
 def check(ray: Path | None = None) -> None:
-    """Raise LaunchError, naming what is missing, if Ray has changed; `ray` is the folder of its package."""
+    """Raise LaunchError, naming what is missing, if Ray has changed; `ray` is the folder of the installed package."""
     program = environment.haproxy_program()
     if not program.is_file():
         raise LaunchError(f"The program {program} is missing. Install Foursight again.")

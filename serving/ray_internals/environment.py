@@ -1,6 +1,6 @@
 """The RAY_* variables of a server, and the private arguments of ray.init.
 
-Ray and Serve read most variables when they are imported, so they are set before.
+Ray and Serve read most variables when they are imported, so they must be set before.
 """
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from foursight.serving.ray_internals import loopback
 
-# The longest that a worker may take to answer a request.
+# The longest time in seconds that a worker may take to answer a request.
 SERVER_TIMEOUT_S = 120
 
 
@@ -22,8 +22,8 @@ def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int)
         # Ray's workers have a niceness of 15 by default. Here they are the machine's main work.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
-        # How long a replica that is told to stop still answers, for the sake of remote load balancers (default 30 s).
-        # HAProxy is on this machine and is told first.
+        # How long a stopping replica still answers, for remote load balancers (default 30 s). HAProxy runs on this
+        # machine and is notified first.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray checks on a cluster ten times a second. On one machine, without autoscaling, these intervals are enough;
@@ -47,7 +47,7 @@ def init_arguments(host: str, folder: Path) -> dict[str, str | None]:
 
 
 def haproxy_program() -> Path:
-    """Return the path of serving/haproxy.py as an installed program, which Serve starts in HAProxy's place."""
+    """Return the path of serving/haproxy.py as an installed program, which Serve starts instead of HAProxy."""
     return Path(sys.prefix) / "bin" / "foursight-haproxy"
 
 
@@ -56,7 +56,7 @@ def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
     # 107 characters.
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        # gRPC between deployments, and no thread of its own for the router.
+        # Deployments call each other over gRPC, and the router has no separate thread.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy_program()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

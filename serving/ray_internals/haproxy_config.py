@@ -1,10 +1,10 @@
 """Hardening of the HAProxy configuration that Serve writes from its template (ray/serve/_private/haproxy_templates.py).
 
-The template leaves some doors open that no variable closes:
+The template has unsafe defaults that no variable changes:
 
 - the metrics page on :9101 and the statistics page on :8404 listen on all interfaces: both are removed;
-- the admin socket is world-writable: it becomes private;
-- HAProxy's own 502, 503 and 504 become a plain 500: they become 503 problem details with Retry-After;
+- the admin socket is world-writable: it is made private;
+- HAProxy's own 502, 503 and 504 are sent as a plain 500: they become 503 problem details with Retry-After;
 - one line per request is logged to a syslog that does not exist: logging is removed;
 - a client may take any time to send its headers: it gets a timeout.
 """
@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 HEADER_TIMEOUT_S = 30
-# Beside the configuration: why it was rejected.
+# A file beside the configuration with the reason why it was rejected.
 REJECTED = "haproxy-rejected.txt"
 
 # The lines of the template that patch_config changes.
@@ -29,9 +29,9 @@ TEMPLATE_LINES = (
 
 
 def patch_config(config: str, error_file: Path) -> str:
-    """Return the configuration with the doors above closed; `error_file` has the response for 502, 503 and 504.
+    """Return the hardened configuration; `error_file` holds the response for 502, 503 and 504.
 
-    Raises RuntimeError if a door is still open, because another version of Ray has another template.
+    Raises RuntimeError if an unsafe default remains, which means that Ray's template has changed.
     """
     config = "".join(text for text in _sections(config) if not text.startswith(("frontend prometheus", "listen stats")))
     config = re.sub(r"(?m)^ *log .*\n", "", config)
@@ -48,7 +48,7 @@ def patch_config(config: str, error_file: Path) -> str:
 
 
 def check_hardened(config: str, error_file: Path) -> None:
-    """Raise RuntimeError, naming what is missing, if a door is open."""
+    """Raise RuntimeError, naming what is missing, if an unsafe default remains."""
     defaults = next((text for text in _sections(config) if text.startswith("defaults")), "")
     required = {
         "one `bind`": len(re.findall(r"(?m)^ *bind ", config)) == 1,

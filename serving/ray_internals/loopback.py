@@ -1,6 +1,6 @@
 """Keeping Ray's own ports on loopback when the server listens on loopback.
 
-Ray 2.60 binds its ports to the node's address, if that is 127.0.0.1. On Linux it replaces 127.0.0.1 by the machine's
+Ray 2.60 binds its ports to the node's address, if that is 127.0.0.1. On Linux it replaces 127.0.0.1 with the machine's
 address unless clusters are switched off. One port ignores the address: the gRPC server of a replica, for calls between
 deployments, binds all interfaces (ray/serve/_private/replica.py).
 """
@@ -25,7 +25,7 @@ def environment(host: str) -> dict[str, str]:
 
 
 def bind_replica() -> None:
-    """Bind the gRPC server of this replica to loopback, if the server is on loopback. For a replica's constructor."""
+    """Bind this replica's gRPC server to loopback if the server listens there. Call it in a replica's constructor."""
     if os.environ.get(CLUSTER_SWITCH) != "0":
         return
     from ray.serve._private import replica  # noqa: PLC0415
