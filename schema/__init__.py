@@ -1,4 +1,4 @@
-"""The wire types: what travels over HTTP, shared by the server and its clients. Needs pydantic only."""
+"""The wire types, shared by the server and its clients. They need only pydantic."""
 
 from foursight.schema.answers import Analysis, Answer, Answers, Box, ImageSize, Polygons, Prediction, Rle
 from foursight.schema.base import Wire

@@ -17,6 +17,6 @@ class Problem(Wire):
 
 
 class Failure(Wire):
-    """Stands where an answer would stand, if one image of several or one task of several failed."""
+    """Takes the place of an answer if one of several images, or one of several tasks, failed."""
 
     error: Problem

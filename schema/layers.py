@@ -64,7 +64,7 @@ class LayerTable(Wire):
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """A network's input as (height, width), from "224" (a square) or "WIDTHxHEIGHT". Raises ValueError."""
+    """Parse "224" (a square) or "WIDTHxHEIGHT" to (height, width) in pixels. Raises ValueError."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 6 for side in sides):
         raise ValueError(f"{text!r} is not a size: give one side, as in 224, or WIDTHxHEIGHT, as in 640x480")

@@ -15,7 +15,7 @@ class Options(BaseModel):
 
     @classmethod
     def synonyms(cls) -> dict[str, str]:
-        """Other libraries' names for these options, each with ours: {"conf": "score_threshold", ...}.
+        """Return other libraries' names for these options, each with ours: {"conf": "score_threshold", ...}.
 
         They are not accepted: error messages use them to suggest the right name.
         """
@@ -27,7 +27,7 @@ class Options(BaseModel):
 
 
 def split_commas(value: object) -> object:
-    """The names in comma-separated text; anything but text is returned unchanged."""
+    """Split comma-separated text into names; a value of another type is returned unchanged."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 

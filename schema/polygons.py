@@ -7,7 +7,7 @@ from foursight.schema.rle import Mask
 
 
 def fill(polygons: Polygons, height: int, width: int) -> Mask:
-    """The pixels whose centres lie inside at least one outline, bool [`height`, `width`].
+    """Return the pixels whose centres lie inside at least one outline, bool [`height`, `width`].
 
     Outlines are [x1, y1, x2, y2, ...] in pixels. Pixel (0, 0) is [0, 1)^2, and its centre (0.5, 0.5). An outline that
     crosses itself is filled by the even-odd rule.

@@ -14,7 +14,7 @@ Mask = NDArray[np.bool_]
 
 
 def encode(mask: Mask) -> Rle:
-    """Encode a mask, bool [H, W]."""
+    """Encode a mask, bool [H, W], as COCO's compressed RLE."""
     height, width = mask.shape
     return encode_part(mask, 0, 0, height, width)
 

@@ -1,4 +1,4 @@
-"""Close matches for a mistyped name, for error hints of the server and of the command line."""
+"""Close matches for a mistyped name, for the error hints of the server and the command line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

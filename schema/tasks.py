@@ -10,7 +10,8 @@ from typing import Literal
 
 from foursight.schema.options import Options
 
-# What a task returns for an image: its labels, the main object, all objects with boxes, or all objects with masks too.
+# What a task finds in an image: its labels, the main object, all objects with boxes, or all objects with boxes and
+# masks.
 Finds = Literal["labels", "object", "objects", "masks"]
 
 
@@ -18,7 +19,7 @@ Finds = Literal["labels", "object", "objects", "masks"]
 class TaskSpec:
     """One task.
 
-    `name` is its path below /v1/, and its command. `summary` is one sentence. `module` has `load(profile, device,
+    `name` is its path below /v1/ and its command. `summary` is one sentence. `module` has `load(profile, device,
     precision)`, see models/catalogue.py. `options_class` is "module:Class", in a module that imports neither torch nor
     ray.
     """
