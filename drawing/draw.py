@@ -1,7 +1,7 @@
-"""Draws predictions on an image: masks, boxes, tags, and a panel for labels without a box of their own.
+"""Draws predictions on an image: masks, boxes, tags, and a panel for labels without a box.
 
 Used by the server and the SDK. All positions are in pixels of the image. Each mask is blended within the bounds of its
-object, in bytes, so that drawing on a large image needs little more memory than one copy of it.
+object, in bytes, so drawing on a large image needs little more memory than one copy of it.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ class Item:
 
 
 def draw(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Image:
-    """A new RGB image with `predictions` drawn on it: small objects over large ones, and tags over everything.
+    """Return a new RGB image with `predictions` drawn on it: small objects over large ones, tags over everything.
 
     Raises ValueError if a mask belongs to an image of another size.
     """
@@ -63,9 +63,9 @@ def draw(image: Image.Image, predictions: Sequence[Prediction]) -> Image.Image:
 
 
 def tag_forms(item: Item, style: Style, width: int) -> list[tuple[str, TextStyle]]:
-    """The forms of a tag in order of preference, from long to short, in an image `width` pixels wide.
+    """Return the forms of a tag in order of preference, from long to short, for an image `width` pixels wide.
 
-    The tag of an object that is much narrower than it starts with the small text.
+    If the object is much narrower than its tag, the first form already has the small text.
     """
     label = one_line(item.prediction.label)
     score = f"{100 * item.prediction.score:.0f} %"
@@ -92,7 +92,7 @@ def _style(size: tuple[int, int]) -> Style:
 
 
 def _sort_out(ranked: Sequence[Prediction], size: tuple[int, int]) -> tuple[list[Item], list[Prediction]]:
-    """Split predictions into those with a place of their own and those for the panel, both best first."""
+    """Split predictions into those with a place in the image and those for the panel, both best first."""
     items: list[Item] = []
     loose: list[Prediction] = []
     seen = Counter[int]()
@@ -114,7 +114,7 @@ def _share_a_box(predictions: Sequence[Prediction]) -> bool:
 
 
 def _extent(prediction: Prediction, size: tuple[int, int]) -> Rect | None:
-    """Bounds of a prediction's box, else of its mask: at least one pixel, inside the image. None without either."""
+    """Return the bounds of a prediction's box, else of its mask, clipped to the image. None without either."""
     if prediction.box is not None:
         x1, y1, x2, y2 = (round(side) for side in prediction.box)
     elif isinstance(prediction.mask, Rle):
@@ -143,7 +143,7 @@ def _draw_mask(picture: Image.Image, mask: Rle | Polygons, item: Item, style: St
 
 
 def _bitmap(mask: Rle | Polygons, window: Rect, size: tuple[int, int]) -> Image.Image:
-    """The part of a mask inside `window`, mode L, 0 to 255."""
+    """Return the part of a mask inside `window`, mode L, 0 to 255."""
     x1, y1, x2, y2 = window
     if isinstance(mask, Rle):
         if mask.size != (size[1], size[0]):
@@ -170,7 +170,7 @@ def _blur(line: int) -> float:
 
 @lru_cache(maxsize=64)
 def _ramps(line: int, rim: int) -> tuple[list[int], list[int]]:
-    """Lookup tables from a blurred mask, 0..255, to the opacity of the dark rim and of the colour, 0..255.
+    """Return lookup tables from a blurred mask, 0..255, to the opacity of the dark rim and of the colour, 0..255.
 
     Across a straight edge, the blurred mask is the normal distribution's CDF of the distance to the edge.
     """
@@ -191,7 +191,7 @@ def _unit(value: float) -> float:
 def _draw_box(picture: Image.Image, item: Item, style: Style) -> None:
     radius = 2 * style.line
     if item.prediction.mask is not None:
-        # The contour shows the object already: a thick box would only hide others in a crowd.
+        # The contour already shows the object: a thick box would only hide others in a crowd.
         paste_frame(picture, item.rect, max(1, style.line // 2), radius, item.colour, alpha=0.8)
         return
     outer = _grown(item.rect, style.line // 2, picture.size)

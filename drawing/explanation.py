@@ -18,7 +18,7 @@ _PAPER, _INK, _GREY = (255, 255, 255), (22, 24, 29), (104, 110, 122)
 _TITLE, _TEXT, _SMALL = TextStyle(34), TextStyle(19), TextStyle(15)
 _COLUMNS = 6
 _BAR = 14
-# Opacity of the colours where there is least evidence and where there is most.
+# Opacity of the colours at the least and at the most evidence.
 _CLEAR, _DENSE = 0.3, 0.72
 
 
@@ -69,7 +69,7 @@ def _heading(found: "Explanation") -> str:
 
 
 def _overlay(shown: Image.Image, frame: tuple[int, ...], found: "Explanation") -> Image.Image:
-    """The image in grey with the evidence in colours over the part that the network sees."""
+    """Return the image in grey, with the evidence in colours over the part that the network sees."""
     grey = shown.convert("L").convert("RGB")
     box = (max(frame[0], 0), max(frame[1], 0), min(frame[2], shown.width), min(frame[3], shown.height))
     levels = _levels(found.enlarged(box[2] - box[0], box[3] - box[1]))
@@ -83,7 +83,7 @@ def _overlay(shown: Image.Image, frame: tuple[int, ...], found: "Explanation") -
 
 
 def _draw_legend(paper: Image.Image, left: int, top: int, width: int, found: "Explanation") -> None:
-    """The colour scale of the evidence, with the values at its ends."""
+    """Draw the colour scale of the evidence, with the values at its ends."""
     bar = Image.fromarray(palette.heat()[None]).resize((width, _BAR), Image.Resampling.BILINEAR)
     paper.paste(bar, (left, top))
     low, high = (f"{value:+.1f}" for value in (found.evidence.min(), found.evidence.max()))

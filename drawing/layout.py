@@ -29,10 +29,10 @@ class TagPlacement:
 def place_tags(
     requests: Sequence[TagRequest], size: tuple[int, int], taken: Sequence[Rect] = ()
 ) -> list[TagPlacement | None]:
-    """Place each tag inside an image of `size` (width, height), so that none overlaps another or a rect of `taken`.
+    """Place each tag inside an image of `size` (width, height), without overlapping another tag or a rect of `taken`.
 
-    Greedy, in the order of the requests. Of its free places, a tag takes the one that hides least of small objects. A
-    tag without a free place is left out (None), and so are all tags once they cover a third of the image.
+    Greedy, in the order of the requests. A tag goes to the free place where it hides the least of small objects. A tag
+    without a free place is left out (None), and so are all further tags once a third of the image is covered.
     """
     tags = list(taken)
     budget = size[0] * size[1] / 3
@@ -54,7 +54,7 @@ def place_tags(
 
 
 def overlap(rects: Rects, others: Rects) -> NDArray[np.int64]:
-    """Area in pixels of the overlap of each of `rects` [N, 4] with each of `others` [M, 4]: int64 [N, M]."""
+    """Return the area in pixels that each of `rects` [N, 4] shares with each of `others` [M, 4]: int64 [N, M]."""
     upper = np.maximum(rects[:, None, :2], others[None, :, :2])
     lower = np.minimum(rects[:, None, 2:], others[None, :, 2:])
     areas: NDArray[np.int64] = np.clip(lower - upper, 0, None).prod(axis=2)
@@ -64,7 +64,7 @@ def overlap(rects: Rects, others: Rects) -> NDArray[np.int64]:
 def _place_tag(
     request: TagRequest, size: tuple[int, int], tags: Sequence[Rect], small: Sequence[Rect]
 ) -> TagPlacement | None:
-    """The placement that overlaps none of `tags` and hides least of `small`; the first in order of preference."""
+    """Return the placement that overlaps none of `tags` and hides least of `small`; of equals, the most preferred."""
     forms = [(form, tag) for form, tag in enumerate(request.sizes) if tag[0] <= size[0] and tag[1] <= size[1]]
     placements = [TagPlacement(rect, form) for form, tag in forms for rect in _candidates(request.box, tag, size)]
     rects = _array([placement.rect for placement in placements])
@@ -80,7 +80,7 @@ def _array(rects: Sequence[Rect]) -> Rects:
 
 
 def _candidates(box: Rect, tag: tuple[int, int], size: tuple[int, int]) -> list[Rect]:
-    """The places of a tag at a box in order of preference, each moved inside the image."""
+    """Return the places of a tag at a box in order of preference, each moved inside the image."""
     x1, y1, x2, y2 = box
     width, height = tag
     right, bottom = x2 - width, y2 - height

@@ -29,7 +29,7 @@ _COLD, _HOT = 290, 456
 
 @lru_cache(maxsize=4096)
 def colour(class_id: int, instance: int = 0) -> Rgb:
-    """The colour of a class. `instance` counts the objects of that class in an image, and shifts the lightness."""
+    """Return the colour of a class. `instance`, a count of the class's objects in an image, shifts the lightness."""
     darkest, lightest = _LIGHTNESS
     lightness = darkest + (lightest - darkest) * (class_id * _LIGHTNESS_STEP % 1)
     lightness += _SHIFTS[instance % len(_SHIFTS)]
@@ -37,7 +37,7 @@ def colour(class_id: int, instance: int = 0) -> Rgb:
 
 
 def _vivid(lightness: float, hue: float, chroma: float) -> Rgb:
-    """The colour in sRGB with this hue and lightness, and with the highest chroma up to `chroma`."""
+    """Return the sRGB colour with this hue and lightness, and the highest possible chroma up to `chroma`."""
     while max(map(abs, (side - 0.5 for side in _linear_rgb(lightness, chroma, hue)))) > 0.5 and chroma > 0:
         chroma -= 0.005
     red, green, blue = (round(255 * _gamma(side)) for side in _linear_rgb(lightness, chroma, hue))
@@ -46,9 +46,9 @@ def _vivid(lightness: float, hue: float, chroma: float) -> Rgb:
 
 @lru_cache(maxsize=1)
 def heat() -> NDArray[np.uint8]:
-    """256 colours for a quantity, uint8 [256, 3], from near black through violet and orange to light yellow.
+    """Return 256 colours for a quantity, uint8 [256, 3], from near black through violet and orange to light yellow.
 
-    Lightness increases in even steps, so that equal differences look equal, in greyscale too.
+    Lightness increases in even steps, so equal differences look equal, in greyscale too.
     """
     colours = []
     for step in range(256):
@@ -59,12 +59,12 @@ def heat() -> NDArray[np.uint8]:
 
 
 def ink(background: Rgb) -> Rgb:
-    """Black or white, whichever has more contrast with `background`: at least 4.58."""
+    """Return black or white, whichever has more contrast with `background`: at least 4.58."""
     return max(BLACK, WHITE, key=lambda text: contrast(text, background))
 
 
 def contrast(one: Rgb, other: Rgb) -> float:
-    """The contrast ratio of two colours, 1..21, as WCAG 2.2 defines it. Text needs at least 4.5."""
+    """Return the contrast ratio of two colours, 1..21, as WCAG 2.2 defines it. Text needs at least 4.5."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 

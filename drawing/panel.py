@@ -1,4 +1,4 @@
-"""A panel in a corner of the image: labels without a box of their own, with percentages and bars."""
+"""A panel in a corner of the image: labels without a box, with percentages and bars."""
 
 from collections.abc import Sequence
 

@@ -34,11 +34,11 @@ class TextStyle:
         return round(1.4 * self.em)
 
     def width(self, text: str) -> int:
-        """Width of a line of text in pixels, without padding."""
+        """Return the width of a line of text in pixels, without padding."""
         return round(_font(self.em).getlength(text))
 
     def tag(self, text: str) -> tuple[int, int]:
-        """(width, height) of the tag around a line of text."""
+        """Return the (width, height) in pixels of the tag around a line of text."""
         return self.width(text) + 2 * self.pad, self.height
 
     def write(self, picture: Image.Image, left: int, top: int, text: str, ink: Rgb) -> None:
@@ -47,7 +47,7 @@ class TextStyle:
         ImageDraw.Draw(picture).text((left, baseline), text, fill=ink, font=_font(self.em), anchor="ls")
 
     def shorten(self, text: str, room: int) -> str:
-        """The text, cut and with an ellipsis if it is wider than `room` pixels."""
+        """Return the text, cut with an ellipsis if it is wider than `room` pixels."""
         if self.width(text) <= room:
             return text
         fits, too_long = 0, len(text)
@@ -61,7 +61,7 @@ class TextStyle:
 
 
 def one_line(label: str) -> str:
-    """A label in one line, with composed accents, because the font has no combining ones."""
+    """Return a label in one line, with composed accents, because the font has no combining ones."""
     return " ".join(unicodedata.normalize("NFC", label).split())
 
 
@@ -101,7 +101,7 @@ def paste_frame(picture: Image.Image, rect: Rect, stroke: int, radius: int, colo
 
 
 def _corners(radius: int, stroke: int, width: int, height: int, alpha: float) -> list[tuple[Image.Image, int, int]]:
-    """The four corners (mask, left, top) of a rectangle of `width` x `height`."""
+    """Return the four corners (mask, left, top) of a rectangle of `width` x `height` pixels."""
     if radius < 1:
         return []
     tile = _corner(radius, stroke, round(255 * alpha))
@@ -117,7 +117,7 @@ def _corners(radius: int, stroke: int, width: int, height: int, alpha: float) ->
 
 @lru_cache(maxsize=64)
 def _corner(radius: int, stroke: int, level: int) -> Image.Image:
-    """The upper left quarter of a ring as a mask, or of a disc if `stroke` is `radius`."""
+    """Return the upper left quarter of a ring as a mask, or of a disc if `stroke` is `radius`."""
     large = Image.new("L", (_OVERSAMPLE * radius,) * 2)
     end = 2 * _OVERSAMPLE * radius - 1
     edge = _OVERSAMPLE * stroke
