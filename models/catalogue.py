@@ -32,7 +32,7 @@ class Task(Protocol):
     short_side: int
 
     def resolve(self, options: Any) -> ResolvedRequest[Any, Any]:
-        """Find the model and the classes that the options name. Raises OptionError."""
+        """Look up the model and the classes that the options name. Raises OptionError."""
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
         """Turn an upright RGB image into an input of `predict`.
@@ -58,11 +58,11 @@ class SupportsFineTuned(Protocol):
         """Remove a model; requests that were resolved before are still answered."""
 
     def finetuned_cards(self) -> list[Card]:
-        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; they count only parameters and bytes that are not shared."""
 
 
 def load(name: str, profile: Profile = "tiny", device: Device = "auto", precision: PrecisionConfig = FLOAT32) -> Task:
-    """Load a task with its weights; `precision` applies to a CPU.
+    """Load a task with its weights; `precision` applies only to CPUs.
 
     Raises KeyError for an unknown name, WeightsError if the weights of the profile are not available, and
     PrecisionError if the images to calibrate on cannot be read.

@@ -6,7 +6,7 @@ from platformdirs import user_cache_path, user_data_path
 
 
 def cache_folder(kind: str) -> Path:
-    """Folder of a kind of derived files, which may be deleted at any time.
+    """Return the folder for a kind of derived files, which may be deleted at any time.
 
     On Linux ~/.cache/foursight/KIND, or $XDG_CACHE_HOME/foursight/KIND.
     """
@@ -14,7 +14,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def data_folder(kind: str) -> Path:
-    """Folder of a kind of the user's own files.
+    """Return the folder for a kind of the user's own files.
 
     On Linux ~/.local/share/foursight/KIND, or $XDG_DATA_HOME/foursight/KIND.
     """

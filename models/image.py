@@ -55,9 +55,9 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
     opened = _open(data, max_pixels)
     width, height = size = opened.size
     factor = reduction(size, short_side)
-    # The last line tells by the sides whether EXIF has turned the image, so unequal sides must stay unequal.
+    # The last line detects a rotation by EXIF from the sides, so unequal sides must stay unequal.
     if width == height or -(-width // factor) != -(-height // factor):
-        # Does nothing unless the file is a JPEG.
+        # `draft` does nothing unless the file is a JPEG.
         opened.draft(None, (width // factor, height // factor))
     stored = opened.size
     image = _load(opened, data)
@@ -71,7 +71,7 @@ def reduce(image: Image.Image, short_side: int) -> Image.Image:
 
 
 def reduction(size: tuple[int, int], short_side: int) -> int:
-    """The largest of 8, 4, 2, 1 that both sides of `size` can be divided by, leaving `short_side` of the shorter."""
+    """Return the largest of 8, 4, 2, 1 by which both sides can be divided so that the shorter keeps `short_side`."""
     return next(factor for factor in (8, 4, 2, 1) if factor == 1 or min(size) >= factor * short_side)
 
 
@@ -114,7 +114,7 @@ def _read_header(data: bytes) -> ImageFile.ImageFile | None:
     """Open a file with the first of Pillow's plugins that accepts it, as Image.open does; None if none does.
 
     Image.open would also apply Image.MAX_IMAGE_PIXELS, which belongs to the program that imports this package. (The
-    plugins for TIFF and WebP apply it still, to tiles and to twice the limit; it is above our default limit.)
+    plugins for TIFF and WebP still apply it, to tiles and at twice its value; it is above our default limit.)
     """
     Image.init()
     for name in FORMATS:

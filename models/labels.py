@@ -1,4 +1,4 @@
-"""Label spaces: the names of class ids, and the class ids that a request names."""
+"""Label spaces: the names of class ids, and the ids of the classes that a request names."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,13 @@ from importlib.resources import files
 
 from foursight.models.errors import OptionError
 
-# A label space of at most this many labels is listed in full when a label is refused.
+# A label space of at most this size is listed in full in the error for an unknown label.
 LISTED = 20
 
 
 @cache
 def imagenet() -> tuple[tuple[str, str], ...]:
-    """The 1,000 classes of ImageNet-1k in index order, as (WordNet id, label)."""
+    """Return the 1,000 classes of ImageNet-1k in index order, as (WordNet id, label)."""
     rows = json.loads(files("foursight.models").joinpath("data/imagenet.json").read_text())
     return tuple((wnid, label) for wnid, label in rows)
 

@@ -49,8 +49,8 @@ class Predictions:
 class Card:
     """Description of a loaded model.
 
-    `input_size` is the size that the network works at in pixels, as text. `dtype` is what it computes in. `parameters`
-    and `bytes` of a fine-tuned model count only what it does not share with the built-in model.
+    `input_size` is the size that the network works at in pixels, as text. `dtype` is what it computes in. For a
+    fine-tuned model, `parameters` and `bytes` count only what it does not share with the built-in model.
     """
 
     name: str

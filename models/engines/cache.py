@@ -1,7 +1,7 @@
 """Compiled models on disk: one file each, written atomically, checked when read, rebuilt if damaged.
 
 A file is a SHA-256 followed by the bytes that it covers. The folder must be private to the user, because OpenVINO runs
-what is read from it.
+the code that it contains.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ STALE_PART_S = 3600
 
 
 def folder() -> Path:
-    """Folder of the compiled models."""
+    """Return the folder of the compiled models."""
     return cache_folder("engines")
 
 
 def key(part: nn.Module, inputs: Any, config: Mapping[str, Any]) -> str:
-    """File name of a compiled module: a SHA-256 over everything that the result of the compilation depends on.
+    """Return the file name of a compiled module: a SHA-256 over everything that the compilation depends on.
 
-    That is: weights, code (the module's repr, the sources of this package, library versions), `inputs` (their shapes
-    and dtypes), `config` (the options of the compilation), and the processor.
+    That is weights, code (the module's repr, the sources of this package, library versions), `inputs` (their shapes and
+    dtypes), `config` (the options of the compilation), and the processor.
     """
     digest = hashlib.sha256()
     # Not `state_dict`: it leaves out non-persistent buffers.
@@ -63,7 +63,7 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, blob: bytes) -> None:
-    """Store a compiled model; do nothing if the folder is not writable, or is writable for other users."""
+    """Store a compiled model; do nothing if the folder is not writable, or if other users can write to it."""
     root = folder()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def _is_private(root: Path) -> bool:
 
 
 def _processor() -> str:
-    """The processor's model and instruction sets: a compiled model may contain code for these only."""
+    """Return the processor's model and instruction sets: a compiled model may contain code for these only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:

@@ -1,11 +1,11 @@
-"""Devices: which one a network runs on, what it occupies there, and which errors a device does not recover from."""
+"""Devices: which one a network runs on, how large it is there, and which errors a device does not recover from."""
 
 from typing import TypedDict
 
 import torch
 from torch import nn
 
-# CUDA errors after which the context still works; after the others every later call fails.
+# CUDA errors after which the context still works; after any other, every later call fails.
 _RECOVERABLE = ("out of memory", "invalid argument", "invalid configuration argument", "ALLOC_FAILED")
 
 
@@ -44,7 +44,7 @@ def count_parameters(network: nn.Module) -> Size:
 def is_fatal_device_error(error: BaseException) -> bool:
     """Whether an error leaves the CUDA context of this process unusable: only a new process can compute again.
 
-    Such errors are torch.AcceleratorError since torch 2.8, RuntimeError before. Running out of memory is not one.
+    They are torch.AcceleratorError since torch 2.8, RuntimeError before. Running out of memory is not one of them.
     """
     if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
         return False

@@ -23,7 +23,7 @@ from foursight.models.engines import cache, environment
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig, has_openvino, import_openvino
 
 # Largest difference from PyTorch's result, relative to the largest value of the result. After the 50 layers of Lite0,
-# summing float32 in another order makes about 1e-6; bfloat16, OpenVINO's default on CPUs that have it, 1e-2.
+# summing float32 in another order causes about 1e-6; bfloat16, OpenVINO's default on CPUs that have it, 1e-2.
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 1e-2
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -55,14 +55,14 @@ def compile(
 ) -> Engine:
     """Compile a dense part: a module in eval mode on `device`, from tensors to one tensor or several.
 
-    The dimensions that differ between the two examples of its inputs, and always the first, become dynamic. The part is
-    traced with `example` and verified with `other`. Tracing makes what Python computes from a size a constant, so that
-    must not depend on the dynamic dimensions.
+    Dimensions that differ between the two examples of its inputs become dynamic, and the first always does. The part is
+    traced with `example` and verified with `other`. Tracing turns whatever Python computes from a size into a constant,
+    so no such value may depend on a dynamic dimension.
 
     The engine takes the same tensors and returns a list of new ones, float32 within TOLERANCE (on CUDA: CUDA_TOLERANCE)
-    of the part's own. `precision` applies to a CPU, and is float32 in place of int8 without `samples`, which returns
-    inputs to calibrate on. One thread at a time may call the engine. OpenVINO copies the weights, so the part should be
-    released.
+    of the part's own. `precision` applies only to CPUs. int8 needs `samples`, which returns inputs to calibrate on;
+    without it, float32 is used. Only one thread at a time may call the engine. OpenVINO copies the weights, so the
+    caller should release the part.
     """
     if not has_engine(device):
         return _in_pytorch(part)
@@ -83,8 +83,8 @@ def has_engine(device: torch.device) -> bool:
 def share_cores(device: torch.device) -> None:
     """Set PyTorch's threads for a process that only serves: one if engines have threads for all cores.
 
-    Two thread pools take the cores from each other: on 2 cores, the network of a classification took 9.4 ms with two
-    threads of PyTorch's and 8.4 ms with one.
+    Two thread pools compete for the cores: on 2 cores, the network of a classification took 9.4 ms with two PyTorch
+    threads and 8.4 ms with one.
     """
     torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.available_cpus())
 
@@ -115,14 +115,14 @@ def autocast_float16(part: nn.Module) -> Run:
 def _openvino(
     part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig, samples: Samples | None
 ) -> Run | None:
-    """Return None if the network cannot be converted, or has other results when converted."""
+    """Compile with OpenVINO; None if the network cannot be converted, or has other results when converted."""
     ov = import_openvino()
     config = {
         "INFERENCE_NUM_THREADS": environment.available_cpus(),
-        # All threads for one call: two calls at a time with one thread each gain little for a batch, and a single
-        # image takes half as long again.
+        # All threads for one call: two concurrent calls with one thread each gain little for a batch, and a single
+        # image takes 1.5 times as long.
         "PERFORMANCE_HINT": "LATENCY",
-        # Several workers would pin their threads to the same cores.
+        # With pinning, several workers would pin their threads to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
     # By default OpenVINO computes in bfloat16 on CPUs that have it, which changes scores in the second digit.
@@ -195,7 +195,7 @@ def _session(compiled: Any) -> Run:
 
 
 def _agrees(engine: Run, part: nn.Module, examples: Sequence[Inputs], tolerance: float) -> bool:
-    """Whether an engine's results for the examples are the part's own, within the tolerance."""
+    """Whether an engine's results for the examples equal the part's own, within the tolerance."""
     eager = _eager(part)
     for example in examples:
         for mine, own in zip(engine(*example), eager(*example), strict=True):

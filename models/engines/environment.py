@@ -1,12 +1,12 @@
 """CPUs that a process may use, and the variables that its C libraries read at start.
 
 Memory: by default glibc maps fresh pages for each large tensor and returns them afterwards, and the kernel clears them
-every time. With the variables below it keeps its memory, in one arena, because an arena of a thread never holds more
-than 64 MB. On 2 cores and a batch of 8, this took detection from 262 to 143 ms per image and classification from 17.4
-to 9.3 ms; for a single image from 170 to 143 and from 15.0 to 14.0 ms. The price: a worker never returns memory.
+every time. With the variables below it keeps its memory, in a single arena, because a thread's own arena never holds
+more than 64 MB. On 2 cores and a batch of 8, this took detection from 262 to 143 ms per image and classification from
+17.4 to 9.3 ms; for a single image from 170 to 143 and from 15.0 to 14.0 ms. The price: a worker never returns memory.
 
 Threads: by default PyTorch's threads spin while they wait for each other, which takes the core from the thread that
-they wait for. On a busy machine an image cost 1,000 ms of CPU time in place of 31.
+they wait for. On a busy machine, an image cost 1,000 ms of CPU time instead of 31.
 """
 
 import math
@@ -31,9 +31,9 @@ def require() -> None:
 
 
 def available_cpus(root: Path = Path("/")) -> int:
-    """Number of CPUs that this process may use: its affinity, and its cgroups' CPU quota rounded up; at least 1.
+    """Return the number of CPUs that this process may use: its affinity, or its cgroups' CPU quota rounded up if less.
 
-    `root` is where /proc and /sys lie.
+    `root` is the folder that contains proc/ and sys/.
     """
     if sys.version_info >= (3, 13):
         count = os.process_cpu_count() or 1
@@ -63,7 +63,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _ratio(values: list[str]) -> Iterator[float]:
-    """Quota / period, if there is a limit: "max" and -1 mean none."""
+    """Yield quota / period if the quota is limited: "max" and -1 mean that it is not."""
     if len(values) == 2 and all(value.isdecimal() for value in values) and int(values[1]) > 0:
         yield int(values[0]) / int(values[1])
 

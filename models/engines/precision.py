@@ -1,7 +1,7 @@
 """Precisions of the engines on a CPU: float32, or, faster and less exact, bfloat16 or int8.
 
-int8 needs the range of the values between layers. It is measured on a folder of images like those that will be asked
-about (post-training quantization; Jacob et al. 2018, section 3; done by NNCF).
+int8 needs the range of the values between layers. It is measured on a folder of images like those to be processed
+(post-training quantization; Jacob et al. 2018, section 3; done by NNCF).
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def has_openvino() -> bool:
 
 def import_openvino() -> Any:
     """Import OpenVINO, which takes a moment, and return it."""
-    # Its tools report each import and conversion to Google Analytics, unless this package is missing.
+    # OpenVINO's tools report each import and conversion to Google Analytics, unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino  # noqa: PLC0415
 

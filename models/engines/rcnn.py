@@ -4,8 +4,8 @@ The rest stays torchvision's (anchors, NMS), except that boxes are pooled by net
 predictor stays in PyTorch: it is a tenth of the mask branch, and the tiny profile's returns views of one mask for all
 classes, which an engine would copy.
 
-Each part is compiled once for images of all sizes. For a shape that it has not seen, OpenVINO prepares itself in the
-time of a few calls, not in the seconds of a compilation.
+Each part is compiled once for images of all sizes. The first call with a new shape takes OpenVINO as long as a few
+calls, not the seconds of a compilation.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ from foursight.models.networks.lazy_pyramid import LazyPyramid, WinogradTiles
 
 # (N, height, width) of the two example batches. The sides are multiples of 32, as those of padded images are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
-# Number of an image's best proposals that the heads are calibrated on.
+# The heads are calibrated on this number of an image's best proposals.
 CALIBRATION_PROPOSALS = 64
 
 # Arguments of the calls of each part, by the part's name in the network.
@@ -78,7 +78,7 @@ def install(
 
     Returns the precision of the other parts, such as "int8", or "float32+int8" if some could not be compiled.
     """
-    # A generator of its own: loading a model must not change the random numbers of the program.
+    # A separate generator: loading a model must not change the program's random numbers.
     noise = torch.Generator().manual_seed(0)
     examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
     calls = _calls(network, [ImageList(batch, [tuple(batch.shape[2:])] * len(batch)) for batch in examples])
@@ -126,7 +126,7 @@ def compile_tiles(tiles: WinogradTiles, device: torch.device) -> engine.Engine:
 def _calls(network: GeneralizedRCNN, batches: list[ImageList], use_proposals: bool = False) -> Calls:
     """Return the arguments that each dense part is called with, for each batch of images.
 
-    The heads look at the best proposals, or at three fixed boxes of several levels: noise may lead to no proposals.
+    The heads get the best proposals, or three fixed boxes of different levels, because noise may yield no proposals.
     """
     heads = network.roi_heads
     calls: Calls = {}
@@ -156,7 +156,7 @@ def _calls(network: GeneralizedRCNN, batches: list[ImageList], use_proposals: bo
 def _samples(network: GeneralizedRCNN, images: Images) -> Callable[[str], list[tuple[Tensor, ...]]]:
     """Return a function from a part's name to its inputs for the images; they are computed when first needed.
 
-    The network must still have its own parts then.
+    The network's parts must not be replaced before that.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""Evaluates `classify` on a folder with a folder of images for each label: top-1 and top-5 accuracy."""
+"""Evaluates `classify` on a folder that has one subfolder of images per label: top-1 and top-5 accuracy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -35,7 +35,7 @@ def evaluate(folder: Path, predictor: Predictor, selection: Selection) -> Evalua
         truth.append(label)
         ranked.append(best)
         if best[:1] != [label]:
-            # The surest wrong labels come first.
+            # The most confident wrong labels come first.
             first = predictions[0]
             errors.append((-first.score, WorstExample(path, f"{label}: predicted {first.label}", predictions, ())))
     overall, classes = accuracy(truth, ranked, len(predictor.labels))
@@ -44,7 +44,7 @@ def evaluate(folder: Path, predictor: Predictor, selection: Selection) -> Evalua
 
 
 def _read(folder: Path, selection: Selection) -> list[tuple[Path, str]]:
-    """The images of a folder with their labels, the names of their folders."""
+    """Return the images of a folder with their labels, the names of their subfolders."""
     labels = sorted(one.name for one in folder.iterdir() if one.is_dir())
     images = [
         (path, label)

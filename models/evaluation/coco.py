@@ -1,4 +1,4 @@
-"""A COCO file as an evaluation reads it: its images, its categories, and the predictor's answers for them."""
+"""A COCO file as an evaluation reads it: its images, its categories, and the predictions for them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ def images_folder(file: Path, images: Path | None) -> Path:
 
 
 def select_categories(content: dict[str, Any], classes: Sequence[str] | None) -> tuple[dict[int, str], list[int]]:
-    """Return the label of each category id, and the ids that are asked for. Raises EvaluationError."""
+    """Return the label of each category id, and the selected ids. Raises EvaluationError."""
     ids = {normalize_label(category["name"]): category["id"] for category in content["categories"]}
     labels = {category["id"]: category["name"] for category in content["categories"]}
     unknown = [name for name in classes or () if normalize_label(name) not in ids]
@@ -50,7 +50,7 @@ def select_categories(content: dict[str, Any], classes: Sequence[str] | None) ->
 def predict(
     predictor: Predictor, folder: Path, images: Sequence[dict[str, Any]], selection: Selection
 ) -> tuple[dict[int, Sequence[Prediction]], list[dict[str, str]]]:
-    """Return predictions by image id, and the images without any. Raises NoPredictionsError if none succeeded."""
+    """Return predictions by image id, and the images that failed. Raises NoPredictionsError if none succeeded."""
     found: dict[int, Sequence[Prediction]] = {}
     failed = []
     paths = [folder / image["file_name"] for image in images]

@@ -52,7 +52,7 @@ def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selec
 
 
 def _to_coco(image_id: int, predictions: Sequence[Prediction], ids: dict[str, int]) -> list[dict[str, Any]]:
-    """Predictions in COCO's results format. Labels that the data does not have are not measured."""
+    """Return predictions in COCO's results format. Labels that the data does not have are left out."""
     measured = [one for one in predictions if normalize_label(one.label) in ids]
     masks = [one.mask.model_dump() for one in measured if isinstance(one.mask, Rle)]
     return coco_results(
@@ -65,7 +65,7 @@ def _to_coco(image_id: int, predictions: Sequence[Prediction], ids: dict[str, in
 
 
 def _order(tallies: Iterable[ImageScore]) -> list[ImageScore]:
-    """The images with errors, by F1 from the lowest; those with equal F1 by the number of errors from the highest."""
+    """Sort the images that have errors: lowest F1 first, and among equals the most errors first."""
     wrong = [score for score in tallies if score.missed + score.wrong]
     return sorted(wrong, key=lambda score: (score.f1, -(score.missed + score.wrong)))
 

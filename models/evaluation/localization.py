@@ -1,4 +1,4 @@
-"""Evaluates `localize` on a COCO file: whether the box of each image is that of its main object.
+"""Evaluates `localize` on a COCO file: whether the box for each image is that of its main object.
 
 The figure is MaxBoxAcc at an IoU of 0.5 (Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods
 Right"): the share of images whose box hits. The paper takes the maximum over the thresholds of a heat map; a model that
@@ -58,7 +58,7 @@ def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selec
 def _main_objects(
     content: dict[str, Any], images: Sequence[dict[str, Any]], chosen: Sequence[int], file: Path
 ) -> dict[int, dict[str, Any]]:
-    """The annotation of the main object, by image id, where it is of a selected category."""
+    """Return the annotation of each image's main object by image id, if its category is selected."""
     annotations: dict[int, list[dict[str, Any]]] = {}
     for item in content["annotations"]:
         annotations.setdefault(item["image_id"], []).append(item)
@@ -86,7 +86,7 @@ def _compare(predictions: Sequence[Prediction], main: dict[str, Any], name: str,
 
 
 def _severity(row: Located) -> float:
-    """Boxes that miss come first, by least overlap, then wrong labels."""
+    """Return a sort key: boxes that miss come first, least overlap first, then wrong labels."""
     return 1 + row.overlap if row.hits else row.overlap
 
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 Figures = dict[str, float]
-# None: cannot be measured on this data.
+# None means that the data does not allow the measurement.
 Metrics = dict[str, float | None]
 Kind = Literal["bbox", "segm"]
 
@@ -149,10 +149,10 @@ def measure(
 
 
 def accuracy(truth: Sequence[str], ranked: Sequence[Sequence[str]], labels: int) -> tuple[Metrics, dict[str, Metrics]]:
-    """Return top-1 and top-5 accuracy and the number of images, over all and by class.
+    """Return top-1 and top-5 accuracy in 0..1 and the number of images, over all and by class.
 
-    `truth` has the class of each image, `ranked` the predicted classes, best first. With five or fewer `labels` there
-    is no top-5: it would always be 1.
+    `truth` has the class of each image, `ranked` the predicted classes, best first. With five or fewer `labels`, top-5
+    is None: it would always be 1.
     """
     rows = [(name, name in best[:1], name in best[:5]) for name, best in zip(truth, ranked, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What is evaluated: a model as a function from an image's bytes to predictions, wherever it runs."""
+"""The model under evaluation, as a function from an image's bytes to predictions, wherever it runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from foursight.schema import Prediction
 
 
 class EvaluationError(Exception):
-    """The data, or the model, do not allow an evaluation."""
+    """The data or the model cannot be evaluated."""
 
 
 class NoPredictionsError(EvaluationError):
@@ -45,10 +45,10 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Selection:
-    """What part of the data is evaluated (None: all of it), and how much is reported.
+    """Which part of the data is evaluated (None: all of it), and how much is reported.
 
-    `classes` are labels, `limit` is the number of images, the first ones, `worst` the number of worst examples.
-    `on_progress` is called with the number of images done and their total.
+    `classes` are labels; `limit` selects that number of images, from the first; `worst` is the number of worst
+    examples. `on_progress` is called with the number of images done and their total.
     """
 
     classes: Sequence[str] | None = None
@@ -59,7 +59,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class WorstExample:
-    """An image with errors: its file, a caption, what was predicted and, where it is known by boxes, what is true."""
+    """An image with errors: its file, a caption, the predictions and, if the data has boxes, the true objects."""
 
     path: Path
     caption: str

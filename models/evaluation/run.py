@@ -1,4 +1,4 @@
-"""The evaluation of a predictor on the data that its task is measured on."""
+"""Runs the evaluation that fits a predictor's task."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from foursight.schema.tasks import TASKS
 
 
 def require_data(task: str, data: Path) -> None:
-    """Raise EvaluationError unless the data is what a task is measured on."""
+    """Raise EvaluationError unless the data is of the kind that a task is evaluated on."""
     needs_folder = TASKS[task].finds == "labels"
     if needs_folder != data.is_dir():
         raise EvaluationError(f"{task} is evaluated on {'a folder of images' if needs_folder else 'a COCO file'}.")

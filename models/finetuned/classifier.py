@@ -29,7 +29,7 @@ class TunedClassifier(nn.Module):
         self.head = head
 
     def features(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
-        """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then own stages."""
+        """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then its own."""
         return self.tail(stages.run(published[: self.frozen], pixels))
 
     def tail(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def load(
 ) -> tuple[TunedClassifier, ModelSpec]:
     """Read a classifier from its folder, in eval mode, on the CPU.
 
-    `published` are the backbone's stages, `fingerprint` is theirs.
+    `published` holds the backbone's stages, `fingerprint` identifies them.
 
     Raises StoreError (unknown_model, model_corrupt, model_mismatch).
     """
@@ -90,7 +90,7 @@ def load(
         )  # fmt: skip
     tensors = store.read_tensors(name, folder, spec)
     try:
-        # Built without memory: the tensors that were read become its parameters.
+        # On the meta device, to allocate nothing: the tensors that were read become the parameters.
         with torch.device("meta"):
             head = ClassifierHead(HeadSpec.model_validate(spec.head), channels(published), len(spec.labels))
         model = TunedClassifier(published, spec.backbone.frozen, head)
@@ -102,5 +102,5 @@ def load(
 
 
 def channels(published: nn.ModuleList) -> int:
-    """Return the number of channels of a backbone's last map, which is that of its last batch normalisation."""
+    """Return the number of channels of a backbone's last map, read from its last batch normalisation."""
     return [module for module in published.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features

@@ -1,4 +1,4 @@
-"""Fine-tuned localizers: own labels, and possibly an own voting head, on the maps of the shared backbone."""
+"""Fine-tuned localizers: their own labels, and optionally their own voting head, on the maps of the shared backbone."""
 
 from pathlib import Path
 from typing import Literal
@@ -54,8 +54,8 @@ def load(
 ) -> tuple[TunedLocalizer, dict[str, Tensor], ModelSpec]:
     """Read a localizer from its folder, in eval mode, on the CPU: the model, its own tensors, and its spec.
 
-    `votes` is the built-in voting head, which the model may share, and `shared` is their `fingerprint`; None if the
-    task has none. Raises StoreError (unknown_model, model_corrupt, model_mismatch).
+    `votes` is the built-in voting head, which the model may share, and `shared` is the `fingerprint`; both are None if
+    the task's network has no votes. Raises StoreError (unknown_model, model_corrupt, model_mismatch).
     """
     spec = store.read_spec(name, folder)
     if spec.task != "localize":

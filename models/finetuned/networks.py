@@ -1,4 +1,4 @@
-"""Fine-tuned models as whole networks, shared parts included, for inspection."""
+"""Fine-tuned models as whole networks, including the shared parts, for inspection."""
 
 from pathlib import Path
 from typing import cast
@@ -37,9 +37,9 @@ def load(name: str, folder: Path) -> nn.Module:
     network = rcnn_tiny.load(spec.task == "segment")
     found = detector.load(name, folder, spec.task, detector.shared_weights(network))
     if found.names is None:
-        # Either names or network is set.
+        # A detector has either `names` or `network`.
         return cast(nn.Module, found.network)
-    # A network of the model's own that has the same results; "other" is one of its classes.
+    # An equivalent separate network; "other" is one of its classes.
     whole = detector.build(spec.task == "segment", len(spec.labels), other=True)
     whole.load_state_dict(detector.merged_state(network, found.names))
     answering: nn.Module = whole.eval()

@@ -1,6 +1,6 @@
 """Fine-tuned models on disk: one folder each, with model.json, model.safetensors, and a report for people.
 
-model.json is the root of trust: it describes the tensors and has the SHA-256 of their file. No code from a model's
+model.json is the root of trust: it describes the tensors and contains the SHA-256 of their file. No code from a model's
 folder is ever run: tensors are read by safetensors, never unpickled. torch is imported only to read tensors.
 """
 
@@ -55,13 +55,13 @@ class ModelSpec(BaseModel):
 
 
 def default_folder() -> Path:
-    """Folder of all models: $FOURSIGHT_MODELS_DIR, else "models" in the user's data folder."""
+    """Return the folder of all models: $FOURSIGHT_MODELS_DIR, else "models" in the user's data folder."""
     configured = os.environ.get("FOURSIGHT_MODELS_DIR")
     return Path(configured) if configured else data_folder("models")
 
 
 def check_name(name: str) -> str:
-    """Return the name if a model can have it. Raises StoreError (invalid_model_name)."""
+    """Return the name if it is a valid model name. Raises StoreError (invalid_model_name)."""
     if NAME.fullmatch(name) is None or name in TASKS:
         raise StoreError(
             "invalid_model_name",

@@ -10,9 +10,9 @@ Edges = tuple[int, int, int, int]
 class Layer:
     """One operation of a network for one input. All pairs are (vertical, horizontal); sizes leave out the batch.
 
-    `input`, `output` and `observed` are [C, H, W], or [features] after the spatial dimensions are gone; `output` is by
-    formula, `observed` is the size of the tensor that came out. `padding` is (top, bottom, left, right), and includes
-    padding by a separate operation.
+    `input`, `output` and `observed` are [C, H, W], or [features] after the spatial dimensions are gone; `output` is
+    computed by formula, `observed` is the size of the actual tensor. `padding` is (top, bottom, left, right), and
+    includes padding by a separate operation.
 
     `receptive_field` is the size of what one cell sees, in pixels of the input; `field_stride` is the distance between
     the fields of neighbours; `field_centre` is the centre of the first cell's field, where 0 is the input's edge and

@@ -1,4 +1,4 @@
-"""What each of PyTorch's operations (ATen, by name) is as a layer, and what is known about its output."""
+"""Describes each of PyTorch's operations (ATen, by name) as a layer, and what is known about its output."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from foursight.models.inspection.trace import (
 class Call:
     """One operation: `inputs` are the tensors among `args` that were computed from the network's input, with `traces`.
 
-    `module` is the module that ran it; `is_pointwise`: it treats every cell by itself.
+    `module` is the module that ran it; `is_pointwise`: it treats every cell separately.
     """
 
     name: str
@@ -131,7 +131,7 @@ def _pool_adaptively(call: Call) -> Outcome:
 
 
 def _pool_globally(call: Call) -> Outcome:
-    """A reduction over the last two axes is global pooling; after any other reduction nothing is known."""
+    """Describe a reduction: over the last two axes it is global pooling; after any other, nothing is known."""
     x, trace, name = call.args[0], call.traces[0], call.name
     position = 2 if name == "linalg_vector_norm" else 1
     axes = call.args[position] if len(call.args) > position else ()
@@ -149,7 +149,7 @@ def _pool_globally(call: Call) -> Outcome:
 
 
 def _multiply(call: Call) -> Outcome:
-    """A matrix product: a linear layer if a module holds the matrix, else a product of two computed tensors."""
+    """Describe a matrix product: a linear layer if a module holds the matrix, else one of two computed tensors."""
     left, right = call.args[-2:] if call.name in ("addmm", "baddbmm") else call.args[:2]
     layer = {
         "kind": "linear" if isinstance(call.module, nn.Linear) else "matrix product",
@@ -194,7 +194,7 @@ def _pad(call: Call) -> Outcome:
     left, right, top, bottom = (*call.args[1], 0, 0)[:4]
     before = trace.padding
     padding = (before[0] + top, before[1] + bottom, before[2] + left, before[3] + right)
-    # The fields stay those of the map without padding: the next window takes both together.
+    # The fields stay those of the map without padding: the next window accounts for both together.
     return Outcome(replace(trace, padding=padding, layer=None))
 
 
@@ -231,7 +231,7 @@ def _pointwise(call: Call) -> Trace:
 
 
 def _reshape(call: Call) -> Trace:
-    """The trace after any other operation: unchanged if it copies or views one tensor, else unknown."""
+    """Return the trace after any other operation: unchanged if it copies or views one tensor, else unknown."""
     trace, before, after = call.traces[0], call.args[0], call.output
     if len(call.traces) == 1 and call.name in _COPIES:
         return trace

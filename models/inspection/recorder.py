@@ -1,8 +1,8 @@
 """Record the layers of a network while it runs.
 
 The network runs once, in eval mode, on a blank input, and every operation that it performs is observed. So the result
-holds for functional code, for branches, and for padding that depends on the size of the input. Each layer has the
-output size that the formula gives beside the size that was observed.
+is right for functional code, for branches, and for padding that depends on the size of the input. Each layer has both
+the output size by formula and the observed one.
 """
 
 import copy
@@ -43,8 +43,8 @@ class Part:
 def record(network: nn.Module, size: Pair, parts: Callable[[nn.Module, Tensor], Iterator[Part]]) -> list[Layer]:
     """Return the layers of a network for an input of `size` (height, width), in the order in which they run.
 
-    `parts` maps the network and a blank input, float32 [1, 3, H, W] on its device, to the parts to run. The network may
-    be in use by other threads: a copy that shares its tensors is observed.
+    `parts` maps the network and a blank input, float32 [1, 3, H, W] on its device, to the parts to run. Other threads
+    may use the network meanwhile: a copy that shares its tensors is observed.
     """
     tensors = [*network.parameters(), *network.buffers()]
     observed = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
@@ -108,7 +108,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_pointwise = torch.Tag.pointwise in func.tags
         call = Call(name, args, inputs, traces, outputs[0], self._modules[-1][1], is_pointwise)
         if not inputs:
-            # Independent of the input: it limits no receptive field, but it may cost something.
+            # Independent of the input: it limits no receptive field, but it may have a cost.
             outcome = describe_untraced(call)
             if outcome is not None:
                 self._record(outcome)

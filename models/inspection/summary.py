@@ -118,7 +118,7 @@ def parts(network: Any, pixels: Tensor) -> Iterator[Part]:
 
 
 def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
-    """The parts of an R-CNN, without selection: the heads see one region, the whole image."""
+    """Return the parts of an R-CNN, without selection: the heads see one region, the whole image."""
     rpn, heads = network.rpn, network.roi_heads
     size = (pixels.shape[2], pixels.shape[3])
     region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
@@ -126,7 +126,7 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     yield Part(lambda: features.update(network.backbone(pixels)))
     refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
     proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
-    # Refined proposals go through the box head twice.
+    # Proposals that are refined go through the box head twice.
     times = rpn.post_nms_top_n() * (2 if refines else 1)
     yield Part(lambda: rpn.head([features[level] for level in proposing]))
     yield Part(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
@@ -138,7 +138,7 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
 
 
 def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
-    """Pair each layer with the title of its stage; a layer of no known module stays in the stage before it."""
+    """Pair each layer with the title of its stage; a layer outside any known module stays in the stage before it."""
     titles = _VOTING_TITLES if isinstance(network, localizer.Localizer | Labelled) else _TITLES
     title = "stem"
     for layer in layers:

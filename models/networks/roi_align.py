@@ -27,8 +27,9 @@ class Pool(nn.Module):
 class LevelPool(Pool):
     """RoIAlign on the pyramid's level that fits a box's size (Lin et al. 2017, equation 1).
 
-    `scales` maps the names of the levels to the size of a map's pixel in the image's; `level_of` returns the index of
-    each box's level. With `aligned` the centre of a map's first cell is half a cell in, else at the origin.
+    `scales` maps the name of each level to its scale, the map's side / the image's side; `level_of` returns the index
+    of each box's level. With `aligned`, the centre of a map's first cell is half a cell from the edge, else at the
+    origin.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
 def roi_align_cpu(
     level: Tensor | LazyLevel, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """torchvision's `roi_align` on a CPU, without gradients; fastest if `level` is channels-last.
+    """Compute torchvision's `roi_align` on a CPU, without gradients; fastest if `level` is channels-last.
 
     `level` float32 [N, C, h, w]. `rois` [R, 5]: index in the batch, then xyxy in pixels of the image. `sampling_ratio`
     is the number of points along each side of a cell, 1 or more. Returns float32 [R, C, side, side], channels-last.

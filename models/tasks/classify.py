@@ -1,7 +1,7 @@
 """Classification: label an image, with the labels of ImageNet-1k or of a fine-tuned model.
 
 All models share one backbone, and a batch may mix them: the backbone runs once for all images, and each head on its
-rows of the resulting maps. Models with fine-tuned stages are one pass each.
+rows of the resulting maps. Each model with fine-tuned stages needs its own pass.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ class Classifier:
 
     @property
     def has_stages(self) -> bool:
-        """Whether it has fine-tuned backbone stages of its own."""
+        """Whether some of its backbone stages are fine-tuned."""
         return self.own is not None and len(self.own.stages) > 0
 
     def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
@@ -123,7 +123,7 @@ class Classification:
             labels=spec.labels,
             input_size=self.card.input_size,
             device=self.card.device,
-            # A model with stages of its own runs in PyTorch as a whole.
+            # A model with fine-tuned stages runs entirely in PyTorch.
             dtype="float32" if model.stages else self.card.dtype,
             **devices.count_parameters(model),
         )
@@ -134,7 +134,7 @@ class Classification:
         self._variants.remove(name)
 
     def finetuned_cards(self) -> list[Card]:
-        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; they count only parameters and bytes that are not shared."""
         return self._variants.cards()
 
     def resolve(self, options: ClassifyOptions) -> Request:
@@ -165,7 +165,7 @@ class Classification:
         variants = [request.model for _, request in batch]
         rows_of: dict[int, list[int]] = {}
         for row, variant in enumerate(variants):
-            # Models without stages of their own share one pass.
+            # Models without fine-tuned stages share one pass.
             rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
         found: dict[int, NDArray[np.float32]] = {}
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """Detection and segmentation: find every object, by Faster R-CNN or Mask R-CNN.
 
 Images are resized one by one as they arrive, and images with the same padded shape are computed together. Fine-tuned
-models with their own classes share the built-in network up to the last layer, so a batch may mix them; models with
-their own heads are one pass each (finetuned/detector.py).
+models with their own classes share the built-in network up to the last layer, so a batch may mix them; each model with
+its own heads needs its own pass (finetuned/detector.py).
 """
 
 from collections import defaultdict
@@ -60,7 +60,8 @@ class Rcnn:
         devices.move_to(tuned.own, self.device)
         card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.count_parameters(tuned.own))
         if tuned.network is not None:
-            # int8 becomes float32: calibration would take the cores from requests that are being answered.
+            # Without calibration images, int8 becomes float32: calibrating now would take the cores from running
+            # requests.
             dtype = rcnn.install(tuned.network, self.device, self.precision)
             card = replace(card, dtype=dtype)
         hidden_classes = ("background", "other")[: tuned.hidden_classes]
@@ -73,7 +74,7 @@ class Rcnn:
         self._variants.remove(name)
 
     def finetuned_cards(self) -> list[Card]:
-        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; they count only parameters and bytes that are not shared."""
         return self._variants.cards()
 
     def resolve(self, options: DetectOptions) -> Request:
@@ -83,7 +84,7 @@ class Rcnn:
 
     @property
     def short_side(self) -> int:
-        """Shorter side that a reduced image keeps."""
+        """Shorter side in pixels that a reduced image keeps."""
         return rcnn_forward.short_side(self.network)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> PreparedImage:

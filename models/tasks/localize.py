@@ -149,7 +149,7 @@ class Localization:
         self._variants.remove(name)
 
     def finetuned_cards(self) -> list[Card]:
-        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; they count only parameters and bytes that are not shared."""
         return self._variants.cards()
 
     def resolve(self, options: LocalizeOptions) -> Request:

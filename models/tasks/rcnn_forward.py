@@ -1,8 +1,8 @@
 """The forward pass of Faster R-CNN and Mask R-CNN, for a batch whose images have one padded shape.
 
 Faster R-CNN: Ren et al. 2015. Mask R-CNN: He et al. 2017. The arithmetic is that of torchvision's
-`GeneralizedRCNN.forward`; the order of the work differs. The mask head sees only the objects that the request asks for,
-and boxes and classes may come from the head of a fine-tuned model.
+`GeneralizedRCNN.forward`, but in another order: the mask head sees only the objects that the request asks for, and
+boxes and classes may come from the head of a fine-tuned model.
 """
 
 from collections import defaultdict
@@ -78,16 +78,16 @@ class RawDetections:
 
 
 def short_side(network: GeneralizedRCNN) -> int:
-    """Shorter side that a reduced image keeps: below half of it torchvision's resize skips pixels."""
+    """Return the shorter side that a reduced image keeps: torchvision's resize skips pixels if it more than halves."""
     return int(1.5 * network.transform.min_size[-1])
 
 
 def to_pixels(network: GeneralizedRCNN, image: Image.Image) -> Tensor:
     """Turn an image into the network's input, float32 [3, h, w], as torchvision's GeneralizedRCNNTransform does.
 
-    It normalises first and resizes then. The other order would save work, but it moves boxes by up to 1e-4 px, and a
-    box that starts in another pixel has another mask. A large image is averaged down before, because it would be 150 MB
-    as floats at 12 megapixels, and torchvision's resize would read one pixel in ten.
+    It normalises first, then resizes. The other order would save work, but would move boxes by up to 1e-4 px, and a box
+    that starts in another pixel gets another mask. A large image is averaged down first: at 12 megapixels it would take
+    150 MB as floats, and torchvision's resize would read one pixel in ten.
     """
     transform = network.transform
     pixels = transform.normalize(pil_to_tensor(images.reduce(image, short_side(network))).float().div_(255))

@@ -61,7 +61,7 @@ class Variants(Generic[V]):
         self._finetuned.pop(name, None)
 
     def cards(self) -> list[Card]:
-        """Return the cards of the fine-tuned models; parameters and bytes are those that are not shared."""
+        """Return the cards of the fine-tuned models; they count only parameters and bytes that are not shared."""
         return [variant.card for _, variant in list(self._finetuned.values())]
 
     def resolve(self, options: ModelOptions) -> ResolvedRequest[Any, V]:
@@ -70,7 +70,7 @@ class Variants(Generic[V]):
         return ResolvedRequest(options, variant, revision)
 
     def find(self, name: str | None) -> V:
-        """Return a model by name, the built-in one without a name. Raises OptionError (unknown_model)."""
+        """Return a model by name, the built-in one for None. Raises OptionError (unknown_model)."""
         return self._entry(name)[1]
 
     def _entry(self, name: str | None) -> tuple[int, V]:

@@ -42,7 +42,7 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """What decides the pixels: the SHA-256 of the file, and the window."""
+        """Identifies the pixels: the SHA-256 of the file, and the window."""
         return self.digest if self.box is None else f"{self.digest}-{'-'.join(map(str, self.box))}"
 
     def image(self) -> Image.Image:

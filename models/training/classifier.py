@@ -1,4 +1,4 @@
-"""Fine-tune a classifier: a new head, and as many stages of the backbone as wanted.
+"""Fine-tune a classifier: a new head and, optionally, the last stages of the backbone.
 
     images -> frozen stages (computed once, cached on disk) -> trained stages (if any) -> head -> cross-entropy
 
@@ -29,7 +29,7 @@ from foursight.models.training import augment, checkpoints, classification_data,
 from foursight.models.training.classification_data import Dataset, Sample
 from foursight.models.training.loop import OnProgress, Progress
 
-# A feature map with more values costs more to read from disk than its stages to compute.
+# A feature map with more values takes longer to read from disk than its stages take to compute.
 LARGEST_CACHED = 100_000
 
 
@@ -145,7 +145,7 @@ def finetune(
 class _Parts:
     """The frozen part, whose features may be cached, and the trained part of a model.
 
-    If neither a stage nor a convolution of the head is trained, the frozen part includes the pooling.
+    If neither a stage nor a convolution in the head is trained, the frozen part includes the pooling.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class _Parts:
     def frozen(self, pixels: Tensor) -> Tensor:
         """Map normalised pixels, float [N, 3, H, W], to the input of `trained`."""
         maps = stages.run(self._prefix, pixels)
-        # All kinds of pooling, [N, 3, C]: a run with another kind then finds its features in the cache.
+        # All kinds of pooling, [N, 3, C], so that a run with another kind finds its features in the cache.
         return torch.stack([pool(maps, kind) for kind in POOLS], 1) if self._pooled else maps
 
     def trained(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class _Parts:
         training, validation = self._data.training, self._data.validation
         center = features.center_view(self._base)
         if not self.cached:
-            # Fail now for an unreadable image, and not in the middle of an epoch.
+            # Fail now if an image is unreadable, not in the middle of an epoch.
             problems = classification_data.unreadable((*training, *validation))
             if problems:
                 raise datasets.bad_data(tuple(problems))
@@ -215,7 +215,7 @@ class _Learner(loop.AdamWLearner[Epoch]):
     """Cross-entropy over a head and the trained stages before it."""
 
     epoch_type = Epoch
-    # Batch normalisation cannot train on a single example; it gets its turn in another epoch.
+    # Batch normalisation cannot train on a single example. A skipped example falls into a larger batch in other epochs.
     smallest_batch = 2
 
     def __init__(
@@ -251,7 +251,7 @@ class _Learner(loop.AdamWLearner[Epoch]):
         return Epoch(loss, F.cross_entropy(logits, self._truth).item(), accuracy)
 
     def is_better(self, one: Epoch, other: Epoch) -> bool:
-        """By accuracy, then by loss."""
+        """Compare by accuracy, then by loss."""
         return (one.accuracy, -one.validation_loss) > (other.accuracy, -other.validation_loss)
 
     @torch.no_grad()

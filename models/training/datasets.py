@@ -1,4 +1,4 @@
-"""What the two kinds of data sets share: the split into training and validation, file digests, and their errors."""
+"""Shared by both kinds of data sets: the split into training and validation, file digests, and errors."""
 
 import hashlib
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def split_folders(data: Path) -> tuple[Path, Path] | None:
 def validation_split(digests: Iterable[str], seed: int) -> frozenset[str]:
     """Return the digests of the files for validation: a fifth, but one of two to four files, and none of one.
 
-    They are the first in the order of the SHA-256 of seed and digest, so copies of a file are on the same side.
+    They come first in the order of the SHA-256 of seed and digest, so copies of a file are on the same side.
     """
     order = sorted(set(digests), key=lambda digest: hashlib.sha256(f"{seed} {digest}".encode()).hexdigest())
     return frozenset(order[: max(1, len(order) // VALIDATION_PART) if len(order) > 1 else 0])

@@ -25,7 +25,7 @@ Split = Literal["content", "name"]
 class AnnotatedImage:
     """An image file, its `size` (height, width), and its objects: COCO annotations with `segmentation` as RLE.
 
-    `crowds` are the annotations of groups: nothing is learnt from them, and a detection on one is not counted as wrong.
+    `crowds` are the annotations of groups: they are not trained on, and a detection on one is not counted as wrong.
     `digest` is the SHA-256 of the file.
     """
 
@@ -55,7 +55,7 @@ class AnnotatedImage:
 
 
 def in_validation(folder: str, file_name: str) -> bool:
-    """Return the side in the split by name: a fifth of the images, by the hash of "folder/file_name"."""
+    """Return whether the split by name validates on an image: a fifth of them, by the hash of "folder/file_name"."""
     return int(hashlib.sha256(f"{folder}/{file_name}".encode()).hexdigest(), 16) % 5 == 0
 
 
@@ -74,7 +74,7 @@ class DetectionDataset:
 
     @property
     def category_ids(self) -> range:
-        """The category ids of the labels, in their order."""
+        """Category ids of the labels, in their order."""
         return range(1, len(self.labels) + 1)
 
     def fingerprint(self) -> str:

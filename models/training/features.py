@@ -1,7 +1,7 @@
 """The frozen part's features of the examples: computed for each batch, or once and cached.
 
-The cache key is everything that decides a value: the file's content and the window, the backbone's weights, its
-preprocessing, and the depth in the network. So a later run computes only what is new.
+The cache key contains everything that a value depends on: the file's content and the window, the backbone's weights,
+its preprocessing, and the depth in the network. So a later run computes only what is new.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class CachedFeatures:
 
 
 def center_view(base: Backbone) -> View:
-    """Return the view that a served image gets."""
+    """Return the view that a server makes of an image."""
     return lambda sample, epoch: base.crop_image(sample.image())
 
 
@@ -92,8 +92,8 @@ def compute_or_load(
 ) -> CachedFeatures:
     """Return the features of all samples, read from the folder or computed and written there.
 
-    `on_done` is called with the number of further samples that are done. Raises DataError (bad_data) after the pass,
-    for all images that cannot be decoded.
+    `on_done` is called with the number of samples finished since the last call. Raises DataError (bad_data) after the
+    pass, for all images that cannot be decoded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values: list[Tensor | None] = [_load(folder / f"{sample.key}.npy") for sample in samples]

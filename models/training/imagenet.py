@@ -38,9 +38,9 @@ IMAGENET_OF_COCO: dict[str, tuple[int, ...]] = {
 
 
 def classes_of(label: str) -> tuple[int, ...]:
-    """Return the ImageNet class indices of a label: those of a COCO category, or those with this name; maybe none."""
+    """Return the ImageNet class indices of a label: those of a COCO category, or those with this name; may be empty."""
     name = label.casefold()
-    # COCO's categories go by the map alone: ImageNet's kite is a bird.
+    # For COCO's categories only the map counts: ImageNet's kite is a bird.
     if name in {known for _, known in rcnn_tiny.CATEGORIES}:
         return IMAGENET_OF_COCO.get(name, ())
     return tuple(index for index, (_, known) in enumerate(names.imagenet()) if known.casefold() == name)

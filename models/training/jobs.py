@@ -1,4 +1,4 @@
-"""Plan a fine-tuning run of any task: check its options, read its data, and return what trains and writes the model."""
+"""Plan a fine-tuning run of any task: check the options, read the data, and return functions that train and write."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ from foursight.models.training.loop import OnProgress, Progress
 
 DROPOUT = 0.2
 WINDOWS = 10
-# A view whose largest object covers less of it has no main object to learn from; evaluation is stricter.
+# A view whose largest object covers a smaller share has no main object to learn from; evaluation is stricter.
 SMALLEST_SHARE = 0.04
 
 
@@ -175,7 +175,7 @@ def _read_views(
     rows = (areas(training.boxes) >= SMALLEST_SHARE).nonzero()[:, 0]
     if not len(rows):
         raise datasets.bad_data((f"no object covers {SMALLEST_SHARE:.0%} of its image or more",))
-    # Each second view is a mirror image.
+    # Every second view is a mirror image.
     return training.at(rows), validation.at(torch.arange(0, len(validation.boxes), 2, device=device))
 
 
@@ -242,7 +242,7 @@ class _Learner(loop.AdamWLearner[Epoch]):
         return torch.cat([logits for logits, _ in found]), torch.cat([boxes for _, boxes in found])
 
     def is_better(self, one: Epoch, other: Epoch) -> bool:
-        """By images with label and box right, then by labels, then by loss."""
+        """Compare by images with label and box right, then by labels, then by loss."""
         return (one.both, one.label, -one.validation_loss) > (other.both, other.label, -other.validation_loss)
 
 

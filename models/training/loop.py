@@ -1,6 +1,6 @@
 """The training loop: epochs, a checkpoint after each epoch, and the best epoch's tensors.
 
-An interrupted run can be resumed, and then ends with the same model as an uninterrupted run.
+An interrupted run can be resumed, and then ends with the same model as an uninterrupted one.
 """
 
 import math
@@ -18,7 +18,7 @@ from foursight.models.training import checkpoints
 
 WARM_UP = 0.1
 WEIGHT_DECAY = 0.01
-# Pretrained parameters are adjusted, new ones are learnt from nothing.
+# Pretrained parameters need smaller steps than new ones, which start from scratch.
 PRETRAINED_RATE = 0.1
 
 
@@ -179,7 +179,7 @@ class AdamWLearner(ABC, Generic[E]):
 
     def train(self, epoch: int, epochs: int, on_step: Callable[[int, float], None]) -> E:
         """As in Learner."""
-        # A seed for each epoch, so that a resumed epoch draws the same numbers.
+        # One seed per epoch, so that a resumed epoch draws the same numbers.
         torch.manual_seed(self._seed * 1_000_003 + epoch)
         order = self.order(epoch)
         self._module.train()

@@ -29,7 +29,7 @@ CHOSEN_BY_VALIDATION = "The epoch was chosen on the same images, so expect sligh
 
 @dataclass(frozen=True)
 class Summary:
-    """What the Markdown page says of a kind of model: sentences, and the table of the labels."""
+    """The parts of the Markdown page that depend on the kind of model: sentences, and the table of the labels."""
 
     description: str
     validation: str
