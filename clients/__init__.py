@@ -1,1 +1,1 @@
-"""How people reach a server: the Python SDK and the command line."""
+"""The ways to use a server: the Python SDK and the command line."""

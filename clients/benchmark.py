@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from urllib.parse import urlsplit
 
-# The same load runs for so long before anything counts: connections, caches and clock speeds settle.
+# Seconds of the same load before anything is counted, so that connections, caches and clock speeds settle.
 WARM_UP_S = 1.0
 # An open loop counts a request that would need another connection as failed.
 MAX_CONNECTIONS = 512
@@ -81,7 +81,7 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go, the images that they carry in turn (encoded), and what counts as an answer."""
+    """The address of the requests, the encoded images that they carry in turn, and the check of an answer."""
 
     url: str
     images: Sequence[bytes]

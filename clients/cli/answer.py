@@ -1,4 +1,4 @@
-"""From images named on the command line to answers on standard output: what every task command does."""
+"""Answers the images named on the command line and writes the answers to standard output, for every task command."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ Many = Callable[[list[ImageInput]], Generator[Outcome, None, None]]
 
 
 def answer(task: str, options: Mapping[str, Any], shared: Shared) -> int:
-    """Run a task command with the options of its requests; returns the exit status."""
+    """Run a task command with the options of its requests; return the exit status."""
     images = sources.find(shared.images)
     _check(images, shared)
     drawings = Drawings(shared.draw, several=len(images) > 1 or shared.watch is not None) if shared.draw else None
@@ -57,7 +57,7 @@ def _check(images: Sequence[Source], shared: Shared) -> None:
 
 @contextmanager
 def _answerer(task: str, options: Mapping[str, Any], shared: Shared) -> Iterator[Many]:
-    """What answers a list of images: models in this process, or a server."""
+    """Yield the function that answers a list of images, with models in this process or with a server."""
     if shared.local:
         from foursight.clients.cli.local import local_many  # noqa: PLC0415
 
@@ -98,7 +98,7 @@ def _require_usage(error: Rejected, task: str, options: Mapping[str, Any], cards
 
 
 def _show(many: Many, images: Sequence[Source], output: Output, drawings: Drawings | None) -> bool:
-    """Answer images and write each answer as it arrives; returns whether all succeeded."""
+    """Answer images and write each answer as it arrives; return whether all succeeded."""
     succeeded = True
     for source, outcome in zip(images, many([image.image for image in images]), strict=True):
         output.write(source.name, outcome)
@@ -114,7 +114,7 @@ def _show(many: Many, images: Sequence[Source], output: Output, drawings: Drawin
 
 
 def _watch(folder: Path, without: Path | None, many: Many, output: Output, drawings: Drawings | None) -> bool:
-    """Answer the images that appear in a folder until Ctrl-C; returns whether all succeeded."""
+    """Answer the images that appear in a folder until Ctrl-C; return whether all succeeded."""
     succeeded = True
     arrivals = sources.watch(folder, without)
     next(arrivals)

@@ -1,7 +1,6 @@
 """The command `foursight`: its table of commands.
 
-No command's module imports anything heavy at its top, so that help is quick and works where only the client is
-installed.
+No command's module imports anything heavy at its top, so help is fast and works where only the client is installed.
 """
 
 import sys

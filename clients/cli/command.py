@@ -1,4 +1,4 @@
-"""The click classes behind every command: help in sections, lazy groups, suggestions, errors of one line."""
+"""The click classes behind every command: help in sections, lazy groups, suggestions, one-line errors."""
 
 import shutil
 import sys
@@ -16,14 +16,14 @@ _MAX_WIDTH = 100
 
 
 class Argument(click.Argument):
-    """A positional argument with a help text of its own."""
+    """A positional argument with a help text."""
 
     def __init__(self, name: str, *, help: str, **settings: Any) -> None:
         super().__init__([name], **settings)
         self.text = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        """The metavar and the help text."""
+        """Return the metavar and the help text."""
         return self.make_metavar(ctx), self.text
 
 
@@ -37,7 +37,7 @@ class Option(click.Option):
 
 
 class CommandError(click.UsageError):
-    """A command cannot go on: one line on standard error, and an exit status."""
+    """Ends a command with one line on standard error and an exit status."""
 
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class Command(click.Command):
         self.example = example
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """The first sentence of the help."""
+        """Return the first sentence of the help."""
         return " ".join((self.help or "").split("\n\n")[0].split()).partition(". ")[0].rstrip(".") + "."
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -95,7 +95,7 @@ class Command(click.Command):
             formatter.write_text(f"Example: {ctx.command_path} {self.example}")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; an unknown option is an error that suggests one of this command."""
+        """Parse the arguments; the error for an unknown option suggests one of this command's."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -106,7 +106,7 @@ class Command(click.Command):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; an error begins with the command's name."""
+        """Run the command; an error message begins with the command's name."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -114,7 +114,7 @@ class Command(click.Command):
             raise
 
     def suggest_option(self, ctx: click.Context, name: str) -> str | None:
-        """The option that `name` was meant to be."""
+        """Return the option that `name` was meant to be."""
         known = [option for parameter in self.get_params(ctx) for option in parameter.opts if option.startswith("--")]
         return next(iter(close_matches(name, known, 1)), None)
 
@@ -132,7 +132,7 @@ class Group(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown one is an error that suggests one of this group."""
+        """Find the command; the error for an unknown one suggests one of this group's."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
             meant = next(iter(close_matches(name, self.list_commands(ctx), 1)), None)
@@ -141,18 +141,18 @@ class Group(Command, click.Group):
 
 
 class Program(Group):
-    """The program: its commands are made, or imported, when they are first needed; every error is one line."""
+    """The program: its commands are created, or imported, when they are first needed; every error is one line."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, str | Callable[[], click.Command]], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the table."""
+        """Return all names, in the order of the table."""
         return list(self._lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Make a command, or import it ("module:name")."""
+        """Create a command, or import it ("module:name")."""
         if cmd_name in self._lazy and cmd_name not in self.commands:
             source = self._lazy[cmd_name]
             if isinstance(source, str):
@@ -170,7 +170,7 @@ class Program(Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command and exit with what it returns: an exit status, or None for 0."""
+        """Run a command and exit with the status that it returns; None is 0."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         try:

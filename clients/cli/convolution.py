@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def describe_convolution(
     size: int, kernel: int, stride: int, padding: str, *, dilation: int, transposed: bool, as_json: bool
 ) -> int:
-    """Print the output size, the padding and what is left over; returns 1 if the filter does not fit."""
+    """Print the output size, the padding and the cells left over; return 1 if the filter does not fit."""
     from foursight.models.inspection import geometry  # noqa: PLC0415
 
     try:

@@ -125,10 +125,10 @@ def show(table: LayerTable) -> None:
 
 
 def _render(rows: list[list[str]], console: Console) -> list[str]:
-    """The lines of a table of layers: its header, then one for each row. Stages stand between them."""
+    """Return the lines of a table of layers: its header, then one for each row, with the stages between them."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    # Names lose their beginning where the table is too wide; figures are never cut.
+    # If the table is too wide, names lose their beginning; figures are never cut.
     room = WIDTH - sum(widths[1:]) - len(widths) + 1
     for (title, justify), width in zip(COLUMNS.items(), [min(widths[0], room), *widths[1:]], strict=True):
         table.add_column(title, justify=justify, no_wrap=True, width=width)

@@ -1,4 +1,4 @@
-"""`foursight evaluate`: how good a model is on images whose answers are known."""
+"""`foursight evaluate`: measure a model on images whose answers are known."""
 
 import json
 import sys
@@ -97,7 +97,7 @@ def evaluate(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
+    """Show a progress bar on standard error, if that is a terminal; yield the function that moves it."""
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -112,7 +112,7 @@ def _draw_sheet(examples: "Sequence[WorstExample]", file: Path) -> None:
 
 
 def _draw_example(example: "WorstExample") -> "Image.Image":
-    """The image with its predictions and, if the truth is known by boxes, beside it the image with the truth."""
+    """Return the image with its predictions and, if the true boxes are known, the image with these beside it."""
     from PIL import Image, ImageOps  # noqa: PLC0415
 
     from foursight.drawing.draw import draw  # noqa: PLC0415

@@ -44,7 +44,7 @@ def make_tables(task: str, model: str, figures: dict[str, Any]) -> list[Table]:
 def _detection_tables(
     title: str, overall: dict[str, Any], classes: dict[str, Any], unknown: Sequence[str]
 ) -> list[Table]:
-    """Figures of boxes and, for segmentation, of masks; labels by the AP of their boxes."""
+    """Return figures of boxes and, for segmentation, of masks; labels are sorted by the AP of their boxes."""
     kinds = list(overall)
     rows = [
         [
@@ -62,7 +62,7 @@ def _detection_tables(
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose rows begin with a name. None, which was not measured, is a dash."""
+    """Return a table whose rows begin with a name. A figure that was not measured (None) is a dash."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for column in columns:

@@ -1,4 +1,4 @@
-"""`foursight explain`: a picture of why a classifier answers as it does."""
+"""`foursight explain`: a picture of the evidence for a classifier's answer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast

@@ -1,4 +1,4 @@
-"""What a command says where packages that it needs are not installed."""
+"""The error of a command whose packages are not installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

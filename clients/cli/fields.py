@@ -13,37 +13,37 @@ from pydantic_core.core_schema import ErrorType
 
 from foursight.clients.cli.command import Option
 
-# The errors of pydantic itself; those of a validator have messages of their own.
+# Messages for pydantic's own errors; validators write their messages themselves.
 _ERROR_TYPES = get_args(ErrorType)
 _METAVARS = {"model": "NAME", "classes": "LABELS"}
-# The choices themselves, where they are short enough to leave room for the help text.
+# The choices are listed only where they leave room for the help text.
 _LONGEST_METAVAR = 13
 
 
 def options_of(model: type[BaseModel], section: str | None = None) -> list[click.Option]:
-    """An option for each field of a model: `top_k` becomes --top-k.
+    """Return an option for each field of a model: `top_k` becomes --top-k.
 
-    The value of an option that is not given is None, so that the model's own default holds. A field that is a dict
+    The value of an option that is not given is None, so that the model's default applies. A field that is a dict
     becomes an option in the singular that can be repeated: `models` becomes --model NAME=PATH.
     """
     return [_option(model, name, field, section) for name, field in model.model_fields.items()]
 
 
 def option_name(field_name: str, model: type[BaseModel] | None = None) -> str:
-    """The option of a field."""
+    """Return the name of a field's option."""
     field = model.model_fields.get(field_name) if model else None
     name = field_name.removesuffix("s") if field and _is_dict(field) else field_name
     return f"--{name.replace('_', '-')}"
 
 
 def environment_variable(model: type[BaseModel], field_name: str) -> str | None:
-    """The variable that sets a field, of a model that has `env_prefix` in its configuration."""
+    """Return the environment variable of a field, if the model's configuration has an `env_prefix`."""
     prefix = model.model_config.get("env_prefix")
     return f"{prefix}{field_name.upper()}" if prefix else None
 
 
 def explain_error(model: type[BaseModel], name: str, error: ErrorDetails) -> str:
-    """What is wrong with the value of a field, and what would be right."""
+    """Say what is wrong with the value of a field, and what would be right."""
     allowed = _allowed(model.model_fields[name])
     if allowed and error["type"] in _ERROR_TYPES and error["type"] != "value_error":
         return f"must be {allowed}, not {error['input']!r}."
@@ -51,7 +51,7 @@ def explain_error(model: type[BaseModel], name: str, error: ErrorDetails) -> str
 
 
 class FieldType(click.ParamType[Any]):
-    """The type of an option that has to be valid for a field of a pydantic model."""
+    """The type of an option whose value must be valid for a field of a pydantic model."""
 
     name = "field"
 
@@ -60,7 +60,7 @@ class FieldType(click.ParamType[Any]):
         self.field = field
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Validate the value of one option; errors of other fields, and of the model as a whole, come later."""
+        """Validate the value of one option; errors of other fields and of the whole model are reported later."""
         try:
             return getattr(self.model.model_validate({self.field: value}), self.field)
         except ValidationError as error:
@@ -82,7 +82,7 @@ class _FieldOption(Option):
     variable: str | None = None
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The name as errors have it: '--port' (FOURSIGHT_PORT)."""
+        """Return the name for errors: '--port' (FOURSIGHT_PORT)."""
         hint = super().get_error_hint(ctx)
         return f"{hint} ({self.variable})" if self.variable else hint
 
@@ -122,7 +122,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str | None:
-    """The valid values in words: "an integer from 1 to 1000"."""
+    """Return the valid values in words: "an integer from 1 to 1000"."""
     choices, kind = _choices(field), _type_of(field)
     if choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}" if len(choices) > 1 else choices[0]
@@ -135,7 +135,7 @@ def _allowed(field: FieldInfo) -> str | None:
 
 
 def number_text(kind: type, minimum: float | None, maximum: float | None) -> str:
-    """The numbers of a range in words."""
+    """Return a range of numbers in words."""
     name = "an integer" if kind is int else "a number"
     if minimum is not None and maximum is not None:
         return f"{name} from {minimum} to {maximum}"
@@ -152,7 +152,7 @@ def _is_dict(field: FieldInfo) -> bool:
 
 
 def _type_of(field: FieldInfo) -> Any:
-    """The type of a field without Annotated and None."""
+    """Return the type of a field without Annotated and None."""
     kind: Any = field.annotation
     while get_origin(kind) in (Annotated, Union, UnionType):
         kind = next(one for one in get_args(kind) if one is not NoneType)

@@ -1,4 +1,4 @@
-"""`foursight finetune`: train a model for one's own labels."""
+"""`foursight finetune`: train a model for the user's own labels."""
 
 import shlex
 import signal
@@ -87,7 +87,7 @@ def finetune(
         with _Display() as display:
             outcome = job.train(display.show, work)
         extra = {"command": "foursight finetune " + shlex.join(sys.argv[2:]), "peak_memory_mib": _peak_mib()}
-        # The model is written, however often Ctrl-C is pressed.
+        # Another Ctrl-C must not stop the model from being written.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             job.write(folder, outcome, extra)
@@ -123,7 +123,7 @@ def _summarize(folder: Path, outcome: Any, figures: str) -> None:
 
 
 def _peak_mib() -> int:
-    """The peak memory of the training's processes in MiB. Linux counts it in KiB."""
+    """Return the peak memory of the training's processes in MiB. Linux counts it in KiB."""
     import resource  # noqa: PLC0415
 
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024

@@ -1,4 +1,4 @@
-"""A fine-tuned model that a command uses in its own process, by its name in the models folder or by its path."""
+"""A fine-tuned model that a command loads itself, by its name in the models folder or by its path."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`--local`: the answers of a server without one, from models in this process."""
+"""`--local`: the answers that a server would send, from models in this process."""
 
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
@@ -43,7 +43,7 @@ def load_model(task: str, model: finetuned.FineTuned | None = None, profile: Pro
 
 
 def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> Many:
-    """Load the models and return what answers a list of images, one by one, as a server would."""
+    """Load the models and return a function that answers a list of images, one by one, as a server would."""
     if "then" in options:
         raise click.UsageError("--then needs a server. It excludes --local.")
     answers = _load_all(task, options)
@@ -69,7 +69,7 @@ def local_many(task: str, options: Mapping[str, Any], max_side: int | None) -> M
 
 
 def _load_all(task: str, options: Mapping[str, Any]) -> dict[str, Callable[[Image.Image], Result]]:
-    """By name, each task that is asked for, as a function from an upright RGB image to its result."""
+    """Return each requested task by name, as a function from an upright RGB image to its result."""
     names = options.get("tasks") or list(TASKS) if task == "analyze" else [task]
     known = {name: TASKS[name].options.model_fields for name in names}
     for option in options:

@@ -17,7 +17,7 @@ _SECTION = "Input and output"
 
 
 class Number(click.ParamType[int | float]):
-    """A number with a range, for which the error names that range."""
+    """A number in a range, which its error names."""
 
     name = "number"
 
@@ -75,7 +75,7 @@ PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """The values of `shared_parameters`: the images, where they are answered, and how the answers leave."""
+    """The values of `shared_parameters`: the images, where they are answered, and how the answers are written."""
 
     images: tuple[str, ...]
     url: str
@@ -90,7 +90,7 @@ class Shared:
 
 
 def shared_parameters() -> list[click.Parameter]:
-    """The parameters of every command that answers images; the fields of Shared."""
+    """Return the parameters of every command that answers images; the fields of Shared."""
     metavar, minimum = "FILE|FOLDER|URL|-...", Number(int, 1)
     return [
         Argument("images", nargs=-1, metavar=metavar, help="Images or folders of images; - is standard input."),

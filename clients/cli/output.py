@@ -1,4 +1,4 @@
-"""How answers are written: tables on a terminal, JSON for programs."""
+"""Writes answers: tables on a terminal, JSON for programs."""
 
 import json
 import sys
@@ -24,11 +24,11 @@ class Output(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def write(self, name: str, outcome: Outcome) -> None:
-        """Write the answer for the image `name`, or why there is none."""
+        """Write the answer for the image `name`, or the error."""
 
 
 def choose(as_array: bool, as_lines: bool) -> Output:
-    """Choose the output: as asked for, otherwise tables on a terminal and JSON lines elsewhere."""
+    """Choose the output: as requested, otherwise tables on a terminal and JSON lines elsewhere."""
     if as_array or as_lines or not sys.stdout.isatty():
         return Json(array=as_array)
     return Tables()
@@ -131,7 +131,7 @@ def _best(labels: Sequence[Prediction]) -> str:
 
 
 def _to_json(error: FoursightError) -> dict[str, Any]:
-    """An error as the server's problem details, or in the same form."""
+    """Return an error as the server's problem details, or in the same form."""
     if isinstance(error, ApiError):
         details = error.problem.model_dump()
     else:

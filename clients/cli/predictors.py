@@ -13,7 +13,7 @@ from foursight.schema.tasks import TASKS
 if TYPE_CHECKING:
     from foursight.models.results import Profile
 
-# AP is the area under all thresholds. Detectors return nothing below this score.
+# AP needs the objects at every threshold. Detectors return nothing below this score.
 _LOWEST_SCORE = 0.05
 _TOP = 5
 _CONCURRENCY = 4
@@ -21,7 +21,7 @@ _TIMEOUT_S = 120
 
 
 def from_server(url: str, task: str | None, model: str | None) -> Predictor:
-    """A model of a server: the fine-tuned one of that name, or the built-in one of a task. Raises EvaluationError."""
+    """Return a server's model: the fine-tuned one of that name, or a task's built-in one. Raises EvaluationError."""
     card = _find_card(require_server(url, None), url, task, model)
     client = Client(url, timeout=_TIMEOUT_S)
     options = _options(card.task, card.name if card.finetuned else None)
@@ -34,7 +34,7 @@ def from_server(url: str, task: str | None, model: str | None) -> Predictor:
 
 
 def in_process(task: str | None, profile: "Profile", model: str | None, models_dir: Path | None) -> Predictor:
-    """A model loaded into this process. Raises EvaluationError."""
+    """Load a model into this process. Raises EvaluationError."""
     from foursight import models  # noqa: PLC0415
     from foursight.clients.cli import finetuned, local  # noqa: PLC0415
     from foursight.serving.encoding import to_answer  # noqa: PLC0415
@@ -69,7 +69,7 @@ def _find_card(cards: list[ModelCard], url: str, task: str | None, model: str | 
 
 
 def _options(task: str, model: str | None) -> dict[str, Any]:
-    """As many predictions as the figures take into account."""
+    """Return options for as many predictions as the figures take into account."""
     wanted = {"top_k": 1 if TASKS[task].has_boxes else _TOP, "score_threshold": _LOWEST_SCORE, "max_detections": 100}
     if TASKS[task].finds == "labels":
         del wanted["score_threshold"]

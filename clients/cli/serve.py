@@ -1,4 +1,4 @@
-"""`foursight serve`: the server's settings as options, and what a person sees from start to stop."""
+"""`foursight serve`: the server's settings as options, and the messages from start to stop."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ class _Serve(Command):
         return super().get_params(ctx)
 
     def suggest_option(self, ctx: click.Context, name: str) -> str | None:
-        """The option that `name` is called now, or was meant to be."""
+        """Return the current name of the option `name`, or the one that was meant."""
         with required():
             from foursight.serving.settings import PREFIX, RENAMED  # noqa: PLC0415
         variable = RENAMED.get(PREFIX + name.strip("-").replace("-", "_").upper())
@@ -63,7 +63,7 @@ def _settings() -> "type[Settings]":
 
 
 def _read(values: dict[str, Any]) -> "Settings":
-    """The settings, of these options and of the environment. All problems are named, one per line."""
+    """Return the settings, from these options and the environment. All problems are named, one per line."""
     settings = _settings()
     try:
         return settings(**values)

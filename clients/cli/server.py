@@ -1,4 +1,4 @@
-"""The server that a command uses. Whether it can be reached is checked before anything else is done."""
+"""The server that a command uses. Commands check that it can be reached before they do anything else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders, URLs, standard input, and a folder to be watched."""
+"""The images named on the command line: files, folders, URLs, standard input, and a watched folder."""
 
 import sys
 from collections.abc import Generator, Iterable
@@ -19,7 +19,7 @@ class Source:
 
 
 def find(words: Iterable[str]) -> list[Source]:
-    """Return all images that are named. Folders are searched recursively for files with an image's suffix."""
+    """Return all images that `words` name. Folders are searched recursively for files with an image's suffix."""
     found = []
     for word in words:
         if word == "-":
@@ -54,7 +54,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _states(folder: Path, without: Path | None) -> dict[Path, tuple[int, int]]:
-    """The size in bytes and the time of change in nanoseconds of each image."""
+    """Return the size in bytes and the time of change in nanoseconds of each image."""
     states = {}
     left_out = without.resolve() if without else None
     for path in _images(folder):

@@ -33,7 +33,7 @@ class TaskCommand(Command):
         self.model = model
 
     def suggest_option(self, ctx: click.Context, name: str) -> str | None:
-        """The option that `name` was meant to be, by other libraries' names for it too."""
+        """Return the option that `name` was meant to be; other libraries' names are understood too."""
         field = suggest(name, self.model)
         return option_name(field) if field else super().suggest_option(ctx, name)
 
@@ -46,7 +46,7 @@ class TaskCommand(Command):
 
 
 def task_command(task: TaskSpec) -> Command:
-    """The command of a task."""
+    """Return the command of a task."""
     return TaskCommand(task.name, task.options, task.summary, _EXAMPLES[task.finds])
 
 
@@ -57,9 +57,10 @@ def analyze_command() -> Command:
 
 
 def _analyze_options() -> type[Options]:
-    """The options of `analyze` and, after them, those of all tasks.
+    """Return the options of `analyze` and, after them, those of all tasks.
 
-    Where tasks differ in an option, the first one's field stands for all, without its default; the server knows more.
+    Where tasks differ in an option, the field of the first one is used, without its default; the server checks the
+    value.
     """
     models: list[type[Options]] = [AnalyzeOptions, *(task.options for task in TASKS.values())]
     found: dict[str, FieldInfo] = {}

@@ -1,4 +1,4 @@
-"""What a command says when a label or a model is unknown: the closest names, and how to list all."""
+"""The error messages for unknown labels and models: the closest names, and how to list all."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,14 +6,14 @@ from foursight.schema.suggest import close_matches
 
 
 def unknown_label(classes: Iterable[str], labels: Sequence[str]) -> str:
-    """The message for --classes that are not all labels."""
+    """Return the message for --classes that are not all labels."""
     known = {label.casefold() for label in labels}
     unknown = next((name for name in classes if name.casefold() not in known), "")
     return f"no label {unknown!r}.{_closest(unknown, labels)} `foursight models --json` lists all {len(known)} labels."
 
 
 def unknown_model(model: str, names: Sequence[str]) -> str:
-    """The message for a --model that the server does not have."""
+    """Return the message for a --model that the server does not have."""
     if not names:
         return f"no model {model!r}: the server has no fine-tuned models here."
     return f"no model {model!r}.{_closest(model, names)} `foursight models` lists all {len(names)}: {', '.join(names)}."

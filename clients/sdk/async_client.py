@@ -57,27 +57,27 @@ class AsyncClient:
         await self._web.aclose()
 
     async def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
-        """Labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
+        """Return labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
         return await self.run("classify", image, **options)
 
     async def localize(self, image: ImageInput, **options: Unpack[LocalizeOptions]) -> Result:
-        """The main object: its box and its labels, best first."""
+        """Return the main object: its box and its labels, best first."""
         return await self.run("localize", image, **options)
 
     async def detect(self, image: ImageInput, **options: Unpack[DetectOptions]) -> Result:
-        """Every object: label and box."""
+        """Return every object with label and box."""
         return await self.run("detect", image, **options)
 
     async def segment(self, image: ImageInput, **options: Unpack[SegmentOptions]) -> Result:
-        """Every object: label, box and mask."""
+        """Return every object with label, box and mask."""
         return await self.run("segment", image, **options)
 
     async def analyze(self, image: ImageInput, **options: Unpack[AnalyzeOptions]) -> Analysis:
-        """Several tasks with one upload. With `then="classify"`, each object found is also classified."""
+        """Run several tasks with one upload. With `then="classify"`, each object found is also classified."""
         return await self._carry_out(protocol.analyze(image, options, self._retries))
 
     async def run(self, task: str, image: ImageInput, **options: OptionValue) -> Result:
-        """Any task of the server by its name, with the options that GET /docs lists for it."""
+        """Run any task of the server by its name, with the options that GET /docs lists for it."""
         return await self._carry_out(protocol.run(task, image, options, self._retries))
 
     def classify_many(

@@ -67,27 +67,27 @@ class Client:
         self._web.close()
 
     def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
-        """Labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
+        """Return labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
         return self.run("classify", image, **options)
 
     def localize(self, image: ImageInput, **options: Unpack[LocalizeOptions]) -> Result:
-        """The main object: its box and its labels, best first."""
+        """Return the main object: its box and its labels, best first."""
         return self.run("localize", image, **options)
 
     def detect(self, image: ImageInput, **options: Unpack[DetectOptions]) -> Result:
-        """Every object: label and box."""
+        """Return every object with label and box."""
         return self.run("detect", image, **options)
 
     def segment(self, image: ImageInput, **options: Unpack[SegmentOptions]) -> Result:
-        """Every object: label, box and mask."""
+        """Return every object with label, box and mask."""
         return self.run("segment", image, **options)
 
     def analyze(self, image: ImageInput, **options: Unpack[AnalyzeOptions]) -> Analysis:
-        """Several tasks with one upload. With `then="classify"`, each object found is also classified."""
+        """Run several tasks with one upload. With `then="classify"`, each object found is also classified."""
         return self._carry_out(protocol.analyze(image, options, self._retries))
 
     def run(self, task: str, image: ImageInput, **options: OptionValue) -> Result:
-        """Any task of the server by its name, with the options that GET /docs lists for it."""
+        """Run any task of the server by its name, with the options that GET /docs lists for it."""
         return self._carry_out(protocol.run(task, image, options, self._retries))
 
     def classify_many(
@@ -157,7 +157,7 @@ class Client:
         return many.in_order(lambda image: self.run(task, image, **options), images, concurrency, progress)
 
     def models(self) -> list[ModelCard]:
-        """The models that the server runs: labels, input size, device and more."""
+        """List the models that the server runs: labels, input size, device and more."""
         return self._carry_out(protocol.models(self._retries))
 
     def load_model(self, name: str) -> ModelCard:
@@ -169,7 +169,7 @@ class Client:
         self._carry_out(protocol.unload_model(name, self._retries))
 
     def ready(self) -> bool:
-        """Whether a server responds and all its tasks are ready. Never retried; False if nothing listens."""
+        """Return whether a server responds and all its tasks are ready. Never retried; False if nothing listens."""
         return self._carry_out(protocol.ready())
 
     def _carry_out(self, flow: Flow[T]) -> T:

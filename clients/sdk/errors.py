@@ -74,7 +74,7 @@ class ServerError(ApiError):
 
 
 def to_api_error(problem: Problem, request_id: str | None = None, retry_after: float | None = None) -> ApiError:
-    """The error for the problem details of a response; its class follows from the status."""
+    """Return the error for the problem details of a response; its class follows from the status."""
     if problem.status in (429, 503):
         return Overloaded(problem, request_id, retry_after)
     kind = Rejected if problem.status < 500 else ServerError

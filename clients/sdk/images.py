@@ -1,4 +1,4 @@
-"""From what a caller passes as an image to the bytes of an upload."""
+"""Turns what a caller passes as an image into the bytes of an upload."""
 
 import os
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Readable(Protocol):
     """A file opened in binary mode."""
 
     def read(self) -> bytes:
-        """The remaining bytes."""
+        """Return the remaining bytes."""
 
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Image.Image | NDArray[np.uint8]
-# Where the pixels are read from again, to draw on them.
+# Where the pixels are read again for drawing.
 Original = Path | bytes | Image.Image
 
 _ORIENTATION = 0x0112
@@ -40,7 +40,7 @@ class Upload:
 
 
 def is_url(image: ImageInput) -> bool:
-    """Whether the image has to be fetched."""
+    """Return whether the image has to be fetched."""
     return isinstance(image, str) and image.startswith(("http://", "https://"))
 
 
@@ -48,8 +48,8 @@ def load(image: ImageInput, max_side: int | None = None) -> Upload:
     """Read an image, and shrink it if its longer side exceeds `max_side` pixels.
 
     Files are sent unchanged, or, if they are shrunk, as an upright JPEG. PIL images and arrays are sent as PNG, and
-    their EXIF orientation is not applied. Images with more than 8 bits per sample are never shrunk. Bytes that
-    Pillow cannot read are sent too: the server's error is the better one.
+    their EXIF orientation is not applied. Images with more than 8 bits per sample are never shrunk. Bytes that Pillow
+    cannot read are sent too, because the server's error is more helpful.
 
     Raises UnreadableImage, and ValueError for a `max_side` below 1.
     """
@@ -80,7 +80,7 @@ def load(image: ImageInput, max_side: int | None = None) -> Upload:
 
 
 def open_original(original: Original) -> Image.Image:
-    """The upright image, to which the coordinates of an answer refer. Raises UnreadableImage."""
+    """Return the upright image, to which the coordinates of an answer refer. Raises UnreadableImage."""
     if isinstance(original, Image.Image):
         return original
     try:
@@ -136,7 +136,7 @@ def _shrink_file(content: bytes, original: Original, max_side: int) -> Upload | 
 def _shrink(
     image: Image.Image, original: Original, max_side: int | None, size: tuple[int, int] | None = None
 ) -> Upload | None:
-    """A smaller JPEG of `image`, whose original has `size`; None if it is small enough already."""
+    """Return a smaller JPEG of `image`, whose original has `size`; None if it is already small enough."""
     width, height = size = size or image.size
     if max_side is None or max(size) <= max_side or image.mode not in _EIGHT_BIT_MODES:
         return None
@@ -149,7 +149,7 @@ def _shrink(
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """RGB, with transparent pixels over white, as on the server."""
+    """Convert to RGB, with transparent pixels over white, as the server does."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")

@@ -121,7 +121,7 @@ async def _as_async(images: Iterable[ImageInput]) -> AsyncGenerator[ImageInput, 
 
 @contextmanager
 def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, if that is a terminal. Yields a function to call after each image."""
+    """Show a progress bar on standard error, if that is a terminal; yield a function to call after each image."""
     if not progress:
         yield lambda: None
         return

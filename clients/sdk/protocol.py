@@ -1,4 +1,4 @@
-"""Everything that a client does except input and output: which requests to send, and what to make of the outcomes.
+"""Everything that a client does except input and output: which requests to send, and how to interpret the outcomes.
 
 A `Flow` is a generator. It yields steps (`Request`, `Download`, `Sleep`, `RunInThread`), is sent the outcome of each,
 and returns the result. Client and AsyncClient only carry out the steps: one blocks, the other awaits.
@@ -48,7 +48,7 @@ class Request:
     request_id: str = field(default_factory=lambda: uuid4().hex)
 
     def build(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The request as `client` sends it."""
+        """Return the request as `client` sends it."""
         headers = {"X-Request-ID": self.request_id}
         if self.content is not None:
             headers["Content-Type"] = "application/octet-stream"
@@ -83,7 +83,7 @@ Flow = Generator[Step, Any, T]
 
 
 def server_settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Arguments of the httpx client that talks to the server. Raises ValueError if `url` is not an http(s) address."""
+    """Return arguments for the httpx client of the server. Raises ValueError if `url` is not an http(s) address."""
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url!r} is not the address of a server: it must begin with http:// or https://")
     headers = {"Accept": "application/json", "User-Agent": "foursight-python"}
@@ -91,28 +91,28 @@ def server_settings(url: str, api_key: str | None, timeout: float) -> dict[str, 
         "base_url": url,
         "headers": headers | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT_S)),
-        # The concurrency of the calls decides how many connections there are; all are kept open.
+        # The concurrency of the calls decides the number of connections; all are kept open.
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
     }
 
 
 def download_settings(timeout: float) -> dict[str, Any]:
-    """Arguments of the httpx client that fetches images. It has no API key to send."""
+    """Return arguments for the httpx client that fetches images. It has no API key to send."""
     return {"timeout": timeout, "follow_redirects": True, "headers": {"User-Agent": "foursight-python"}}
 
 
 def run(task: str, image: ImageInput, options: Mapping[str, Any], retries: int) -> Flow[Result]:
-    """One task on one image. `options` are the task's, and `max_side`."""
+    """Run one task on one image. `options` are the task's, and `max_side`."""
     return (yield from _answer(Result, f"/v1/{quote(task, safe='')}", rescale, image, options, retries))
 
 
 def analyze(image: ImageInput, options: Mapping[str, Any], retries: int) -> Flow[Analysis]:
-    """Several tasks on one image. `options` are `tasks`, `then`, the tasks' own, and `max_side`."""
+    """Run several tasks on one image. `options` are `tasks`, `then`, the tasks' own, and `max_side`."""
     return (yield from _answer(Analysis, "/v1/analyze", rescale_analysis, image, options, retries))
 
 
 def models(retries: int) -> Flow[list[ModelCard]]:
-    """The models that the server runs."""
+    """List the models that the server runs."""
     response = yield from _exchange(Request("GET", "/v1/models"), retries)
     return read(ModelCards, response).models
 
@@ -129,13 +129,13 @@ def unload_model(name: str, retries: int) -> Flow[None]:
 
 
 def ready() -> Flow[bool]:
-    """Whether every task answers. Never retried."""
+    """Return whether every task answers. Never retried."""
     outcome = yield Request("GET", "/readyz")
     return isinstance(outcome, httpx.Response) and outcome.status_code == 200
 
 
 class DownloadBuffer:
-    """Collects an image as it arrives. Raises UnreadableImage for an error status, or if the image is too large."""
+    """Collects an image as it arrives. Raises UnreadableImage for an error status or an image that is too large."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._url = str(response.url)
@@ -162,7 +162,7 @@ class DownloadBuffer:
 
 
 def download_error(url: str, error: Exception) -> UnreadableImage:
-    """The error for an image that could not be fetched."""
+    """Return the error for an image that could not be fetched."""
     return UnreadableImage(f"{url} cannot be fetched: {error or type(error).__name__}.")
 
 
@@ -174,7 +174,7 @@ def _answer(
     options: Mapping[str, Any],
     retries: int,
 ) -> Flow[R]:
-    """Upload an image and read the answer, in pixels of the original even if the upload was smaller."""
+    """Upload an image and return the answer, in pixels of the original even if the upload was smaller."""
     upload = yield from _load(image, options.get("max_side"))
     params = {name: _to_text(value) for name, value in options.items() if value is not None and name != "max_side"}
     response = yield from _exchange(Request("POST", path, params, upload.content), retries)
@@ -195,7 +195,7 @@ def _load(image: ImageInput, max_side: int | None) -> Flow[Upload]:
 
 
 def _to_text(value: OptionValue) -> str:
-    """The value of an option in a query string. Lists are comma-separated."""
+    """Return the value of an option for a query string. Lists are comma-separated."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Sequence) and not isinstance(value, str):

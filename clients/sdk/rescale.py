@@ -10,7 +10,7 @@ from foursight.schema import Box, ImageSize, Polygons, Rle, rle
 
 
 def rescale(result: Result, size: tuple[int, int]) -> Result:
-    """The same result for an image of `size`, (width, height) in pixels."""
+    """Return the same result for an image of `size`, (width, height) in pixels."""
     scale = size[0] / result.image.width, size[1] / result.image.height
     return Result(
         model=result.model,
@@ -20,7 +20,7 @@ def rescale(result: Result, size: tuple[int, int]) -> Result:
 
 
 def rescale_analysis(analysis: Analysis, size: tuple[int, int]) -> Analysis:
-    """The same analysis for an image of `size`, (width, height) in pixels."""
+    """Return the same analysis for an image of `size`, (width, height) in pixels."""
     tasks = {
         task: rescale(found, size) if isinstance(found, Result) else found for task, found in analysis.tasks.items()
     }

@@ -1,4 +1,4 @@
-"""What a response means: the value that it holds, the error to raise, and whether to try again."""
+"""Interprets a response: the value that it holds, the error to raise, and whether to try again."""
 
 import random
 import time
@@ -19,7 +19,7 @@ from foursight.clients.sdk.errors import (
 from foursight.schema import Problem
 
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 8.0
-# A server that asks for a longer delay than this is not asked again.
+# A request is not retried if the server asks for a longer delay than this.
 _LONGEST_RETRY_AFTER_S = 60.0
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,7 +27,7 @@ Outcome = httpx.Response | httpx.RequestError
 
 
 def read(model: type[Model], response: httpx.Response) -> Model:
-    """The body of a response. Raises InvalidAnswer."""
+    """Return the body of a response. Raises InvalidAnswer."""
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:
@@ -35,13 +35,13 @@ def read(model: type[Model], response: httpx.Response) -> Model:
 
 
 def request_id_of(response: httpx.Response) -> str | None:
-    """The id under which the server logs the request."""
+    """Return the id under which the server logs the request."""
     found: str | None = response.headers.get("x-request-id") or response.request.headers.get("x-request-id")
     return found
 
 
 def error_of(outcome: Outcome, request_id: str) -> FoursightError | None:
-    """The error to raise for what became of a request; None if it succeeded."""
+    """Return the error to raise for the outcome of a request; None if it succeeded."""
     if isinstance(outcome, httpx.Response):
         return None if outcome.status_code in {200, 204} else _error_of_response(outcome)
     address = f"{outcome.request.url.scheme}://{outcome.request.url.netloc.decode()}"
@@ -54,7 +54,7 @@ def error_of(outcome: Outcome, request_id: str) -> FoursightError | None:
 
 
 def retry_delay(error: FoursightError, attempt: int, retries: int) -> float | None:
-    """Seconds to wait before the next attempt, or None to give up. `attempt` counts from 0.
+    """Return the seconds to wait before the next attempt, or None to give up. `attempt` counts from 0.
 
     Only a broken connection and a busy server are tried again. The delay doubles with each attempt, and half of it is
     random, so that clients do not return all at once.
@@ -75,7 +75,7 @@ def _error_of_response(response: httpx.Response) -> FoursightError:
     except ValidationError:
         if response.status_code < 400:
             return _invalid(response)
-        # Not from Foursight itself, but usually from a proxy in between.
+        # Usually not from Foursight itself, but from a proxy in between.
         problem = Problem(
             type="about:blank",
             title=response.reason_phrase,
@@ -88,7 +88,7 @@ def _error_of_response(response: httpx.Response) -> FoursightError:
 
 
 def _retry_after(value: str) -> float | None:
-    """The seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3)."""
     if value.strip().isdecimal():
         return float(value)
     try:

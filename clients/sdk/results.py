@@ -51,7 +51,7 @@ class Prediction(Wire):
         return None if self.encoded_mask is None else polygons.fill(self.encoded_mask, *self._size)
 
     def to_wire(self) -> schema.Prediction:
-        """The prediction as drawing takes it, without `classification`."""
+        """Return the prediction as drawing takes it, without `classification`."""
         return schema.Prediction.model_construct(
             label=self.label,
             class_id=self.class_id,
@@ -73,7 +73,7 @@ class Result(Wire):
     _request_id: str | None = PrivateAttr(None)
 
     def model_post_init(self, _: Any, /) -> None:
-        """Tell predictions the size of the image, which polygons do not contain."""
+        """Give predictions the size of the image, which polygons do not contain."""
         for prediction in self.predictions:
             prediction._size = (self.image.height, self.image.width)
 
@@ -83,24 +83,24 @@ class Result(Wire):
         return self._request_id
 
     def draw(self, image: ImageInput | None = None) -> Image.Image:
-        """The image with the predictions drawn on it, mode RGB, the same as the server draws it.
+        """Return the image, mode RGB, with the predictions drawn on it as the server draws them.
 
         A result keeps a reference to its image: the path, or the object in memory. Results of a `..._many` method keep
-        paths only, to save memory; for images passed in another way, pass the `image` again.
+        only paths, to save memory; pass other images again as `image`.
 
         Raises ValueError if there is no image, and UnreadableImage if it cannot be opened or has another size.
         """
         return _draw(self.predictions, self.image, self._original if image is None else load(image).original)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Objects as entries of a COCO results file: one dict per prediction with a box.
+        """Return objects as entries of a COCO results file: one dict per prediction with a box.
 
         `bbox` is [x, y, width, height] in pixels. `segmentation` is present if there are masks.
         """
         return [_to_coco(prediction, image_id) for prediction in self.predictions if prediction.box is not None]
 
     def to_supervision(self) -> sv.Detections:
-        """Objects as supervision's Detections: `xyxy`, `confidence`, `class_id`, `mask`, and data `class_name`.
+        """Return objects as supervision's Detections: `xyxy`, `confidence`, `class_id`, `mask`, and data `class_name`.
 
         Needs the package supervision.
         """
@@ -118,7 +118,7 @@ class Result(Wire):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per prediction: label, class_id, score, and with boxes x1, y1, x2, y2 in pixels.
+        """Return one row per prediction: label, class_id, score, and with boxes x1, y1, x2, y2 in pixels.
 
         Needs the package pandas.
         """
@@ -148,7 +148,7 @@ class Analysis(Wire):
     _request_id: str | None = PrivateAttr(None)
 
     def __getitem__(self, task: str) -> Result:
-        """The result of a task. Raises KeyError for a task that was not requested, and ApiError for one that failed."""
+        """Return a task's result. Raises KeyError for a task that was not requested, ApiError for one that failed."""
         found = self.tasks[task]
         if isinstance(found, schema.Failure):
             raise to_api_error(found.error, self._request_id)
@@ -170,7 +170,7 @@ class Analysis(Wire):
         return self._request_id
 
     def draw(self, image: ImageInput | None = None) -> Image.Image:
-        """The image with the objects of the most detailed task, and the labels of the whole image. See Result.draw."""
+        """Return the image with the objects of the most detailed task and the image's labels drawn. See Result.draw."""
         done: dict[Finds, Result] = {}
         for task, found in self.tasks.items():
             if isinstance(found, Result) and task in TASKS:
