@@ -45,7 +45,7 @@ def kill_worker(url: str, task: str) -> None:
     family = process_of(url).children(recursive=True)
     (worker,) = [one for one in family if f":{task}:" in "".join(one.cmdline())]
     worker.kill()
-    # Until then its sockets accept requests that are never answered.
+    # Until it has ended, its sockets accept requests that are never answered.
     assert gone([worker.pid])
 
 
@@ -78,7 +78,7 @@ class Running:
         family = family_of(self.process.pid)
         self.process.terminate()
         self.process.wait(timeout=60)
-        # Whatever happened before, it ends in order and leaves nothing behind.
+        # Even after a failed test, it must end in order and leave nothing behind.
         assert self.process.returncode == 0
         assert gone(family)
         assert self.log.read_text().rpartition("Stopping")[2].split() == ["...", "Stopped."]

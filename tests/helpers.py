@@ -1,4 +1,4 @@
-"""Helpers of several tests: pycocotools' masks, and networks with random weights that react to their input."""
+"""Helpers shared by tests: pycocotools' masks, and networks with random weights that react to their input."""
 
 import numpy as np
 import torch
@@ -8,12 +8,12 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-# A second thread helps small networks little, and costs much on busy cores, because it waits by spinning.
+# A second thread helps small networks little and is expensive on busy cores, because it waits by spinning.
 torch.set_num_threads(1)
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    """An image as the input of torchvision's detection networks, float32 [3, H, W] in 0..1."""
+    """Return an image as the input of torchvision's detection networks, float32 [3, H, W] in 0..1."""
     return pil_to_tensor(image).float() / 255
 
 
@@ -24,12 +24,12 @@ def coco_rle(mask: NDArray[np.bool_]) -> dict[str, object]:
 
 
 def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks."""
+    """Return the intersection over union of two masks."""
     return float((one & other).sum() / (one | other).sum())
 
 
 def settle(network: nn.Module, pixels: Tensor) -> None:
-    """Set a random network's batch statistics to those of `pixels`: otherwise its features vanish or explode."""
+    """Set a random network's batch statistics to those of `pixels`, so that its features do not vanish or explode."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

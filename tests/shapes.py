@@ -16,7 +16,7 @@ KINDS = ("disc", "grid", "stripes")
 
 
 def shape(kind: str, chance: random.Random) -> Image.Image:
-    """An image of 96 x 80 pixels in random colours."""
+    """Return an image of 96 x 80 pixels in random colours."""
     back, front = (tuple(chance.randrange(256) for _ in range(3)) for _ in range(2))
     image = Image.new("RGB", (96, 80), back)
     pen = ImageDraw.Draw(image)
@@ -57,7 +57,7 @@ def write_model(
     spec = HeadSpec.model_validate(head)
     model = TunedClassifier(published, frozen, ClassifierHead(spec, classifier.channels(published), len(labels))).eval()
     with torch.no_grad():
-        # Its own stages differ from the published ones.
+        # Make its own stages differ from the published ones.
         for parameter in model.stages.parameters():
             parameter.mul_(1 + 0.1 * seed)
     files = store.pack(model.state_dict(), classifier.spec_of(base, model, stages.fingerprint(published), labels))

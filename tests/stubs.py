@@ -10,7 +10,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Some tests have clients that do not wait for the response.
+        # Some clients under test do not wait for the response.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -20,7 +20,7 @@ class Loopback:
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self._server = _Server(("127.0.0.1", 0), handler)
-        # It polls for its end at this interval. The default of 0.5 s would slow down each test.
+        # The interval at which it polls for shutdown. The default of 0.5 s would slow down each test.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"

@@ -42,7 +42,7 @@ def alone(client: httpx.Client, task: str, data: bytes, **parameters: object) ->
 
 
 def assert_same(part: Answer | Failure, single: Answer) -> None:
-    """Compare; scores and boxes differ by rounding if images are computed in other batches."""
+    """Compare up to rounding: scores and boxes differ slightly if images are computed in other batches."""
     assert isinstance(part, Answer)
     assert (part.model, part.image) == (single.model, single.image)
     assert [one.label for one in part.predictions] == [one.label for one in single.predictions]
@@ -214,7 +214,7 @@ def test_concurrent_analyses_each_answer_their_own_image(client: httpx.Client) -
 
 @contextmanager
 def full(server: str, client: httpx.Client, path: str) -> Iterator[None]:
-    """Take all places of a task with uploads that never end: a place is reserved before the body is read."""
+    """Fill a task's queue with uploads that never end: a place is reserved before the body is read."""
     host, port = server.removeprefix("http://").split(":")
     task = path.split("?", maxsplit=1)[0]
     with ExitStack() as stack:
@@ -235,7 +235,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def waiting(client: httpx.Client, task: str) -> float:
-    """The number of images that a task has admitted and not yet answered."""
+    """Return the number of images that a task has admitted and not yet answered."""
     return metric(client, "foursight_queue_images", task)
 
 
@@ -265,7 +265,7 @@ def test_objects_are_returned_without_labels_if_the_classifier_is_full(client: h
 
 def test_a_full_analyze_queue_refuses_analyses_and_not_the_tasks(client: httpx.Client, server: str) -> None:
     with full(server, client, "analyze?tasks=classify"):
-        # Refused by its headers alone: the body is never sent.
+        # The request is refused by its headers alone: the body is never sent.
         host, port = server.removeprefix("http://").split(":")
         refused = http.client.HTTPConnection(host, int(port), timeout=60)
         refused.putrequest("POST", "/v1/analyze")
@@ -273,7 +273,7 @@ def test_a_full_analyze_queue_refuses_analyses_and_not_the_tasks(client: httpx.C
         refused.endheaders()
         response = refused.getresponse()
         assert (response.status, json.loads(response.read())["code"]) == (503, "overloaded")
-        # Estimated from the analyses before.
+        # It is estimated from earlier analyses.
         assert int(response.headers["Retry-After"]) > 1
         assert client.post("/v1/classify", content=ASTRONAUT).status_code == 200
 
@@ -296,8 +296,8 @@ def test_hanging_up_leaves_no_work_behind(client: httpx.Client, server: str) -> 
 
 def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
     def is_back(path: str) -> bool:
-        # A request is held until then, or refused with Retry-After. On a new connection: HAProxy may close a used one
-        # without an answer, for the client to retry.
+        # Until then, a request is held, or refused with Retry-After. It uses a new connection, because HAProxy may
+        # close a used one without an answer and leave the retry to the client.
         response = httpx.post(f"{server}{path}", content=ASTRONAUT, timeout=60)
         if response.status_code == 200:
             return True

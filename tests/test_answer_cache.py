@@ -1,4 +1,4 @@
-"""The answer cache: on an event loop of its own, and over a real socket to a worker's endpoint."""
+"""The answer cache: alone on an event loop, and over a real socket to a worker's endpoint."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ STORED = f"{MISS}; stored"
 
 
 class Slow:
-    """A computation that ends when it is told to; counts how often it was begun, and how often it was cancelled."""
+    """A computation that ends on demand; counts how often it was started and how often it was cancelled."""
 
     def __init__(self, value: str = "value") -> None:
         self.value = value
@@ -105,7 +105,7 @@ def test_cancelling_the_last_waiter_ends_the_computation_and_the_next_request_st
         waiting = [await begin(cache.get_or_compute("key", slow)[1]) for _ in range(2)]
         for task in waiting:
             task.cancel()
-            # Only the waiter has run: the computation is cancelled, and has not ended yet.
+            # Only the waiter has run: the computation is being cancelled, but has not ended yet.
             await asyncio.sleep(0)
         result, answer = cache.get_or_compute("key", slow)
         late = await begin(answer)
@@ -196,7 +196,7 @@ class Serving:
         return self.client.post("/", content=data, params=parameters)
 
     def count(self, name: str) -> dict[str, float]:
-        """A metric's values, by the result of the lookup if it has that label."""
+        """Return a metric's values, by the result of the lookup if it has that label."""
         families = text_string_to_metric_families(self.metrics.page())
         samples = [sample for family in families for sample in family.samples if sample.name == name]
         return {sample.labels.get("result", ""): sample.value for sample in samples}
@@ -294,7 +294,7 @@ def test_hanging_up_does_not_affect_other_waiters_and_the_last_one_ends_the_work
 
             task.gate.clear()
             two, gone = [await ask(COFFEE) for _ in range(2)], [await ask(CHELSEA) for _ in range(2)]
-            # The first image is in the network; the other one is queued until its last waiter is cancelled.
+            # The first image is in the network; the other is queued until its last waiter is cancelled.
             while not len(serving.endpoint.batcher):
                 await asyncio.sleep(0.01)
             for asked in (two[0], *gone):

@@ -1,4 +1,4 @@
-"""Who may import whom, and what each room may mention."""
+"""Which room may import which, and what each may mention."""
 
 import ast
 import io
@@ -17,7 +17,7 @@ FILES = {
     for room in ("schema", "drawing", "models", "serving", "clients")
     for path in sorted((ROOT / room).rglob("*.py"))
 }
-# What each room may import besides itself; clients/cli may import all, but the server's part only inside functions.
+# The rooms that each room may import besides itself; clients/cli may import all, but server code only inside functions.
 ARROWS = {
     "schema": set(),
     "drawing": {"schema"},
@@ -25,7 +25,7 @@ ARROWS = {
     "serving": {"models", "schema", "drawing"},
     "clients/sdk": {"schema", "drawing"},
 }
-# The rooms of models/, each importing only from lines above its own.
+# The rooms of models/: each imports only from the lines above its own.
 LAYERS = (
     ("errors", "folders"),
     ("image", "labels", "results"),
@@ -44,7 +44,7 @@ FOREIGN = re.compile(
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of this package that are imported when the code runs, wherever the import stands."""
+    """Yield the modules of this package that the code imports when it runs, inside functions too."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
@@ -67,7 +67,7 @@ def test_a_room_imports_only_the_rooms_below_it(path: Path) -> None:
 
 
 def layer_of(parts: tuple[str, ...]) -> int | None:
-    """The line of LAYERS that a module of models/ is in; None for the package itself, which re-exports."""
+    """Return the line of LAYERS that a module of models/ is in; None for the package itself, which re-exports."""
     name = parts[1].removesuffix(".py") if len(parts) > 1 else ""
     return next((number for number, rooms in enumerate(LAYERS) if name in rooms), None)
 
@@ -87,7 +87,7 @@ def test_a_room_of_the_models_imports_only_lower_ones(path: Path) -> None:
 
 
 def texts(source: str) -> Iterator[str]:
-    """All strings, docstrings and comments."""
+    """Yield all strings, docstrings and comments."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value

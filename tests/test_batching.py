@@ -46,7 +46,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def queue_behind(batcher: Batcher[int, int], compute: Compute, items: list[int]) -> list[asyncio.Task]:
-    """Put item 0 in the network and `items` in the queue; return their tasks, that of item 0 first."""
+    """Start computing item 0 and queue `items`; return their tasks, that of item 0 first."""
     first = asyncio.create_task(batcher.submit(0))
     assert await asyncio.to_thread(compute.started.wait, PATIENCE_S)
     rest = [asyncio.create_task(batcher.submit(item)) for item in items]
@@ -130,7 +130,7 @@ def test_a_cancelled_item_is_never_computed(batcher: Batcher[int, int], compute:
         assert [answers[index][0] for index in (0, 2, 4, 5)] == [0, 20, 40, 50]
 
     run(scenario)
-    # It takes no place in the batch either.
+    # A cancelled item takes no place in the batch either.
     assert compute.batches == [[0], [2, 4, 5]]
 
 

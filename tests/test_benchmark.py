@@ -20,18 +20,18 @@ SERVICE = 0.02
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second of warming up."""
+    """Shorten the warm-up to half a second."""
     monkeypatch.setattr(benchmark, "WARM_UP_S", 0.5)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """The command's exit status, standard output and standard error."""
+    """Return the command's exit status, standard output and standard error."""
     status = main(["benchmark", *arguments])
     return status, *capsys.readouterr()
 
 
 async def one_at_a_time(port: int) -> asyncio.Server:
-    """A server that needs SERVICE seconds for each request and answers them one after the other."""
+    """Start a server that needs SERVICE seconds per request and answers one request at a time."""
     turn = asyncio.Lock()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,10 +54,10 @@ def test_an_open_loop_counts_the_time_that_a_request_waited_to_be_sent_and_queue
             return await benchmark.open_loop(Target(f"http://127.0.0.1:{port}/", [b"x"]), rate, seconds)
 
     samples = asyncio.run(measure())
-    # Every request that was due was made, though the server manages half of them.
+    # Every request that was due was sent, although the server can answer only half of them in time.
     assert len(samples) == rate * seconds
     assert {sample.status for sample in samples} == {200}
-    # The server cannot have been quicker than this, however fast the machine: the n-th answer takes n times SERVICE.
+    # A lower bound on any machine: the n-th answer takes at least n times SERVICE.
     first = round(rate * benchmark.WARM_UP_S)
     answered = np.sort([sample.due + sample.latency for sample in samples]) - (samples[0].due - first / rate)
     assert (answered >= SERVICE * np.arange(first + 1, first + 1 + len(samples)) - 0.01).all()
@@ -76,7 +76,7 @@ def test_a_closed_loop_never_asks_twice_at_once() -> None:
 
     samples = asyncio.run(measure())
     spans = sorted((sample.due, sample.due + sample.latency) for sample in samples)
-    # Of three requests in a row, the first is over before the third begins: two connections.
+    # With two connections, the first of three consecutive requests ends before the third begins.
     assert all(one[1] <= third[0] for one, third in zip(spans, spans[2:], strict=False))
     assert 10 < len(samples) <= 1.5 / SERVICE
 
@@ -90,7 +90,7 @@ def test_quantiles_are_numpys_nearest_rank() -> None:
 
 
 def test_answers_that_were_not_computed_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    # A third of each: computed, from the cache, and shared with another request.
+    # One third each: computed, from the cache, and shared with another request.
     said = ["foursight; fwd=miss; stored", "foursight; hit", "foursight; fwd=miss; collapsed"]
     turns = itertools.cycle(said)
     with Scripted(lambda _: Reply(ANSWER, headers={"Cache-Status": next(turns)})) as server:

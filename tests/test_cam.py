@@ -23,7 +23,7 @@ def test_the_box_is_that_of_the_connected_component(seed: int) -> None:
 
 def test_the_map_is_that_of_the_best_class() -> None:
     class Network(torch.nn.Module):
-        """Two classes, each seen at one place."""
+        """Two classes, each active in one region."""
 
         def features(self, pixels: torch.Tensor) -> torch.Tensor:
             maps = torch.zeros(len(pixels), 2, 8, 8)
@@ -37,5 +37,5 @@ def test_the_map_is_that_of_the_best_class() -> None:
     logits, maps = cam.ActivationMaps(Network())(torch.zeros(1, 3, 8, 8))
     boxes = cam.boxes(logits, maps)
     assert logits.argmax(1).tolist() == [1]
-    # The second class is seen in rows 5 and 6 of 8, columns 4 to 7; bilinear enlargement blurs its border.
+    # The second class is active in rows 5 and 6 of 8, columns 4 to 7; bilinear enlargement blurs the border.
     np.testing.assert_allclose(boxes[0], [0.5, 5 / 8, 1, 7 / 8], atol=0.06)

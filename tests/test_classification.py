@@ -106,7 +106,7 @@ def test_the_crop_equals_resizing_the_whole_image_and_cropping(
     left, top = (round((side - 224) / 2) for side in resized.size)
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
     difference = np.abs(base.crop_image(image) - expected)
-    # Pillow may take the two passes of a resize in another order, and each rounds: one sample in 30,000 is off by two.
+    # Pillow may run the two passes of a resize in another order, and each rounds: one sample in 30,000 is off by two.
     assert (difference > 1).mean() < 1e-4
     assert difference.max() <= 2
     assert difference.mean() < 0.2

@@ -1,4 +1,4 @@
-"""The command line against a real server: what it writes, where, and how it ends."""
+"""The command line against a real server: its output, its files and its exit status."""
 
 import io
 import json
@@ -31,7 +31,7 @@ OTHERS = ("serve", "benchmark", "evaluate", "describe", "explain", "finetune")
 
 @pytest.fixture
 def here(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with photos, which is the current one; commands find the server by the environment."""
+    """The current folder, with photos in it; commands find the server by the environment."""
     (tmp_path / "holiday" / "beach").mkdir(parents=True)
     (tmp_path / "photo.jpg").write_bytes(encoded(photo("astronaut"), "JPEG", quality=95))
     (tmp_path / "holiday" / "b.PNG").write_bytes(encoded(photo("chelsea")))
@@ -43,7 +43,7 @@ def here(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """A command in this process: its exit status, standard output and standard error."""
+    """Run a command in this process; return its exit status, standard output and standard error."""
     status = main(words)
     out, err = capsys.readouterr()
     return status, out, err
@@ -61,7 +61,7 @@ def ask(server: str, task: str, path: Path, **parameters: object) -> Any:
 def test_without_a_terminal_each_photo_is_a_line_of_what_the_server_says(
     server: str, here: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:
-    # One at a time: computed together with others, a score may differ in its last digit.
+    # One at a time, because a score may differ in its last digit if images are computed together.
     status, out, err = run(capsys, task, "photo.jpg", "holiday", "--concurrency", "1")
     assert (status, err) == (0, "")
     names = ["photo.jpg", "holiday/b.PNG", "holiday/beach/a.png"]
@@ -196,7 +196,7 @@ def test_for_many_photos_there_is_a_progress_bar_where_standard_error_is_a_termi
 
 
 def _on_terminal(which: str, *words: str) -> tuple[str, str]:
-    """What a command writes to a terminal that is its `which`, without its colours, and to the other of the two."""
+    """Run a command with a terminal as its `which`; return that output, without colours, and the other stream's."""
     master, slave = pty.openpty()
     other = "stderr" if which == "stdout" else "stdout"
     environment = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
@@ -216,14 +216,14 @@ def _read_all(descriptor: int, into: bytearray) -> None:
         while data := os.read(descriptor, 65536):
             into += data
     except OSError:
-        # Linux ends a terminal whose other side is closed this way.
+        # This is how Linux signals that the other side of a terminal is closed.
         return
 
 
 def test_a_watched_folders_new_photos_are_answered_once_when_they_are_complete(here: Path) -> None:
     data = encoded(photo("coffee"), "JPEG")
     folder = here / "holiday"
-    # The drawings land in the folder that is watched, and must not be answered in turn.
+    # The drawings go into the watched folder, and must not be answered in turn.
     words = ("classify", "--top-k", "1", "--watch", "holiday", "--draw", "holiday/drawn")
     with process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert b"Watching holiday" in command.stderr.readline()
@@ -328,8 +328,8 @@ def test_the_models_are_those_of_the_server(server: str, here: Path, capsys: pyt
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    """The help of each command on a terminal of 80 columns, that of the program as "", and the modules imported."""
-    # The help of serve, and of it alone, needs the server's settings.
+    """Return the help of each command at 80 columns, with the program's own as "", and the modules imported."""
+    # Only the help of serve needs the server's settings.
     code = (
         "import sys; from foursight.clients.cli.app import main; main(['--help']); print('\f'); "
         "pages = [(main([command, '-h']), print('\f')) for command in sys.argv[1:] if command != 'serve']; "

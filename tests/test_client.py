@@ -66,7 +66,7 @@ def test_every_kind_of_image_gets_the_same_answer(client: Any, astronaut: Path, 
     image = KINDS_OF_IMAGE[kind](astronaut)
     result = client.localize(image)
     assert result.predictions == client.localize(astronaut).predictions
-    # Drawing works for each kind too.
+    # Drawing also works for each kind.
     assert result.draw().size == (512, 512)
 
 
@@ -238,7 +238,8 @@ def test_an_analysis_equals_the_answer_over_http(client: Any, plain: httpx.Clien
     assert analysis.request_id
     with pytest.raises(KeyError):
         analysis["detect"]
-    # An analysis draws the objects of its most detailed task. The server draws that task alone, and no analyses.
+    # An analysis draws the objects of its most detailed task. The server draws only single tasks, so compare with that
+    # one.
     alone = plain.post("/v1/segment", content=astronaut.read_bytes(), headers={"Accept": "image/png"})
     assert np.array_equal(np.asarray(analysis.draw()), np.asarray(Image.open(io.BytesIO(alone.content))))
 

@@ -61,7 +61,7 @@ def refusal(status: int, **headers: str) -> Reply:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Records the delays of a client without waiting."""
+    """Record the delays of a client without waiting."""
     waited: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_a_lost_attempt_has_unloaded_is_unloaded(kind: str, pauses:
     with Scripted(lambda _: next(replies)) as server, twins.make(kind, server.url, retries=1) as asking:
         asking.unload_model("cups")
         assert len(server.asked) == 2
-        # Without an earlier attempt, the model was never there.
+        # Without an earlier attempt, the 404 means that the model never existed.
         with pytest.raises(Rejected) as refused:
             asking.unload_model("cups")
     assert refused.value.code == "unknown_model"
@@ -236,7 +236,7 @@ def test_a_fetched_image_has_a_size_limit_and_follows_redirects(kind: str, monke
         "/good": Reply(PHOTO),
         "/moved": Reply(b"", 302, {"Location": "/good"}),
         "/large": Reply(bytes(1001)),
-        # Without Content-Length, the body ends with the connection.
+        # Without Content-Length, the end of the connection ends the body.
         "/endless": Reply(bytes(1_000_000), headers={"Content-Length": ""}),
         "/missing": Reply(b"no", 404),
     }
@@ -301,14 +301,15 @@ def test_a_slow_image_keeps_its_place_and_each_failure_is_reported(kind: str) ->
 def test_a_list_of_all_results_does_not_hold_the_images(kind: str) -> None:
     photos = (number.to_bytes(2) * 200_000 for number in range(100))
     with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
-        # The server's own record of the bodies must not be counted.
+        # The bodies that the server records must not be counted.
         server.asked = _Nothing()
         tracemalloc.start()
         results = list(asking.classify_many(photos, concurrency=2))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert len(results) == 100
-    # All 100 images have 40 MB. At most 8 are in flight, each of them here, in socket buffers and in the server.
+    # All 100 images together are 40 MB. At most 8 are in flight, each of them here, in socket buffers and in the
+    # server.
     assert peak < 20_000_000
     with pytest.raises(ValueError, match=r"result\.draw\(image\)"):
         results[0].draw()

@@ -1,4 +1,4 @@
-"""The container files, checked without Docker: against the Compose schema, the Makefile and the settings."""
+"""The container files, checked without Docker against the Compose schema, the Makefile and the settings."""
 
 import json
 import re
@@ -29,19 +29,19 @@ def validate(compose: str) -> None:
 
 
 def stage(name: str) -> str:
-    """The lines of a stage of the Dockerfile."""
+    """Return the lines of a stage of the Dockerfile."""
     found = re.search(rf"(?ms)^FROM \S+ AS {name}$(.*?)(?=^FROM |\Z)", DOCKERFILE)
     assert found, f"no stage {name}"
     return found[1]
 
 
 def make_targets(name: str) -> list[str]:
-    """What a stage of the Dockerfile runs make for."""
+    """Return the targets that a stage of the Dockerfile makes."""
     return [target for line in re.findall(r"(?m)^RUN .*\bmake (\S.*)$", stage(name)) for target in line.split()]
 
 
 def would_run(target: str, folder: Path = ROOT) -> list[str]:
-    """The commands by which make would make a target from nothing."""
+    """Return the commands that make would run for a target from scratch."""
     command = ["make", "--dry-run", "--always-make", "--no-print-directory", target]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -86,12 +86,12 @@ def test_every_foursight_variable_is_a_setting_of_the_server() -> None:
 
 
 def test_every_setting_is_passed_through_and_no_default_is_repeated() -> None:
-    # A list of names; an entry with "=" would be a value that compose repeats.
+    # Entries are only names; an entry with "=" would repeat a default in compose.
     passed = {variable.removeprefix("FOURSIGHT_").lower() for variable in SERVER["environment"]}
     # The container listens on all its interfaces, at the default port, which compose publishes.
     assert "ENV FOURSIGHT_HOST=0.0.0.0" in stage("server")
     assert Settings.model_fields["port"].default == 8000
-    # Fine-tuned models and calibration images are files: they would have to be mounted.
+    # Fine-tuned models and calibration images are files, which would have to be mounted.
     assert passed == set(Settings.model_fields) - {"host", "port", "calibration_dir", "models", "models_dir"}
 
 
@@ -99,7 +99,7 @@ def test_every_setting_is_passed_through_and_no_default_is_repeated() -> None:
 def test_what_the_server_writes_lies_on_volumes_that_it_may_write_on(variable: str) -> None:
     (folder,) = re.findall(rf"(?m)^ENV {variable}=(\S+)$", stage("server"))
     (source,) = [volume.rpartition(":")[0] for volume in SERVER["volumes"] if volume.endswith(f":{folder}")]
-    # A new volume has the owner of the folder that it covers; Docker would make a missing folder root's.
+    # A new volume gets the owner of the folder that it covers; a missing folder would belong to root.
     assert re.search(rf"install --directory --owner foursight .*{folder}( |$)", stage("base"), re.MULTILINE)
     named = re.sub(r"^\$\{FOURSIGHT_MODELS_DIR:-(.*)\}$", r"\1", source)
     assert named in yaml.safe_load(COMPOSE)["volumes"]

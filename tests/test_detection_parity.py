@@ -1,6 +1,7 @@
 """Detection and segmentation: the results are those of torchvision's own `forward`.
 
-Random weights, with heads made loud enough that they find objects, test the arithmetic; the tiny profile is there too.
+The arithmetic is tested with random weights whose heads are scaled up until they find objects, and with the tiny
+profile.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ RANDOM = {"weights": None, "weights_backbone": None, "min_size": 128, "max_size"
 
 
 def loud(network: GeneralizedRCNN) -> GeneralizedRCNN:
-    """Make a random network's scores spread over 0..1, and its boxes and masks differ."""
+    """Scale a random network's heads until its scores cover 0..1 and its boxes and masks differ."""
     photos = [as_tensor(photo(name).resize((300, 300))) for name in ("astronaut", "chelsea", "coffee")]
     batch, _ = network.eval().transform(photos)
     settle(network.backbone, batch.tensors)
@@ -69,7 +70,7 @@ TASKS = RANDOM_TASKS | {
 }
 ASTRONAUT = photo("astronaut")
 PHOTOS = {
-    # Less than twice what the networks look at: a larger photo is reduced first (tests/test_reduced_decoding.py).
+    # Less than twice the networks' input: a larger photo is reduced first (tests/test_reduced_decoding.py).
     "square": ASTRONAUT.resize((380, 380)),
     "portrait": ASTRONAUT.resize((300, 420)),
     "landscape": photo("chelsea"),
@@ -81,7 +82,7 @@ PHOTOS = {
 
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task without engines and without reducing large images, which have tests of their own."""
+    """Run tasks without engines and without reducing large images; both have separate tests."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
     monkeypatch.setattr(images, "reduce", lambda whole, short_side: whole)
 
@@ -105,12 +106,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=RANDOM_TASKS)
 def random(request: pytest.FixtureRequest) -> str:
-    """The name of each task with random weights; the options of a request are the same code for all."""
+    """The name of each task with random weights; all tasks share the code for a request's options."""
     return request.param
 
 
 def full(found: Predictions, image: Image.Image) -> NDArray[np.bool_]:
-    """The masks as bool [N, H, W]."""
+    """Return the masks as bool [N, H, W]."""
     masks = [mask.full(image.height, image.width) for mask in found.masks]
     return np.stack(masks) if masks else np.zeros((0, image.height, image.width), dtype=bool)
 
@@ -157,7 +158,8 @@ def test_an_image_has_the_results_of_torchvisions_own_forward(
     name: str, photo_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, image = made(name), PHOTOS[photo_name]
-    # From our own resized pixels on: the last bits of a pixel grow in a random network until they can be seen.
+    # Both start from our resized pixels, because a random network amplifies the last bits of a pixel to visible
+    # differences.
     transform, pixels = task.network.transform, task.prepare(image).pixels
     resized = ImageList(transform.batch_images([pixels]), [tuple(pixels.shape[1:])])
     monkeypatch.setattr(transform, "forward", lambda images, targets=None: (resized, targets))

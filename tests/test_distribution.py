@@ -1,6 +1,6 @@
-"""The wheel and the sdist: what they hold, and that a wheel installed elsewhere serves.
+"""The wheel and the sdist: their contents, and a server from a wheel installed elsewhere.
 
-They are built from a copy of the files that git knows, so that nothing else of this folder gets into them.
+They are built from a copy of the files that git tracks, so nothing else in this folder gets into them.
 """
 
 import ast
@@ -32,7 +32,7 @@ ROOMS = {path.name for path in (ROOT / "src" / "foursight").iterdir() if path.is
 OURS = {"dev", "load", "peers"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-# A stranger owns `foursight` on PyPI, and nobody `foursight-vision` yet: whoever takes it would be installed.
+# A stranger owns `foursight` on PyPI, and `foursight-vision` is free: anyone could publish a package under that name.
 INSTALLS_A_STRANGER = re.compile(r"\b(pip3?|pipx|uv pip|uv tool) install (-\S+ )*[\\\"'`]*foursight")
 
 
@@ -44,7 +44,7 @@ def files_of_the_repository() -> list[str]:
 
 
 def files_of_the_package() -> set[str]:
-    """The files that a wheel has to hold, by their names in it."""
+    """Return the files that a wheel must contain, by their names in it."""
     found = {f"foursight/{name}" for name in files_of_the_repository() if name.partition("/")[0] in ROOMS}
     package = (name for name in files_of_the_repository() if name.startswith("src/") and not (ROOT / name).is_symlink())
     return found | {name.removeprefix("src/") for name in package}
@@ -76,7 +76,7 @@ def metadata(wheel: Path) -> Message:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from what the image gets of the repository."""
+    """The wheel, built from the part of the repository that the container image gets."""
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     names = [name for name in files_of_the_repository() if any(f"{name}/".startswith(f"{one}/") for one in kept)]
     return build_wheel(copy(names, tmp_path_factory.mktemp("image")))
@@ -96,12 +96,12 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a new environment with the wheel; it shares all other packages with the tests'."""
+    """The bin folder of a new environment with the wheel; all other packages are those of the tests' environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)
     install = ["--python", str(folder / "bin" / "python"), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run([sys.executable, "-m", "pip", *install], check=True)
-    # A path file within the shared folder is not followed: the editable installation stays unseen.
+    # Path files in a folder added this way are not read, so the editable installation is not visible.
     (packages,) = folder.glob("lib/python*/site-packages")
     paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (packages / "shared.pth").write_text("\n".join(paths))
@@ -164,7 +164,7 @@ def test_the_installed_command_prints_its_version(environment: Path, tmp_path: P
 
 
 class Installed(Running):
-    """`foursight serve` of this environment."""
+    """`foursight serve` from this environment."""
 
     def __init__(self, environment: Path, port: int, log: Path, *options: str) -> None:
         super().__init__(port, log)
@@ -175,7 +175,7 @@ def test_what_the_package_imports_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
     requirements = [*PROJECT["dependencies"], *(one for name in set(extras) - OURS for one in extras[name])]
     declared = {normalized(re.split(r"[^\w.-]", one)[0]) for one in requirements}
-    # pydantic pins its core to one version, and documents imports from it.
+    # pydantic pins pydantic-core to one version, and documents imports from it.
     providers = packages_distributions() | {"pydantic_core": ["pydantic"]}
     undeclared = [
         f"{name} imports {module}"
@@ -192,7 +192,7 @@ def normalized(name: str) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The top-level packages that a module imports."""
+    """Return the top-level packages that a module imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

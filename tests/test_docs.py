@@ -1,8 +1,8 @@
 """Every example of the README, of the pages in docs/ and of the clients' docstrings, run against a real server.
 
-Commands are run as they are written, in the order of their page. What LEFT_OUT names is not, and nothing else is left
-out: a command that is neither known here nor named there fails. A command behind `$` has to print what the page shows
-below it; a line ⋮ stands for any lines.
+Commands run as written, in the order of their page. Only those that match LEFT_OUT are skipped; a command that cannot
+be run here and does not match fails the test. A command behind `$` must print what the page shows below it; a line ⋮
+stands for any lines.
 """
 
 import doctest
@@ -33,22 +33,22 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADDRESS = "http://127.0.0.1:8000"
 LEFT_OUT = (
-    # They start the server; one answers here already.
+    # These start the server, which already runs here.
     r"(\w+=\S+ )*(foursight serve|make run|docker compose)",
-    # They install, or run these tests.
+    # These install the package or run the tests.
     r"make|pip install",
-    # They compute for a minute; tests/test_finetune_detector.py trains, and asks for what was trained.
+    # These compute for a minute; tests/test_finetune_detector.py covers training and requests to the trained model.
     r"foursight finetune (kitchen|DATA)|curl .*model=kitchen",
-    # The developers' measurements: minutes long, of data sets that are not here.
+    # The developers' measurements take minutes and need data sets that are not here.
     r"(\w+=\S+ )*(\.venv/bin/)?(python|locust) .*(loadtests/|-m (loadtests|research|tools)\.)",
 )
-# After these words a command line names a file that it writes.
+# These words precede the name of a file that the command writes.
 WRITES = re.compile(r"(?:--draw|--out|--sheet|-o|>) (\S+)")
 
 
 @cache
 def files() -> dict[str, bytes]:
-    """The photos, and sets of photos, that the examples speak of, by their paths."""
+    """Return the photos and data sets that the examples use, by their paths."""
     coffee, cat, people = (encoded(photo(name)) for name in ("coffee", "chelsea", "astronaut"))
     found = {"photo.jpg": coffee, "one.jpg": people, "two.png": cat, "people.png": people}
     found |= {"photos/cat.png": cat, "holiday/coffee.png": coffee, "holiday/cat.png": cat, "holiday/notes.txt": b"eggs"}
@@ -71,7 +71,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the photos, which is the current one; commands find the server by the environment."""
+    """The current folder, with the photos in it; commands find the server by the environment."""
     for name, data in files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -80,10 +80,10 @@ def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("FOURSIGHT_MODELS_DIR", str(models_dir))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     yield tmp_path
-    # The server is every test's.
+    # All tests share the server, so unload the models.
     for folder in models_dir.iterdir():
         if folder.is_dir():
-            # One that was never loaded is not found.
+            # 404: the model was never loaded.
             assert httpx.delete(f"{server}/v1/models/{folder.name}").status_code in {204, 404}
             shutil.rmtree(folder)
 
@@ -93,7 +93,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[tuple[str, str | None]]:
-    """The page's command lines, each with the output that is shown below it, or None."""
+    """Return the page's command lines, each with the output that is shown below it, or None."""
     found: list[tuple[str, str | None]] = []
     for block in blocks(page, "console"):
         text = block.replace("\\\n", " ")
@@ -132,7 +132,7 @@ def test_the_command_lines_of_a_page_run(
     for line, shown in commands(page):
         status, out, err = _run(line.replace(ADDRESS, server), capsys)
         if shown is None:
-            # notes.txt in the folder has no picture's suffix, so that all is answered.
+            # notes.txt in the folder does not have an image's suffix, so every file is answered.
             assert status == 0, (line, err)
             assert '"error"' not in out
             assert '"status"' not in out
@@ -143,7 +143,7 @@ def test_the_command_lines_of_a_page_run(
 
 
 def table(page: str, column: int) -> list[str]:
-    """The code words in a column of the tables of a page."""
+    """Return the code words in a column of the tables of a page."""
     rows = re.findall(r"^\| `.*\|$", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     return [row.split(" | ")[column].strip("|` ") for row in rows]
 
@@ -172,7 +172,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 
 
 def _run(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """A command's exit status, standard output and standard error: by a shell, or here where it needs none."""
+    """Return a command's exit status, standard output and standard error; it runs in a shell only if it needs one."""
     words = shlex.split(line, comments=True)
     if words[0] == "foursight" and not {"<", ">", "|"} & set(words):
         capsys.readouterr()

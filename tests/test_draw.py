@@ -108,7 +108,7 @@ def test_polygons_and_rle_of_the_same_mask_draw_nearly_the_same():
     one = draw(grey(), [prediction(box=box, mask=rle.encode(mask))])
     other = draw(grey(), [prediction(box=box, mask=[outline])])
     difference = np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int))
-    # They differ by a quarter of a pixel along the contour.
+    # The outlines differ by a quarter of a pixel.
     assert difference.max() < 50
     assert difference.mean() < 0.5
 

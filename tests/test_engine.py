@@ -31,13 +31,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if OpenVINO were not installed."""
+    """Pretend that OpenVINO is not installed."""
     monkeypatch.setattr(engine, "has_openvino", lambda: False)
 
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The parts that were converted, not read from the cache."""
+    """Records the parts that are converted and not read from the cache."""
     converted: list[nn.Module] = []
     convert = engine._convert
     monkeypatch.setattr(engine, "_convert", lambda ov, part, *rest: converted.append(part) or convert(ov, part, *rest))
@@ -79,7 +79,7 @@ def answers(task: Any, **options: float) -> list[Any]:
 def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
     with monkeypatch.context() as patch:
         patch.setattr(engine, "has_openvino", lambda: False)
-        # RoIs are then pooled by torchvision, too.
+        # This also leaves RoI pooling to torchvision.
         patch.setattr(rcnn, "install", lambda *_: "float32")
         return answers(load(name, "tiny", "cpu"), **options)
 
@@ -219,7 +219,7 @@ def test_pytorch_is_used_without_openvino(cache: Path) -> None:
 
 
 def test_openvino_cannot_send_telemetry(tmp_path: Path) -> None:
-    """In a new process with a new home folder, where it would keep its user ID."""
+    """Test in a new process with a new home folder, where the telemetry would store its user ID."""
     script = """
 import socket, sys, torch
 from foursight.models.engines import engine

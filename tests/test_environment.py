@@ -15,7 +15,7 @@ def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def system(root: Path, membership: str, **files: str) -> Path:
-    """A root with /proc/self/cgroup and files of /sys/fs/cgroup."""
+    """Write a root folder with proc/self/cgroup and files of sys/fs/cgroup."""
     for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -33,7 +33,7 @@ def system(root: Path, membership: str, **files: str) -> Path:
         ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),
         ("0::/a.slice/b.scope\n", {"a.slice/cpu.max": "300000 100000\n"}, 3),
         ("0::/a/b\n", {"a/b/cpu.max": "500000 100000\n", "a/cpu.max": "400000 100000\n", "cpu.max": "max 100000"}, 4),
-        # The path of the host, in a container that mounts its own cgroup only.
+        # The path is the host's, in a container that mounts only its own cgroup.
         ("0::/docker/0123\n", {"cpu.max": "250000 100000\n"}, 3),
         ("4:cpu,cpuacct:/a\n", {"cpu,cpuacct/a/cpu.cfs_quota_us": "200000\n",
                                 "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"}, 2),

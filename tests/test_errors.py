@@ -21,7 +21,7 @@ RAISED = {"ApiError", *(name for name, one in vars(model_errors).items() if isin
 
 
 def raised_codes() -> Iterator[str]:
-    """The codes in models/ and serving/: arguments of an error's class, or of a function that returns an error."""
+    """Yield the codes in models/ and serving/: arguments of an error class, or of a function that returns an error."""
     for file in (*(ROOT / "models").rglob("*.py"), *(ROOT / "serving").rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text())))
         functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]

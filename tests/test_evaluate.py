@@ -1,4 +1,4 @@
-"""`foursight evaluate`: its figures are those of pycocotools used directly, and what it says is bad is bad."""
+"""`foursight evaluate`: its figures equal those of pycocotools used directly, and its worst examples are the worst."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from tests.shapes import KINDS, folders, write_model
 from tests.stubs import Stub
 from tests.tuned_models import write_detector, write_localizer
 
-# The data's own ids and spelling: labels are matched by name.
+# The data has other ids and spellings than the model: labels are matched by name.
 CATEGORIES = [{"id": 7, "name": "Person"}, {"id": 3, "name": "cup"}, {"id": 9, "name": "unicorn"}]
 IDS = {"person": 7, "cup": 3}
 
@@ -42,7 +42,7 @@ def figures(overall: dict[str, float | None]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def answers(server: str) -> dict[str, dict[str, Any]]:
-    """Every object that segmentation finds on three photos, by file name, asked without our client."""
+    """Every object that segmentation finds in three photos, by file name, requested without our client."""
     return {
         f"{name}.png": httpx.post(
             f"{server}/v1/segment?score_threshold=0.05", content=encoded(photo(name)), timeout=120
@@ -53,7 +53,7 @@ def answers(server: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def data(answers: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO file whose truth is about what the server says; on the coffee photo a person and a unicorn are missed."""
+    """A COCO file with roughly the objects that the server finds, and a person and a unicorn in the coffee photo."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "images").mkdir()
     images, annotations = [], []
@@ -124,7 +124,7 @@ def test_a_server_is_measured_as_pycocotools_measures_its_answers(
         assert figures(said["overall"][name]) == pytest.approx(expected, abs=0.002)
     assert said["classes"]["unicorn"]["box"] == {"ap": 0, "ap50": 0, "ap75": 0, "ar100": 0, "objects": 1}
     assert said["not_a_label_of_the_model"] == ["unicorn"]
-    # Two things of the coffee photo are not to be found.
+    # The coffee photo has two annotated objects that cannot be found.
     assert Path(said["worst"][0]["file"]).name == "coffee.png"
     assert Image.open(sheet).convert("L").getextrema() != (0, 0)
     assert Image.open(sheet).height > 300
@@ -145,7 +145,7 @@ def test_the_model_in_this_process_gets_the_same_figures_as_the_server(
 def test_a_folder_of_classes_gives_top_1_and_top_5_and_what_cannot_be_read_is_told(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Chelsea is, best first: tiger cat, Egyptian cat, tabby (n02123045).
+    # The labels for Chelsea, best first: tiger cat, Egyptian cat, tabby (n02123045).
     for label, name in (
         ("tiger_cat", "chelsea"),
         ("Egyptian cat", "chelsea"),
@@ -160,7 +160,7 @@ def test_a_folder_of_classes_gives_top_1_and_top_5_and_what_cannot_be_read_is_to
     assert status == 0
     assert said["overall"] == {"top1": 0.4, "top5": 0.8, "photos": 5}
     assert said["classes"]["Egyptian cat"] == {"top1": 0, "top5": 1, "photos": 1}
-    # The surest of the wrong ones comes first: espresso, at 95 %.
+    # The most confident wrong answer comes first: espresso, at 95 %.
     assert [Path(one["file"]).parent.name for one in said["worst"]] == ["revolver", "Egyptian cat", "n02123045"]
     (tmp_path / "Espresso" / "broken.jpg").write_bytes(b"no picture")
     status, out, err = run(capsys, tmp_path, "--url", server)
@@ -238,7 +238,7 @@ def test_an_annotation_with_the_id_0_counts_and_what_a_tool_left_out_is_filled_i
 
 @pytest.fixture(scope="module")
 def tuned(server: str, models_dir: Path) -> Iterator[Path]:
-    """The models folder, with a fine-tuned model for three of the tasks, which the server serves."""
+    """The models folder with fine-tuned models for three of the tasks, loaded into the server."""
     write_detector(models_dir / "named", ("cup", "person", "vase"))
     write_localizer(models_dir / "main", ("espresso", "tiger cat"))
     write_model(models_dir / "shapes", backbone.load("tiny"), seed=1)
@@ -267,7 +267,7 @@ def test_a_fine_tuned_detector_is_measured_by_its_own_labels(
                 )
     expected = by_pycocotools(data, results, "bbox")
     assert 0 < expected[0] < 1
-    # What the model is for need not be said.
+    # The task follows from the model.
     there = json.loads(run(capsys, data, "--model", "named", "--url", server, "--json")[1])
     here = json.loads(run(capsys, data, "--model", "named", "--models-dir", tuned, "--json")[1])
     for said in (there, here):
@@ -288,12 +288,13 @@ def test_a_localizer_is_measured_by_the_share_of_main_objects_that_it_hits(
             given[name] = answer["predictions"][0]["box"]
             if name == "chelsea":
                 cats[answer["model"]] = answer["predictions"][0]["label"] == "tiger cat"
-    # One of the two models takes it for another cat.
+    # One of the two models names another cat.
     assert set(cats.values()) == {True, False}
     left, top, right, bottom = given["chelsea"]
     boxes["chelsea"] = [left + 12, top, right + 12, bottom]
     left, top, right, bottom = given["coffee"]
-    # A quarter of it: a miss, but still a main object, beside a smaller thing. Astronaut's is too small to be one.
+    # A quarter of the box: a miss, but still a main object, beside a smaller one. Astronaut's box is too small to be
+    # one.
     boxes["coffee"] = [left, top, (left + right) / 2, (top + bottom) / 2]
     boxes["astronaut"] = [10.0, 10.0, 110.0, 110.0]
     annotations = [
@@ -330,11 +331,11 @@ def test_a_localizer_is_measured_by_the_share_of_main_objects_that_it_hits(
         assert said["overall"]["max_box_acc_50"] == 0.5
         expected = (overlap["chelsea"] + overlap["coffee"]) / 2
         assert said["overall"]["mean_iou"] == pytest.approx(expected, abs=tolerance)
-        # Only the cat has a label of the model.
+        # Of the true labels, the model knows only the cat.
         assert (said["overall"]["label"], said["overall"]["label_and_box"]) == (cats[model], cats[model])
         assert said["classes"]["mug shot"]["label"] is None
         assert said["not_a_label_of_the_model"] == ["mug shot"]
-        # A box that misses is worse than a label that is wrong.
+        # A wrong box is worse than a wrong label.
         wrong = ["coffee.png"] if cats[model] else ["coffee.png", "chelsea.png"]
         assert [Path(one["file"]).name for one in said["worst"]] == wrong
         assert Image.open(sheet).height > 200
@@ -355,7 +356,7 @@ def test_five_labels_or_fewer_have_no_top_5(
     assert json.loads(out)["overall"] == {"top1": round(sum(right) / 9, 4), "top5": None, "photos": 9}
     (tmp_path / "n02123045").mkdir()
     (tmp_path / "n02123045" / "1.png").write_bytes(encoded(photo("chelsea")))
-    # A WordNet id is a label of ImageNet's, and of no other's.
+    # Only ImageNet's labels can be given as WordNet ids.
     assert run(capsys, folder, "--model", "shapes", "--url", server)[0] == 2
 
 

@@ -40,7 +40,7 @@ def test_evidence_is_the_class_activation_map_of_the_paper(
 ) -> None:
     network = lite0.load()
     image = photo("coffee")
-    # The crop by Pillow alone: short side to 256, then the middle 224 x 224.
+    # Pillow's own crop: short side to 256, then the middle 224 x 224.
     crop = image.resize((384, 256), Image.Resampling.BICUBIC).crop((80, 16, 304, 240))
     pixels = (torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None].float() - 127) / 128
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_evidence_is_the_class_activation_map_of_the_paper(
     assert espresso.label == task.card.labels[index] == "espresso"
     assert espresso.score == pytest.approx(float(logits.softmax(0)[index]), abs=2e-3)
     np.testing.assert_allclose(espresso.evidence, plain, atol=0.02 * np.ptp(plain))
-    # The identity that makes it evidence: averaged over places, it is the logit less the bias.
+    # By definition, the mean of the evidence is the logit minus the bias.
     assert espresso.evidence.mean() == pytest.approx(float(logits[index]) - network._fc.bias[index].item(), abs=0.1)
     large = Image.fromarray(espresso.evidence, "F").resize((301, 199), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(espresso.enlarged(301, 199), np.asarray(large), atol=1e-3)
@@ -129,7 +129,7 @@ def test_evidence_of_a_localizer_lies_in_its_box_and_adds_up_to_its_logit(tmp_pa
     with torch.no_grad():
         logits, boxes = network((torch.from_numpy(pixels).permute(2, 0, 1)[None].float() - 127) / 128)
     assert found.score == pytest.approx(float(logits.softmax(1)[0, 1]), abs=1e-5)
-    # Its bias is zero.
+    # The label's bias is zero.
     assert found.evidence.mean() == pytest.approx(float(logits[0, 1]), rel=1e-3)
     left, top, right, bottom = (10 * boxes[0]).tolist()
     inside = np.zeros((10, 10), bool)
@@ -158,11 +158,11 @@ def test_the_picture_shows_the_photo_and_the_evidence(espresso: Explanation) -> 
     drawn = draw_explanation(image, espresso, "efficientnet-lite0")
     assert drawn.width == WIDTH
     pixels = np.asarray(drawn).astype(int)
-    # The photo itself is in it, on the left.
+    # The photo itself is on the left.
     small = np.asarray(image.resize((584, 389), Image.Resampling.LANCZOS)).astype(int)
     rows = [top for top in range(60, 200) if np.abs(pixels[top + 30 : top + 40, 28:100] - small[30:40, :72]).max() == 0]
     assert len(rows) == 1
-    # On the right, what the network does not see has no colour, and the coffee glows.
+    # On the right, the part outside the network's view is grey, and the coffee has warm colours.
     right = pixels[rows[0] : rows[0] + 389, 28 + 584 + 16 : 28 + 584 + 16 + 584]
     assert np.ptp(right[:, :100], axis=2).max() <= 1
     red, _, blue = right[140, 280]

@@ -34,7 +34,7 @@ RED, BLUE = (220, 30, 30), (30, 60, 220)
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with one module more, and one line more in schema/tasks.py."""
+    """A copy of the package with one more module, and one more line in schema/tasks.py."""
     copy = tmp_path_factory.mktemp("package")
     for room in ROOMS:
         shutil.copytree(ROOT / room, copy / room, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -48,7 +48,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(package: Path) -> dict[str, str]:
-    """What makes Python import the copy."""
+    """The environment variables that make Python import the copy."""
     return {"PYTHONPATH": str(package / "src")}
 
 

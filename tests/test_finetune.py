@@ -62,7 +62,7 @@ def test_pooling_is_that_of_torch() -> None:
     maps = torch.randn(3, 5, 7, 4)
     assert torch.allclose(pool(maps, "avg"), F.adaptive_avg_pool2d(maps, 1).flatten(1), atol=1e-6)
     assert torch.equal(pool(maps, "max"), F.adaptive_max_pool2d(maps, 1).flatten(1))
-    # torch's L2 pooling sums, the generalised mean averages: they differ by the root of the number of places.
+    # torch's L2 pooling sums, the generalised mean averages: they differ by the square root of the number of cells.
     assert torch.allclose(pool(maps, "l2"), F.lp_pool2d(maps, 2, (7, 4)).flatten(1) / 28**0.5, atol=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_cached_features_give_the_same_model_as_online_features(
 ) -> None:
     cached, online = (train(data, base, epochs=2, cache=cache, **values) for cache in (True, False))
     assert (cached.cached, online.cached) == (True, False)
-    # The batches differ, and so do the last bits.
+    # The batches differ, so the last bits differ.
     assert equal(cached.model, online.model, 1e-4)
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_run_keeps_its_best_epoch_and_a_resumed_one_ends_like_an_
     assert broken.epochs[broken.best].accuracy == max(epoch.accuracy for epoch in broken.epochs)
     with pytest.raises(DataError, match="other data, options or backbone"):
         finetune(data, base, options.model_copy(update={"lr": 1e-3}), CPU, work=tmp_path)
-    # The last epoch has no checkpoint: it is trained again.
+    # The last epoch has no checkpoint, so it is trained again.
     resumed = finetune(data, base, options, CPU, work=tmp_path)
     assert resumed.epochs == whole.epochs
     assert equal(resumed.model, whole.model)
@@ -366,7 +366,7 @@ def test_a_killed_run_leaves_no_model_and_can_be_resumed(tmp_path: Path) -> None
     assert [path.name for path in models.iterdir()] == [".shapes.training"]
     with subprocess.Popen([*command, "--resume"], env=environment, stdout=subprocess.PIPE, text=True) as process:
         said = iter(process.stdout)
-        # It resumes from the checkpoint, which is of the second epoch or later.
+        # It resumes from the checkpoint, which was written after the second epoch or later.
         assert int(next(line for line in said if line.startswith("epoch ")).split()[1].rstrip(":")) >= 2
         process.send_signal(signal.SIGINT)
         assert "The best one is kept; --resume continues" in "".join(said)

@@ -70,7 +70,7 @@ def pasted(root: Path, count: int = 10, **more: Any) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Images at a third of their size, no engine to compile, and an own cache."""
+    """Use images at a third of their size, no engines, and a separate cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(engine, "has_openvino", lambda: False)
@@ -182,7 +182,7 @@ def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
         assert found.labels == expected.labels
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
-    # A request is answered by the model that it was resolved with.
+    # The model that a request was resolved with answers it.
     segmenter.remove("pets")
     assert segmenter.finish(*answer(segmenter, photos[1], requests[1])).labels == alone[1].labels
     with pytest.raises(OptionError, match="There is no model 'pets'"):

@@ -1,4 +1,4 @@
-"""Decoding: an image comes out as Pillow shows it, upright and RGB; other files are refused by name."""
+"""Decoding: an image is what Pillow shows, upright and in RGB; other file types are named when refused."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ from foursight.models.image import decode, decode_for
 from tests.photos import encoded, photo
 
 CAT = photo("chelsea").resize((91, 60))
-# Transparency that changes from pixel to pixel.
+# Transparency that varies between pixels.
 ALPHA = Image.fromarray(np.linspace(0, 255, 91 * 60).reshape(60, 91).astype(np.uint8))
 
 FILES = {
@@ -54,7 +54,7 @@ def pixels(image: Image.Image) -> NDArray[np.int64]:
 
 
 def raw_png(size: tuple[int, int], depth: int, colour: int, rows: NDArray[np.uint8]) -> bytes:
-    """A PNG written by hand: `rows` holds each row's bytes, without the filter byte."""
+    """Return a PNG written by hand: `rows` holds each row's bytes, without the filter byte."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -87,7 +87,7 @@ def test_pixels_are_those_of_pillow(kind: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_is_turned_upright(name: str, orientation: int) -> None:
     upright = np.asarray(CAT)
-    # How a camera stores it, from the table in the EXIF standard (tag 0x0112).
+    # The pixels as a camera stores them, from the table in the EXIF standard (tag 0x0112).
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -266,7 +266,7 @@ def test_pillows_limit_on_pixels_is_not_applied(kind: str, monkeypatch: pytest.M
 
 
 def test_pillows_error_about_pixels_is_too_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its plugins for WebP and TIFF check twice the limit by themselves, when they read the header and the tiles.
+    # Pillow's plugins for WebP and TIFF check twice the limit themselves, when they read the header and the tiles.
     files = [encoded(CAT, kind) for kind in ("WEBP", "TIFF")]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert [refusal(file).code for file in files] == ["too_many_pixels"] * 2
@@ -309,7 +309,7 @@ def test_a_large_jpeg_is_decoded_at_a_lower_resolution(short_side: int, size: tu
     whole, file = large(quality=90)
     image, original = decode_for(file, short_side)
     assert (image.size, original) == (size, whole.size)
-    # An average over the same pixels: what a scaled inverse DCT gives for a half of the frequencies comes close.
+    # A scaled inverse DCT of half the frequencies is close to the average over the same pixels.
     expected = np.asarray(whole.resize(size, Image.Resampling.BOX)).astype(float)
     assert np.abs(np.asarray(image) - expected).mean() < 2
 

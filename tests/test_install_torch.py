@@ -1,4 +1,4 @@
-"""Which build of PyTorch an installation gets: tools/install_torch.py and pip, with two package indexes on loopback.
+"""The build of PyTorch that an installation gets: tools/install_torch.py and pip, with two package indexes on loopback.
 
 `pypi` has the wheels with CUDA, `pytorch` those for a CPU. The wheels are empty; versions and requirements are real.
 """
@@ -78,7 +78,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def requirements(name: str, versions: dict[str, str]) -> list[str]:
-    """What a wheel of PyTorch requires: torchvision one version of torch, and torch CUDA unless it is the CPU's."""
+    """Return a PyTorch wheel's requirements: torchvision needs one version of torch, and torch CUDA or nothing."""
     if name == "torchvision":
         return [f"torch=={versions['torch'].partition('+')[0]}"]
     return ["nvidia-cublas"] if name == "torch" and "nvidia-cublas" in versions else []
@@ -114,13 +114,13 @@ def pytorch(tmp_path: Path) -> Iterator[Index]:
 
 
 class Installation:
-    """A new environment whose pip knows `pypi` and nothing of this machine's configuration."""
+    """A new environment whose pip knows `pypi` but none of this machine's configuration."""
 
     def __init__(self, folder: Path, pypi: Index) -> None:
         venv.create(folder)
         self.folder = folder
         (self._packages,) = folder.glob("lib/python*/site-packages")
-        # A tenth of the time that it takes to install pip.
+        # This takes a tenth of the time of installing pip.
         (self._packages / "pip").symlink_to(Path(pip.__file__).parent)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "TORCH"))}
         self.environment = kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": pypi.url, "no_proxy": "127.0.0.1"}
@@ -221,7 +221,7 @@ def test_with_a_gpu_pypis_wheel_is_left_and_the_other_index_not_asked(
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     assert "with CUDA" in installation.choose(TORCH_INDEX=pytorch.url, PATH=path).stdout
     assert pytorch.asked == []
-    # The CPU build on such a machine, where it is demanded.
+    # TORCH=cpu selects the CPU build on such a machine, too.
     installation.choose(TORCH="cpu", TORCH_INDEX=pytorch.url, PATH=path).check_returncode()
     assert installation.versions() == CPU
 

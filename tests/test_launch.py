@@ -18,7 +18,7 @@ from foursight.serving.launch import LaunchError, running
 from foursight.serving.settings import Settings
 from tests.conftest import free_port, gone
 
-# What a deployment needs, and nothing more: Ray with one GPU, and Serve without HTTP.
+# The minimum for a deployment: Ray with one GPU, and Serve without HTTP.
 DEPLOY = """
 import logging, os, sys
 import ray
@@ -65,7 +65,7 @@ ray.shutdown()
 
 
 def fits(gpus: int, workers: int, share: float) -> bool:
-    """Whether Ray can place all workers, each on one GPU, counting in ten-thousandths as it does."""
+    """Return whether Ray can place all workers, each on one GPU, counting in ten-thousandths as Ray does."""
     free, units = [10_000] * gpus, round(share * 10_000)
     for _ in range(workers):
         gpu = max(range(gpus), key=free.__getitem__)
@@ -81,7 +81,7 @@ def test_every_worker_fits_on_a_gpu(gpus: int, workers: int) -> None:
     share = gpu_share(gpus, workers)
     assert 0 < share <= 1
     assert fits(gpus, workers, share)
-    # What used to be, without this rule.
+    # Simply dividing GPUs by workers would not fit.
     if (gpus, workers) == (3, 4):
         assert not fits(gpus, workers, gpus / workers)
         assert share == 0.5
@@ -95,13 +95,13 @@ def test_shares_are_whole_gpus_if_there_are_enough_and_none_without_a_gpu() -> N
 
 
 def test_a_deployment_ends_with_the_reason_if_a_task_fails_and_at_the_time_limit() -> None:
-    # Serve says what a replica waits for once it has waited for so long.
+    # After this time, Serve reports what a replica waits for.
     environment = os.environ | {"RAY_SERVE_SLOW_STARTUP_WARNING_S": "1", "RAY_SERVE_SLOW_STARTUP_WARNING_PERIOD_S": "1"}
     done = subprocess.run(
         [sys.executable, "-c", DEPLOY], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
-    # Ray writes to standard output, too.
+    # Ray also writes to standard output.
     running_, broken, killed, greedy = re.findall(r"^attempt: (.*)$", done.stdout, re.MULTILINE)
     assert running_ == "running"
     assert broken == "'broken' failed to start: RuntimeError: no weights here"
@@ -142,7 +142,7 @@ def test_the_time_limit_ends_a_start_wherever_it_is_and_leaves_no_process(tmp_pa
     (line,) = errors.splitlines()
     assert "The server did not start: it was not ready after 1 seconds (start_timeout_s)." in line
     folder = f"/tmp/fs-{os.getuid()}-{started.pid}-"
-    # HAProxy and Ray's daemons have it in their command lines.
+    # HAProxy and Ray's daemons have the folder in their command lines.
     family = [one.pid for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or [])]
     assert gone(family)
 
@@ -224,7 +224,7 @@ def test_a_folder_of_another_user_and_a_link_are_left_alone(tmp_path: Path, monk
     uid = os.getuid()
     other = folder.with_name(folder.name.replace(f"fs-{uid}-", f"fs-{uid + 1}-"))
     folder.rename(other)
-    # The folder is ours; seen by the user next to us, it has his name and another's owner.
+    # The folder belongs to us. To the other user, it has the right name but the wrong owner.
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
     run_folder.clean_up_orphans(tmp_path)
     assert other.exists()

@@ -71,7 +71,7 @@ def test_output_sizes_are_those_of_torch(seed: int) -> None:
     same = Window(kernel, stride, before, after, dilation)
     assert same.output(size) == -(-size // stride)
     assert after - before in (0, 1)
-    # And no more than is needed.
+    # The padding is not more than needed.
     assert after == 0 or Window(kernel, stride, before, after - 1, dilation).output(size) < -(-size // stride)
 
 
@@ -92,7 +92,7 @@ def test_every_layer_has_the_output_size_of_its_formula(profile: str, task: str,
 def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: str, size: tuple[int, int]) -> None:
     network, found = summarized(profile, task, size)
     check_by_torch(network, found)
-    # What a module holds is counted once, however often it is used; a classifier that detection has no use for is not.
+    # A module's parameters are counted once, however often it is used; an unused classifier's are listed as unused.
     unused = network.backbone.network._fc if (profile, task) == ("tiny", "segment") else nn.Identity()
     assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
 
@@ -220,8 +220,8 @@ class Pyramid(nn.Module):
         return total
 
 
-# Side of the input, modules whose neighbouring cells see windows of one size at one distance, and those where only the
-# widest is told, as after an enlargement.
+# Side of the input, modules whose cells all see windows of one size at one distance, and those for which only the
+# widest window is reported, as after upsampling.
 GRADIENTS: dict[str, tuple[Callable[[], nn.Module], int, list[str], list[str]]] = {
     "lite0": (lite0.EfficientNetLite0, 224, ["_conv_stem", "_blocks.2", "_blocks.4", "_blocks.7"], []),
     "resnet": (slim_resnet, 144, ["conv1", "layer1.2", "layer2.3"], []),
@@ -240,7 +240,7 @@ def test_receptive_fields_are_where_the_gradient_is(case: str) -> None:
         network.get_submodule(name).register_forward_hook(lambda _m, _i, out, name=name: maps.update({name: out}))
     with torch.no_grad():
         for parameter in network.parameters():
-            # All paths count: nothing cancels, and no activation is saturated.
+            # Positive weights, so that every path counts: nothing cancels, and no activation is saturated.
             parameter.fill_(1 / parameter[0].numel() if parameter.dim() > 1 else 0)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -320,7 +320,7 @@ def test_layers_on_regions_have_no_receptive_field() -> None:
     assert found.size == (96, 128)
     assert all(layer.receptive_field for layer in stages["feature pyramid"])
     assert not any(layer.receptive_field for layer in stages["mask head"])
-    # Each of 250 proposals, when it is refined and when it is judged.
+    # Each of 250 proposals passes twice: when it is refined and when it is scored.
     assert {layer.times for layer in stages["box head"]} == {500}
     assert {layer.times for layer in stages["mask head"]} == {100}
 

@@ -1,4 +1,4 @@
-"""Start and end of `foursight serve`: one line for what is wrong, and no process left behind, however it ends."""
+"""Start and end of `foursight serve`: one line per error, and no process left behind, however it ends."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_a_usage_error_that_names_it(
 
 
 def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) -> None:
-    # The proxy refuses, so that nothing is fetched where there is a network.
+    # This proxy refuses, so nothing is downloaded even with a network.
     refused = serve(
         "--profile", "standard", "--tasks", "classify", "--port", str(free_port()),
         TORCH_HOME=str(tmp_path), https_proxy="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9",
@@ -79,16 +79,16 @@ def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) 
 
 
 def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served_again(tmp_path: Path) -> None:
-    """SIGTERM is how the tests end their servers: conftest.Running looks at what it leaves."""
+    """SIGTERM is covered by conftest.Running, which ends every server with it and checks what is left."""
     port, models = free_port(), tmp_path / "models"
     for name in ("kept", "broken"):
         write_model(models / name, backbone.load("tiny"), seed=1)
     (models / "broken" / store.WEIGHTS).write_bytes(b"short")
     killed: list[int] = []
-    # A setting of the caller that would let every process on this machine use Ray.
+    # A caller's setting that would let every process on this machine use Ray.
     insecure = {"RAY_AUTH_MODE": "disabled"}
     for number in (signal.SIGKILL, signal.SIGINT):
-        # Each start is on the same port: whoever was killed before must have let go of it.
+        # Each start uses the same port, which the killed server must have released.
         with Running(port, tmp_path / "log", "--tasks", "classify", "--models-dir", str(models), **insecure) as running:
             assert gone(killed)
             assert "Not served: The model 'broken' is damaged" in running.log.read_text()
@@ -106,6 +106,6 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
         killed = family
     assert gone(family)
     assert running.process.returncode == 0
-    # Nothing but ours is said on the way down.
+    # The shutdown prints only our own messages.
     assert running.log.read_text().split("Press Ctrl-C to stop.")[1].split() == ["Stopping", "...", "Stopped."]
     assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))

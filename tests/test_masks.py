@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 240, 320
 
 
 def blob(seed: int, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A smooth random shape without holes: bool [h, w] for a `size` of (width, height)."""
+    """Return a smooth random shape without holes: bool [h, w] for a `size` of (width, height)."""
     chance = np.random.default_rng(seed)
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     waves = sum(chance.uniform(-0.12, 0.12) * np.cos(n * angles + chance.uniform(0, 6)) for n in range(2, 5))

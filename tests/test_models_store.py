@@ -1,4 +1,4 @@
-"""Fine-tuned models on disk and in a server: what is refused, what is shared, and no request lost meanwhile."""
+"""Fine-tuned models on disk and in a server: refused files, shared weights, and no request lost while models change."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_one_batch_of_mixed_models_gives_the_lone_answers_in_one_pass_of_the_bac
     monkeypatch.setitem(vars(task), "features", lambda pixels: seen.append(len(pixels)) or whole(pixels))
     requests = [task.resolve(ClassifyOptions(model=name, top_k=1000)) for name, _ in asked]
     outputs = task.predict([(task.prepare(photo(key)), mine) for (_, key), mine in zip(asked, requests, strict=True)])
-    # Five share the backbone as it is; the two of "deep" go their own way.
+    # Five requests share one pass of the backbone; the two for "deep" have a separate one.
     assert seen == [5]
     for output, mine, expected in zip(outputs, requests, alone, strict=True):
         found = task.finish(output, mine)
@@ -110,7 +110,7 @@ def test_twenty_heads_share_the_backbone_and_its_stages_are_not_copied(hosting: 
     assert [card.bytes for card in task.finetuned_cards()] == [own] * 20
     task.install("deep", folder / "deep")
     (deep,) = (card for card in task.finetuned_cards() if card.name == "deep")
-    # The last convolution and its batch normalisation, and no other.
+    # Only the last convolution and its batch normalisation are added.
     assert deep.bytes == own + 4 * (320 * 1280 + 4 * 1280) + 8
 
 
@@ -143,7 +143,7 @@ def test_truncated_swapped_and_foreign_tensors_are_refused_by_name(hosting: tupl
     assert refusal(task, "plain", folder).code == "model_corrupt"
     weights.unlink()
     assert refusal(task, "plain", folder).code == "model_corrupt"
-    # A hash that fits makes no model of another's tensors, nor of bytes that are none.
+    # A matching hash is not enough: the tensors may be another model's, and the bytes may not be tensors.
     spec = store.read_spec("plain", folder / "plain").model_dump()
     for content, code in (
         (save({"head.fc.weight": torch.zeros(3, 7), "head.fc.bias": torch.zeros(3)}), "model_mismatch"),
@@ -244,7 +244,7 @@ def test_loading_and_dropping_under_eight_clients_loses_no_request(
                 rounds += 1
                 loaded = http.put("/v1/models/second").json()
                 assert (loaded["name"], loaded["labels"], loaded["finetuned"]) == ("second", list(KINDS), True)
-                # What is loaded again is in use, too.
+                # Models in use are reloaded, too.
                 assert http.put("/v1/models/first").status_code == 200
                 assert http.put("/v1/models/named").status_code == 200
                 answer = http.post("/v1/classify", content=body, params={"model": "second"})
@@ -326,7 +326,8 @@ def test_a_worker_killed_while_loading_comes_back_with_what_it_served(
         stop.set()
         loader.join()
         deadline = time.monotonic() + 120
-        # Each on a new connection: one that was used before, HAProxy may close for the client to try again.
+        # Each request uses a new connection: HAProxy may close a used one without an answer and leave the retry to the
+        # client.
         while (answer := httpx.post(f"{server}{asked}", content=body, timeout=60)).status_code != 200:
             assert answer.status_code in (404, 502, 503, 500)
             assert time.monotonic() < deadline

@@ -51,7 +51,7 @@ def open_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto("/")
-        # The last step of the script.
+        # This is the script's last step.
         expect(page.locator("#models > div").first).to_be_visible()
         return page
 
@@ -89,13 +89,13 @@ def drop(page: Page, content: bytes, name: str, kind: str) -> None:
 
 @cache
 def ask(server: str, task: str, **options: float) -> Answer:
-    """The server's answer for PHOTO, without a browser."""
+    """Return the server's answer for PHOTO, without a browser."""
     response = httpx.post(f"{server}/v1/{task}", content=PHOTO, params=options, timeout=60)
     return Answer.model_validate_json(response.raise_for_status().content)
 
 
 def pixels(page: Page) -> np.ndarray:
-    """The pixels of the canvas, uint8 [H, W, 3]."""
+    """Return the pixels of the canvas, uint8 [H, W, 3]."""
     url = page.evaluate("document.querySelector('#canvas').toDataURL()")
     return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
 
@@ -109,7 +109,7 @@ def texts_of(predictions: list[Prediction]) -> list[str]:
 
 
 def smallest(predictions: list[Prediction]) -> Prediction:
-    """The prediction that is drawn last, over all others."""
+    """Return the prediction that is drawn last, over all others."""
     return min(predictions, key=lambda one: (one.box[2] - one.box[0]) * (one.box[3] - one.box[1]))
 
 
@@ -125,7 +125,7 @@ def test_a_dropped_photo_is_listed_and_drawn(server: str, page: Page) -> None:
     x1, _, x2, y2 = (side * canvas.shape[1] / 640 for side in smallest(found).box or ())
     # Across the lower edge of the box, whose stroke is two pixels wide, at least one pixel has the pure colour.
     edge = canvas[round(y2) - 2 : round(y2) + 2, round((x1 + x2) / 2)].astype(int)
-    # Both are persons, so the second has a lightness of its own.
+    # Both are persons, so the second has another lightness.
     colour = palette.colour(smallest(found).class_id, found.index(smallest(found)))
     assert abs(edge - colour).max(axis=1).min() <= 2
     for step in ("decode", "queue", "inference", "total", "round trip"):
@@ -280,7 +280,7 @@ def test_a_picture_is_pasted_from_the_clipboard(open_page: Callable[..., Page], 
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     choose(page, "detect")
     picture = BytesIO()
-    # The clipboard holds pictures as PNG.
+    # The clipboard stores images as PNG.
     Image.open(BytesIO(PHOTO)).save(picture, "PNG")
     page.evaluate(
         """async (content) => {
@@ -335,7 +335,7 @@ def test_the_tasks_and_their_descriptions_come_from_the_server(server: str, page
         box = page.locator(f"#tasks input[value={task.name}]")
         expect(box).to_have_accessible_description(paths[f"/v1/{task.name}"]["post"]["summary"].rstrip("."))
     assert page.locator("#tasks input").count() == len(TASKS)
-    # One task for labels, and the one with most detail.
+    # At first, one task for labels and the most detailed one are chosen.
     assert [box.is_checked() for box in page.locator("#tasks input").all()] == [True, False, False, True]
 
 
@@ -468,7 +468,7 @@ def test_masks_are_decoded_as_pycocotools_encodes_them(page: Page) -> None:
         bits = np.array(list(window["bits"]), int).astype(bool).reshape(window["height"], window["width"])
         whole[window["y"] : window["y"] + window["height"], window["x"] : window["x"] + window["width"]] = bits
         assert (whole == mask).all()
-        # No more than the mask needs.
+        # The window is no larger than the mask.
         assert not bits.size or (bits[0].any() and bits[-1].any() and bits[:, 0].any() and bits[:, -1].any())
 
 

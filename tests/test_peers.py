@@ -23,7 +23,7 @@ def rows(run: str, server: str, rates: list[float], task: str = "classify", conn
 
 
 def test_a_ratio_is_taken_within_each_round_of_each_run() -> None:
-    # The machine is twice as fast in the second run; a third has no round of the other server.
+    # The machine is twice as fast in the second run; the third run has no round of the other server.
     ours = {"a": [90.0, 110.0, 100.0], "b": [200.0, 240.0], "c": [1.0]}
     theirs = {"a": [45.0, 50.0, 40.0], "b": [100.0, 100.0, 7.0]}
     every = [row for run, rates in ours.items() for row in rows(run, "foursight", rates)]
@@ -37,7 +37,7 @@ def test_a_ratio_is_taken_within_each_round_of_each_run() -> None:
 
 
 def test_a_rate_is_right_if_round_trips_do_not_fit_the_window() -> None:
-    # 16 connections, batches of 8 that take 2 s each: 4 images per second, however many requests are complete.
+    # 16 connections and batches of 8 that take 2 s each make 4 images per second, however many requests are complete.
     for batches in (2, 3, 7):
         assert results.rate(16, 8 * batches, 8 * batches * 4.0) == 4.0
     assert results.rate(16, 0, 0.0) == 0.0

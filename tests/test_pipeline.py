@@ -1,4 +1,4 @@
-"""The pipeline: what it holds on to while an image waits, and what it leaves behind when one of several fails."""
+"""The pipeline: what it keeps in memory while an image waits, and what remains when one of several fails."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ CARD = Card("mean", "tiny", ("dark", "bright"), "8x8", "cpu", "float32", paramet
 
 
 class Brightness:
-    """A task that labels an image dark or bright. It computes while `gate` is open, and cannot take black images."""
+    """A task that labels an image dark or bright. It computes while `gate` is open, and fails on black images."""
 
     card = CARD
     options = ClassifyOptions

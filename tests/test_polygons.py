@@ -12,7 +12,7 @@ from foursight.serving import masks
 
 @pytest.mark.parametrize("seed", range(8))
 def test_an_outline_is_filled_as_by_scikit_image(seed: int) -> None:
-    # Some corners are outside the image. scikit-image has pixel centres at integers.
+    # Some corners are outside the image. In scikit-image, pixel centres are integers.
     points = np.random.default_rng(seed).uniform(-20, 120, (7, 2))
     expected = polygon2mask((100, 90), points[:, ::-1] - 0.5)
     assert np.array_equal(polygons.fill([points.ravel().tolist()], 100, 90), expected)

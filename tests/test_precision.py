@@ -1,4 +1,4 @@
-"""bfloat16 and int8: they are what runs, their results are near float32, and they are refused if unavailable."""
+"""bfloat16 and int8: they are really used, their results are close to float32, and they are refused if unavailable."""
 
 import sys
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_a_part_computes_in_the_requested_precision(precision: Any, kernel: str,
         return
     run = compiled(PrecisionConfig(precision, photos))
     assert run.dtype == precision
-    # The first layer takes what the part takes.
+    # The first layer's input has the type of the part's input.
     assert kernel in kernels(run.run) | ({"i8"} if "u8" in kernels(run.run) else set())
     (pixels,) = samples()[0]
     with torch.no_grad():

@@ -15,7 +15,7 @@ INTERNALS = list(checks.internals())
 
 @pytest.fixture
 def ray(tmp_path: Path) -> Path:
-    """A copy of those of Ray's files that are checked, to break."""
+    """A copy of the files of Ray that are checked, for the tests to break."""
     spec = find_spec("ray")
     assert spec
     assert spec.origin
@@ -27,7 +27,7 @@ def ray(tmp_path: Path) -> Path:
 
 
 def break_(internal: Internal, ray: Path) -> None:
-    """Replace an internal's text in the copy by something of the same length."""
+    """Replace an internal's text in the copy with something of the same length."""
     file = ray / internal.file
     content = file.read_bytes()
     text = internal.text.encode()

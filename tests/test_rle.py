@@ -1,4 +1,4 @@
-"""Run-length encoding gives the same characters as pycocotools, and decodes them."""
+"""Run-length encoding produces the same characters as pycocotools, and decodes them."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def single(shape: tuple[int, int], row: int, column: int) -> NDArray[np.bool_]:
 
 
 def large() -> NDArray[np.bool_]:
-    """A mask with runs of more than 2 ** 20 pixels, which take five characters."""
+    """Return a mask with runs of more than 2 ** 20 pixels, which take five characters."""
     mask = np.zeros((3000, 2000), dtype=bool)
     mask[1000:1003, 900:905] = True
     return mask

@@ -74,7 +74,8 @@ def test_each_description_names_the_valid_values() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
-        # "an integer from 1 to 64" is "1 to 64" there; the words of a choice may be explained one by one.
+        # The description has "1 to 64" for "an integer from 1 to 64", and may explain the values of a choice one by
+        # one.
         for value in re.findall(r"\w+", (valid_values(field) or "").removeprefix("an integer from")):
             assert value == "or" or value in field.description, (name, value)
 

@@ -1,4 +1,4 @@
-"""Close matches for mistyped names."""
+"""Suggestions for mistyped names."""
 
 import pytest
 from pydantic import Field

@@ -83,7 +83,7 @@ def test_a_view_keeps_each_box_around_its_mask(folder: Path) -> None:
             around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(box, around, atol=1.01)
             seen += 1
-        # The person is red, wherever the view put it.
+        # The person is red, wherever it is in the view.
         red = (pixels[0] > 0.9) & (pixels[1] < 0.1)
         person = target["masks"][target["labels"] == 1].any(0)
         if (target["labels"] == 1).any():

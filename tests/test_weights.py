@@ -144,7 +144,8 @@ def test_the_standard_classifier_answers_as_torchvision_does(network: torch.nn.M
         with torch.inference_mode():
             expected = network(pixels[None]).softmax(1)[0].numpy()
         assert expected.max() > 0.02
-        # The preset's own crop, taken back to 0..255: ours may round to the next level, which a random network sees.
+        # The preset's crop, converted back to 0..255: ours may round to the next level, which changes a random
+        # network's result.
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (preset.mean, preset.std))
         crop = ((pixels * std + mean) * 255).round().byte().permute(1, 2, 0).numpy()
         assert np.abs(task.prepare(image).astype(int) - crop).max() <= 1

@@ -15,7 +15,7 @@ def make(kind: str, url: str, **settings: Any) -> Any:
 
 
 class Driven:
-    """An AsyncClient with an event loop of its own, which runs each call to its end."""
+    """An AsyncClient with a private event loop, which runs each call to its end."""
 
     def __init__(self, url: str, **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()

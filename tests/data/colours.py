@@ -43,7 +43,7 @@ class Colours:
     short_side: int = SIDE
 
     def resolve(self, options: ColoursOptions) -> ResolvedRequest[ColoursOptions, "Colours"]:
-        """There is one model."""
+        """Wrap the options: the task has only one model."""
         return ResolvedRequest(options, self)
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> Any:
