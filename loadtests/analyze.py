@@ -1,10 +1,10 @@
-"""Compare one `/v1/analyze` request with four requests to the single tasks, in parallel and one after another.
+"""Compare one `/v1/analyze` request with four requests to the single tasks, sent in parallel and one after another.
 
     foursight serve &
     python loadtests/analyze.py --photo photo.jpg
 
-Rounds are interleaved, because a shared machine drifts. Ratios are taken within a round; their median, minimum and
-maximum are printed.
+Rounds are interleaved, because a shared machine's speed drifts. Ratios are taken within a round; their median, minimum
+and maximum are printed.
 """
 
 import argparse

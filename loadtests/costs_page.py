@@ -1,4 +1,4 @@
-"""The sections of docs/measurements/performance.md on what a request costs: the rows of loadtests.performance."""
+"""The sections of docs/measurements/performance.md on the cost of a request, from the rows of loadtests.performance."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from loadtests import limits
 from loadtests.peers import results
 from loadtests.plots import plot
 
-# The steps of a request in their order, with their titles.
+# The steps of a request in order, with their titles.
 STEPS = {
     "outside": "HTTP, router, client",
     "parse": "parse, hand over",

@@ -20,7 +20,7 @@ from foursight.schema.tasks import TASKS
 from loadtests.peers import servers
 from loadtests.peers.servers import Processes
 
-# Seconds after the start until a server is idle, and seconds for which it is then observed.
+# Seconds after the start until a server counts as idle, and seconds for which it is then observed.
 REST_S, IDLE_S = 20.0, 60.0
 CONNECTIONS = 16
 KNEE_S = 20.0

@@ -5,7 +5,7 @@
 
 A user of one task (Classifier, Localizer, Detector, Segmenter) sends its next request as soon as it is answered. A
 Visitor opens the web page and pauses between images, an Application is a program with work between requests. Load goes
-to this machine or to the server of docker-compose.yml, and nowhere else.
+only to this machine or to the server of docker-compose.yml.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from foursight.schema import Answer
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
-# Besides loopback addresses: this machine, and the service's name on the network of docker-compose.yml.
+# Allowed besides loopback addresses: this machine, and the service's name on the network of docker-compose.yml.
 HOSTNAMES = {"localhost", "server"}
 # Sizes in pixels, from a thumbnail to 12 megapixels, with their share of the uploads in percent.
 SIZES = {(160, 120): 10, (500, 400): 30, (640, 480): 25, (480, 640): 15, (1280, 960): 15, (4000, 3000): 5}
@@ -95,7 +95,7 @@ def draw_photos() -> list[Photo]:
     source = random.Random(0)
     drawn = []
     for (width, height), weight in SIZES.items():
-        # Large images get coarser grain, which keeps their file size that of a photo.
+        # Large images get coarser grain, which keeps their file size similar to a photo's.
         grain = (min(width, 1000), min(height, 750)) if width >= height else (min(width, 750), min(height, 1000))
         image = Image.effect_noise(grain, 24).convert("RGB").resize((width, height))
         pen = ImageDraw.Draw(image)
@@ -136,7 +136,7 @@ class Asked:
 
     path: str
     parts: frozenset[str] = frozenset()
-    # Whether every image has a prediction: there is always a best label, but not always an object.
+    # Whether every image has a prediction: a best label always exists, an object does not.
     always_finds: bool = False
 
 
@@ -147,7 +147,7 @@ SEGMENT = Asked("/v1/segment", frozenset({"box", "mask"}))
 
 
 class Person(FastHttpUser):
-    """Base of all users."""
+    """Base class of all users."""
 
     abstract = True
     host = DEFAULT_HOST

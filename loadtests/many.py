@@ -1,4 +1,4 @@
-"""Measure what the SDK costs a client: peak memory and throughput of classify_many, compared with plain httpx.
+"""Measure the SDK's overhead for a client: peak memory and throughput of classify_many, compared with plain httpx.
 
     foursight serve &
     python loadtests/many.py --photo photo.jpg --url http://127.0.0.1:8000
@@ -6,8 +6,8 @@
 
 Each measurement runs in its own process, which uploads the image repeatedly, 8 at a time, and reports its peak resident
 memory, its rate and its CPU time. The SDK reads the file for each upload and makes a Result; plain httpx reads the file
-and parses the answer as JSON. Rounds are interleaved, because a shared machine drifts; the median of the rounds' ratios
-is printed. On a busy machine the ratio of CPU time is the more reliable one.
+and parses the answer as JSON. Rounds are interleaved, because a shared machine's speed drifts; the median of the
+rounds' ratios is printed. On a busy machine the ratio of CPU time is the more reliable one.
 """
 
 import argparse

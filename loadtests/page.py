@@ -83,7 +83,7 @@ def _peers(rows: list[results.Row], docs: Path) -> str:
 
 
 def _bars(rows: list[results.Row], task: str, among: Sequence[str]) -> Callable[[Axes], None]:
-    """Return what draws each server's answers per second, with their range, a bar for each number of connections."""
+    """Return a function that draws answers per second with their range: a bar per server and number of connections."""
 
     def draw(axes: Axes) -> None:
         names = [name for name in among if any((row.task, row.server) == (task, name) for row in rows)]

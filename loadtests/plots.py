@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 def plot(draw: Callable[[Axes], None], path: Path, size: tuple[float, float]) -> None:
     """Write a plot; `draw` fills its axes."""
-    # Text is kept as text and no date is written: the same results give the same small file.
+    # Text is kept as text and no date is written, so the same results produce the same small file.
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "foursight", "font.size": 9}):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         draw(axes)

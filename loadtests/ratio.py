@@ -1,11 +1,11 @@
-"""Measure which share of the bare model's throughput reaches a client: HTTP against decode + model in this process.
+"""Measure the share of the bare model's throughput that reaches a client: HTTP against decode + model in this process.
 
     foursight serve &
     python loadtests/ratio.py --task classify --photo photo.jpg
 
 The limit is one process with the server's number of threads that decodes, prepares, predicts and finishes one image
 after another. The server is measured with 1 and 16 connections and the same image. Rounds are interleaved, because a
-shared machine drifts; the medians of the rounds and the spread of the ratios are printed.
+shared machine's speed drifts; the medians of the rounds and the spread of the ratios are printed.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     .venv/bin/python -m loadtests.peers       # all tasks and servers, five rounds: about 55 minutes
     .venv/bin/python -m loadtests.peers --tasks detect --servers limit foursight fastapi --seconds 2    # 10 minutes
 
-Servers are started together and measured in turn, one at a time; the processes of the others are stopped meanwhile.
-Each must first answer as the model in this process does. Rows are added to the file --out, from which `python -m
+Servers are started together and measured one at a time; the processes of the others are suspended meanwhile. Each must
+first give the same answers as the model in this process. Rows are added to the file --out, from which `python -m
 loadtests.performance page` makes docs/measurements/performance.md.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
         rows: list[results.Row] = []
         for found in measure(run["run"], task, chosen):
             rows += found
-            # After each round, so that an interrupted run keeps its complete rounds.
+            # Written after each round, so that an interrupted run keeps its complete rounds.
             results.append(chosen.out, run, rows)
         print(f"\n{task}\n{results.table(rows, task, chosen.servers)}\n\n{results.goals(rows)}", flush=True)
 

@@ -4,7 +4,7 @@ import argparse
 
 
 def parse() -> argparse.Namespace:
-    """Parse the task, the port, and whether our engine is inside."""
+    """Parse the task, the port, and whether to use our engine."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", required=True, choices=["classify", "detect", "segment"])
     parser.add_argument("--port", type=int, default=0)

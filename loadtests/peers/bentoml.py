@@ -1,8 +1,8 @@
 """BentoML with adaptive batching: `PEER_TASK=detect bentoml serve loadtests.peers.bentoml:Peer`.
 
 Tuning: batches of up to 8, as ours; BentoML learns from the load how long to wait for one. `max_latency_ms` is the
-documentation's default, a minute; slower requests are refused. What the batching learned with 16 connections also
-delays a single request: p50 was 16 ms before such a load and 23 ms after it. One worker, whose PyTorch uses both cores.
+documentation's default, a minute; slower requests are refused. The delay learned under 16 connections also applies to a
+single request: p50 was 16 ms before such a load and 23 ms after it. One worker, whose PyTorch uses both cores.
 https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
 """
 

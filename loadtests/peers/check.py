@@ -1,4 +1,4 @@
-"""Check that a peer answers what the model in this process answers; otherwise comparing speeds means nothing."""
+"""Check that a peer gives the same answers as the model in this process; otherwise comparing speeds means nothing."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from foursight.schema import Rle, rle
 from foursight.serving.encoding import to_answer
 
 SCORE, PIXELS, OVERLAP = 1e-3, 1.0, 0.98
-# An object whose score is this close to the threshold may fall on the other side of it.
+# An object whose score is this close to the threshold may be on the other side of it.
 MARGIN = 0.01
 
 Json = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The model inside a peer: as its users would write it, or ours on its engine. The weights are the same.
+"""The model inside a peer: written as its users would, or ours on its engine, with the same weights.
 
 The plain version is Pillow, torchvision's transforms and eager PyTorch; for detect and segment it is the network's own
 `forward`, whose full-size masks are cut at 0.5 and encoded by pycocotools.
@@ -61,7 +61,7 @@ class Classifier:
         )
 
     def prepare(self, body: bytes) -> Tensor:
-        """Float32 [3, 224, 224]."""
+        """Return float32 [3, 224, 224], normalised."""
         pixels: Tensor = self._transform(Image.open(BytesIO(body)).convert("RGB"))
         return pixels
 
@@ -83,7 +83,7 @@ class Detector:
         self._names = [name for _, name, _ in rcnn_tiny.categories()]
 
     def prepare(self, body: bytes) -> Tensor:
-        """Float32 [3, H, W] in 0..1."""
+        """Return float32 [3, H, W] in 0..1."""
         pixels: Tensor = to_tensor(Image.open(BytesIO(body)).convert("RGB"))
         return pixels
 

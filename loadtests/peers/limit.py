@@ -37,7 +37,7 @@ class Limit:
         return self._task.prepare(*decode_for(self._photos[turn % len(self._photos)], self._task.short_side))
 
     def answer(self, prepared: list[Any]) -> None:
-        """Compute the results."""
+        """Compute the results of prepared images."""
         for output in self._task.predict([(one, self._request) for one in prepared]):
             self._task.finish(output, self._request)
 

@@ -1,6 +1,6 @@
 """LitServe with batches.
 
-Tuning: batches of up to 8, as ours. `batch_timeout` is 0, the default: a batch is what has arrived, and a single
+Tuning: batches of up to 8, as ours. `batch_timeout` is 0, the default: a batch is whatever has arrived, and a single
 request does not wait. One worker with all cores: `workers_per_device=2` would be two models with a core each.
 https://lightning.ai/docs/litserve/features/batching  https://lightning.ai/docs/litserve/features/multiple-workers
 """
@@ -26,23 +26,23 @@ class Peer(litserve.LitAPI):  # type: ignore[misc]
         self._model = inside.load(self._name, self._engine)
 
     def decode_request(self, request: Request) -> Any:
-        """One photo."""
+        """Decode one image."""
         return self._model.prepare(request["image"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """As they are: photos of a batch may differ in size."""
+        """Leave the batch a list, because its images may differ in size."""
         return list(inputs)
 
     def predict(self, batch: list[Any]) -> list[inside.Json]:
-        """The answers of a batch."""
+        """Return the answers of a batch."""
         return self._model.predict(batch)
 
     def unbatch(self, output: list[inside.Json]) -> list[inside.Json]:
-        """One answer for each."""
+        """Return the answers one by one."""
         return output
 
     def encode_response(self, output: inside.Json) -> inside.Json:
-        """LitServe makes it JSON."""
+        """Return the answer; LitServe converts it to JSON."""
         return output
 
 

@@ -67,5 +67,5 @@ if __name__ == "__main__":
         serve.run(peer.bind(chosen.task, chosen.engine), route_prefix="/predict")
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait()
-        # Serve's own shutdown waits for requests in flight; there are none, and it ends with Ray.
+        # Serve's own shutdown would wait for requests in flight, but none remain; Serve ends with Ray.
         ray.shutdown()

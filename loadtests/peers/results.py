@@ -1,4 +1,4 @@
-"""Rows of measurements, ratios within a round, medians with their spread."""
+"""Rows of measurements, ratios within a round, and medians with their spread."""
 
 import json
 import statistics

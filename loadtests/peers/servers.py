@@ -1,7 +1,6 @@
 """The servers that are compared, each in its own processes on loopback.
 
-All are started first. The processes of a server that is not being measured are stopped (SIGSTOP), so it uses memory but
-no CPU time.
+All are started first. A server that is not being measured is suspended (SIGSTOP), so it uses memory but no CPU time.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 PEERS = ("fastapi", "litserve", "bentoml", "rayserve")
 NAMES = ("limit", "foursight", *(name + inside for inside in ("", "+engine") for name in PEERS))
 READY_S = 120
-# Time for a server that was stopped to notice that time has passed.
+# Seconds for a resumed server to notice that time has passed.
 SETTLE_S = 1.0
 BOUNDARY = "photo-boundary"
 
@@ -57,7 +56,7 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """What all servers are measured with: a task and image files."""
+    """The load that all servers are measured with: a task and image files."""
 
     task: str
     photos: tuple[Path, ...]
@@ -87,11 +86,11 @@ class Processes:
         return []
 
     def rest(self) -> None:
-        """Stop all processes, parents first, so that none sees another one stop."""
+        """Suspend all processes, parents first, so that none sees another one stop."""
         self._send(signal.SIGSTOP)
 
     def wake(self) -> None:
-        """Continue all processes."""
+        """Resume all processes."""
         self._send(signal.SIGCONT)
 
     def end(self) -> None:

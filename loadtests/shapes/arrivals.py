@@ -2,7 +2,7 @@
 
     locust -f loadtests/locustfile.py,loadtests/shapes/arrivals.py --headless Application --arrivals 20
 
-Each user sends a request every PERIOD_S seconds; the number of users makes the rate. An answer that takes longer than
+Each user sends a request every PERIOD_S seconds; the number of users sets the rate. An answer that takes longer than
 PERIOD_S delays its user; `foursight benchmark --rate` has no such limit.
 """
 
@@ -20,7 +20,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 def be_on_time(environment: Environment, **_: object) -> None:
-    """Make every user send a request each PERIOD_S."""
+    """Make every user send a request every PERIOD_S seconds."""
     for user in environment.user_classes:
         user.wait_time = constant_pacing(PERIOD_S)
 
