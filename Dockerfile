@@ -10,7 +10,7 @@ RUN useradd --create-home --uid 1000 foursight \
 WORKDIR /srv/foursight
 COPY --chown=foursight:foursight . .
 USER 1000
-# pip's downloads stay in the builder's cache: after a change of a source file nothing is downloaded again.
+# pip's downloads stay in the builder's cache, so a changed source file causes no new download.
 ENV PIP_CACHE_DIR=/var/cache/pip
 
 FROM base AS load
@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-load
 ENTRYPOINT [".venv/bin/locust", "--locustfile", "loadtests/locustfile.py", "--headless"]
 
 FROM base AS server
-# The build sees no GPU, so `auto` takes PyTorch's CPU build: 1.7 GB, and 6.4 GB with CUDA. An image for a GPU needs
+# The build sees no GPU, so `auto` selects PyTorch's CPU build (1.7 GB; 6.4 GB with CUDA). An image for a GPU needs
 # `cuda`. tools/install_torch.py reads both.
 ARG TORCH=auto
 ARG TORCH_INDEX=
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-serve
 ENV TORCH_HOME=/srv/torch
 # Fine-tuned models: mount a folder of the host here, or a volume.
 ENV FOURSIGHT_MODELS_DIR=/srv/models
-# All interfaces of the container; what reaches them is decided by the ports that are published.
+# All interfaces of the container: the published ports decide what can reach them.
 ENV FOURSIGHT_HOST=0.0.0.0
 EXPOSE 8000
 CMD [".venv/bin/foursight", "serve"]

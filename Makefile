@@ -1,4 +1,4 @@
-# `make` lists the targets. The first run of one makes a virtual environment in .venv.
+# `make` lists the targets. The first one to run creates a virtual environment in .venv.
 #
 # TORCH=cpu or TORCH=cuda chooses PyTorch's build, TORCH_INDEX the index of the CPU builds: see tools/install_torch.py.
 PYTHON ?= python3
@@ -21,7 +21,7 @@ run: $(VENV)/installed-server
 test: $(VENV)/installed-dev chromium
 	$(BIN)/python -m pytest
 
-# The page is tested in a real browser. Only root on Debian can install it without asking.
+# The page is tested in a real browser. It is installed without asking only for root on Debian.
 chromium:
 	@command -v chromium >/dev/null || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing Chromium ..." && apt-get -qq update \
