@@ -144,7 +144,7 @@ def deploy(targets: Sequence[serve.RunTarget]) -> None:
             time.sleep(POLL_S)
     except StartTimeout:
         states = "; ".join(f"{name!r} is not ready: {reason or 'still loading'}" for name, reason in reasons.items())
-        raise DeployError(f"the time limit (start_timeout_s) is over; {states}") from None
+        raise DeployError(f"the time limit (start_timeout_s) has expired; {states}") from None
 
 
 def _reason(message: str) -> str:

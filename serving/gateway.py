@@ -158,7 +158,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
         detail = f"{request.method} is not allowed on {request.url.path}."
         allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
         return responses.error_response(ApiError("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
-    missing = ApiError("not_found", f"There is no {request.url.path}.", "GET /docs lists all paths.")
+    missing = ApiError("not_found", f"The path {request.url.path} does not exist.", "GET /docs lists all paths.")
     return responses.error_response(missing)
 
 

@@ -37,7 +37,7 @@ def document(tasks: Iterable[str]) -> dict[str, Any]:
         "info": {
             "title": "Foursight",
             "version": version("foursight-vision"),
-            "description": "Vision inference: upload an image, get what is in it.",
+            "description": "Vision inference: upload an image and get predictions.",
         },
         "paths": {f"/v1/{task.name}": {"post": _task(task)} for task in specs}
         | {"/v1/analyze": {"post": _analysis(specs)}}

@@ -47,7 +47,7 @@ def _explain(answer: "geometry.WindowAnswer") -> list[str]:
     if answer.transposed:
         lines.append(f"O = (W - 1) S - P + K = {size - 1} x {stride} - {padding} + {extent} = {answer.output}")
         if not answer.output:
-            lines.append("Nothing is left: the padding removes more than there is.")
+            lines.append("The output is empty: the padding removes more cells than it has.")
         target = f"W S = {size * stride}"
     elif not answer.output:
         lines.append(f"The filter does not fit: it covers {extent} cells, and the padded input has {size + padding}.")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     params=[
-        Argument("data", type=PATH, metavar="DATA", help="A COCO file; for classify a folder with a folder per label."),
+        Argument(
+            "data", type=PATH, metavar="DATA", help="A COCO file or, for classify, a folder with a subfolder per label."
+        ),
         task(note=" Without it, the model's task, or classify for a folder and detect for a COCO file."),
         Option("--model", metavar="NAME", help="A fine-tuned model: its name or its path."),
         models_dir(),

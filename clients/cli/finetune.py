@@ -34,7 +34,7 @@ def _choice(name: str, choices: str, help: str, **settings: Any) -> click.Option
     params=[
         Argument(
             "data", nargs=-1, required=True, type=PATH, metavar="DATA...",
-            help="COCO files; for classify also a folder with a folder per label.",
+            help="COCO files or, for classify, a folder with a subfolder per label.",
         ),
         Option("--name", required=True, metavar="NAME", help="Name of the new model."),
         task("classify"),
