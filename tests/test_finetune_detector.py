@@ -420,18 +420,19 @@ def test_own_heads_are_trained_stored_and_served(folder: Path, tmp_path: Path, m
     task = models.load("segment", "tiny", "cpu")
     assert isinstance(task, instances.Rcnn)
     image = Image.open(folder / "images" / "1.png").convert("RGB")
-    options = ["--task", "segment", "--freeze", "backbone", "--init", "pretrained", "--epochs", "1", "--name", "own"]
-    assert main(["finetune", str(folder), "--models-dir", str(tmp_path), *options]) == 0
-    task.install("own", tmp_path / "own")
-    found = models.run(task, image, model="own", score_threshold=0.05)
-    assert set(found.labels) <= set(LABELS)
-    whole = finetuned_detector.load("own", tmp_path / "own", "segment", task.shared).network
-    assert whole is not None
-    with torch.inference_mode():
-        (expected,) = whole([as_tensor(image)])
-    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
-    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
-    assert [card.name for card in task.finetuned_cards()] == ["own"]
+    for name in ("random", "pretrained"):
+        options = ["--task", "segment", "--freeze", "backbone", "--init", name, "--epochs", "1", "--name", name]
+        assert main(["finetune", str(folder), "--models-dir", str(tmp_path), *options]) == 0
+        task.install(name, tmp_path / name)
+        found = models.run(task, image, model=name, score_threshold=0.05)
+        assert set(found.labels) <= set(LABELS)
+        whole = finetuned_detector.load(name, tmp_path / name, "segment", task.shared).network
+        assert whole is not None
+        with torch.inference_mode():
+            (expected,) = whole([as_tensor(image)])
+        np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
+    assert [card.name for card in task.finetuned_cards()] == ["random", "pretrained"]
 
 
 def test_a_resumed_training_of_heads_ends_like_an_uninterrupted_one(
@@ -442,15 +443,15 @@ def test_a_resumed_training_of_heads_ends_like_an_uninterrupted_one(
     few = replace(data, training=data.training[:4])
     options = Options(init="random", epochs=2)
     assert (options.freeze, options.batch, options.lr) == ("backbone", 2, 1e-3)
-    whole, _ = heads.fit(few, options, lambda progress: None, None, "same", masks=False)
+    whole, _ = heads.fit(few, options, lambda progress: None, None, "same", masks=True)
 
     def interrupt(progress: Progress) -> None:
         if len(progress.epochs) == 1 and progress.done > 2:
             raise KeyboardInterrupt
 
-    broken, _ = heads.fit(few, options, interrupt, tmp_path, "same", masks=False)
+    broken, _ = heads.fit(few, options, interrupt, tmp_path, "same", masks=True)
     assert (broken.interrupted, broken.epochs) == (True, whole.epochs[:1])
-    resumed, _ = heads.fit(few, options, lambda progress: None, tmp_path, "same", masks=False)
+    resumed, _ = heads.fit(few, options, lambda progress: None, tmp_path, "same", masks=True)
     assert resumed.epochs == whole.epochs
     assert all(torch.equal(resumed.best_tensors[name], value) for name, value in whole.best_tensors.items())
     with pytest.raises(DataError) as refused:
