@@ -25,8 +25,8 @@ def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int)
         # How long a stopping replica still answers, for remote load balancers (default 30 s). HAProxy runs on this
         # machine and is notified first.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # Serve replaces a proxy that is not ready at its third check, each 5 s by default. On a busy machine the next
-        # one takes as long. A start has a time limit of its own.
+        # Serve replaces a starting proxy after three failed checks, of 5 s each by default. On a busy machine that is
+        # too short, for the replacement as well. The start as a whole has its own time limit.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray checks on a cluster ten times a second. On one machine, without autoscaling, these intervals are enough;
