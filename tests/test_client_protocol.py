@@ -418,3 +418,57 @@ def test_all_exported_names_exist() -> None:
         assert getattr(foursight, name).__name__ == name
     with pytest.raises(AttributeError):
         foursight.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("url", ["HTTP://{}", "http://{}/v1", "http://{}/v1/", " http://{}/\n", "http://{}/?x=1"])
+def test_an_address_is_understood_as_it_was_meant(url: str) -> None:
+    with Scripted(lambda _: GOOD) as server, Client(url.format(server.url.removeprefix("http://"))) as asking:
+        asking.classify(PHOTO)
+        assert server.asked[0].path == "/v1/classify"
+
+
+def test_an_address_may_have_the_path_of_a_reverse_proxy() -> None:
+    with Scripted(lambda _: GOOD) as server, Client(f"{server.url}/vision/v1/") as asking:
+        asking.classify(PHOTO)
+        assert server.asked[0].path == "/vision/v1/classify"
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks4://127.0.0.1:9", "http://127.0.0.1:9", "nonsense"])
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy", "HTTPS_PROXY"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(
+    kind: str, variable: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    with Scripted(lambda _: GOOD) as server, twins.make(kind, server.url) as asking:
+        assert asking.classify(PHOTO).predictions[0].label == "cat"
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ALL_PROXY": "socks5://proxy.example:1080"}, ["ALL_PROXY", "httpx[socks]"]),
+        ({"HTTP_PROXY": "socks4://proxy.example:1080"}, ["HTTP_PROXY", "socks4"]),
+        ({"NO_PROXY": "fe80::/10", "HTTP_PROXY": "http://127.0.0.1:9"}, ["NO_PROXY", "HTTP_PROXY"]),
+        ({"http_proxy": "http://name:secret@127.0.0.1:9"}, ["through the proxy 127.0.0.1:9"]),
+    ],
+)
+def test_an_error_names_the_proxy(
+    kind: str, variables: dict[str, str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    asking = twins.make(kind, "http://vision.example:8000", retries=0)
+    with pytest.raises(CannotConnect) as caught:
+        asking.classify(PHOTO)
+    assert [part for part in said if part not in str(caught.value)] == []
+    assert "secret" not in str(caught.value)
+
+
+def test_a_response_of_a_proxy_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Scripted(lambda _: Reply(b"<html>denied", 403)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with Client("http://vision.example") as asking, pytest.raises(Rejected) as caught:
+            asking.classify(PHOTO)
+    assert f"through the proxy {proxy.url}" in caught.value.detail

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import httpx
 
 from foursight.clients.sdk import many, protocol
+from foursight.clients.sdk.connections import Connections
 from foursight.clients.sdk.images import ImageInput
 from foursight.clients.sdk.many import Failed
 from foursight.clients.sdk.options import (
@@ -27,6 +28,8 @@ T = TypeVar("T")
 class AsyncClient:
     """Client for asyncio: the same arguments, methods and errors. Files are read and shrunk in threads.
 
+    Several event loops, one after another or in threads, may share a client; each has its own connections.
+
     >>> async def first_label() -> str:
     ...     async with AsyncClient(url) as client:
     ...         return (await client.classify("photo.jpg", top_k=1)).predictions[0].label
@@ -41,9 +44,14 @@ class AsyncClient:
         timeout: float = protocol.TIMEOUT_S,
         retries: int = protocol.RETRIES,
     ) -> None:
-        self._http = httpx.AsyncClient(**protocol.server_settings(url, api_key, timeout))
-        self._web = httpx.AsyncClient(**protocol.download_settings(timeout))
+        self._arguments = url, api_key, timeout, retries
+        settings = protocol.server_settings(url, api_key, timeout), protocol.download_settings(timeout)
+        self._connections = Connections(httpx.AsyncClient, *settings)
         self._retries = retries
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str | None, float, int]]:
+        """Pickle the arguments, with the API key: a copy makes its own connections."""
+        return type(self), self._arguments
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,9 +60,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
-        await self._web.aclose()
+        """Close the connections of this event loop, and use the client no more."""
+        for http in self._connections.close(asyncio.get_running_loop()):
+            await http.aclose()
 
     async def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
         """Return labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
@@ -177,13 +185,14 @@ class AsyncClient:
 
     async def _send(self, request: Request) -> Outcome:
         try:
-            return await self._http.send(request.build(self._http))
+            http = self._connections.pool(asyncio.get_running_loop()).server
+            return await http.send(request.build(http))
         except httpx.RequestError as error:
             return error
 
     async def _download(self, url: str) -> bytes:
         try:
-            async with self._web.stream("GET", url) as response:
+            async with self._connections.pool(asyncio.get_running_loop()).web().stream("GET", url) as response:
                 buffer = DownloadBuffer(response)
                 async for chunk in response.aiter_bytes():
                     buffer.add(chunk)

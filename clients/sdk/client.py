@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import httpx
 
 from foursight.clients.sdk import many, protocol
+from foursight.clients.sdk.connections import Connections
 from foursight.clients.sdk.images import ImageInput
 from foursight.clients.sdk.many import Failed
 from foursight.clients.sdk.options import (
@@ -25,7 +26,9 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to a Foursight server. Threads may share a client. Close it, or use it as a context manager.
+    """Connections to a Foursight server. Close the client, or use it as a context manager.
+
+    Threads may share a client, and so may processes: a forked or pickled client makes its own connections.
 
     `url` is the server's address. `api_key` is sent with each request as a bearer token. `timeout`, in seconds, applies
     to connecting (at most 5) and to each wait for bytes. A request is sent again up to `retries` times if the
@@ -51,9 +54,14 @@ class Client:
         timeout: float = protocol.TIMEOUT_S,
         retries: int = protocol.RETRIES,
     ) -> None:
-        self._http = httpx.Client(**protocol.server_settings(url, api_key, timeout))
-        self._web = httpx.Client(**protocol.download_settings(timeout))
+        self._arguments = url, api_key, timeout, retries
+        settings = protocol.server_settings(url, api_key, timeout), protocol.download_settings(timeout)
+        self._connections = Connections(httpx.Client, *settings)
         self._retries = retries
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str | None, float, int]]:
+        """Pickle the arguments, with the API key: a copy makes its own connections."""
+        return type(self), self._arguments
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +71,8 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
-        self._web.close()
+        for http in self._connections.close():
+            http.close()
 
     def classify(self, image: ImageInput, **options: Unpack[ClassifyOptions]) -> Result:
         """Return labels of the image, best first. The built-in model knows the 1000 of ImageNet."""
@@ -192,13 +200,14 @@ class Client:
 
     def _send(self, request: Request) -> Outcome:
         try:
-            return self._http.send(request.build(self._http))
+            http = self._connections.pool().server
+            return http.send(request.build(http))
         except httpx.RequestError as error:
             return error
 
     def _download(self, url: str) -> bytes:
         try:
-            with self._web.stream("GET", url) as response:
+            with self._connections.pool().web().stream("GET", url) as response:
                 buffer = DownloadBuffer(response)
                 for chunk in response.iter_bytes():
                     buffer.add(chunk)

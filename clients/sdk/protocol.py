@@ -14,10 +14,18 @@ from uuid import uuid4
 
 import httpx
 
+from foursight.clients.sdk import proxies
 from foursight.clients.sdk.errors import Rejected, UnreadableImage
 from foursight.clients.sdk.images import ImageInput, Upload, is_url, load
 from foursight.clients.sdk.rescale import rescale, rescale_analysis
-from foursight.clients.sdk.responses import Outcome, error_of, read, request_id_of, retry_delay
+from foursight.clients.sdk.responses import (
+    REQUEST_ID_PREFIX,
+    Outcome,
+    error_of,
+    read,
+    request_id_of,
+    retry_delay,
+)
 from foursight.clients.sdk.results import Analysis, Result
 from foursight.schema import ModelCard, ModelCards
 
@@ -45,7 +53,7 @@ class Request:
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
-    request_id: str = field(default_factory=lambda: uuid4().hex)
+    request_id: str = field(default_factory=lambda: f"{REQUEST_ID_PREFIX}{uuid4().hex}")
 
     def build(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Return the request as `client` sends it."""
@@ -83,12 +91,21 @@ Flow = Generator[Step, Any, T]
 
 
 def server_settings(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Return arguments for the httpx client of the server. Raises ValueError if `url` is not an http(s) address."""
-    if not url.startswith(("http://", "https://")):
+    """Return arguments for the httpx client of the server. Raises ValueError if `url` is not an http(s) address.
+
+    A path is kept, because the server may be behind a proxy's prefix; /v1 at its end is not part of the address.
+    """
+    try:
+        address = httpx.URL(url.strip())
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is not the address of a server: {error}") from None
+    if address.scheme not in ("http", "https") or not address.host:
         raise ValueError(f"{url!r} is not the address of a server: it must begin with http:// or https://")
     headers = {"Accept": "application/json", "User-Agent": "foursight-python"}
     return {
-        "base_url": url,
+        "base_url": address.copy_with(path=address.path.rstrip("/").removesuffix("/v1"), query=None, fragment=None),
+        # A proxy cannot reach this machine's own addresses.
+        "trust_env": not proxies.is_loopback(address.host),
         "headers": headers | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT_S)),
         # The concurrency of the calls decides the number of connections; all are kept open.

@@ -8,6 +8,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from foursight.clients.sdk import proxies
 from foursight.clients.sdk.errors import (
     CannotConnect,
     FoursightError,
@@ -18,6 +19,8 @@ from foursight.clients.sdk.errors import (
 )
 from foursight.schema import Problem
 
+# Distinguishes the ids of clients from those that a proxy sets instead.
+REQUEST_ID_PREFIX = "foursight-"
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.25, 8.0
 # A request is not retried if the server asks for a longer delay than this.
 _LONGEST_RETRY_AFTER_S = 60.0
@@ -43,14 +46,23 @@ def request_id_of(response: httpx.Response) -> str | None:
 def error_of(outcome: Outcome, request_id: str) -> FoursightError | None:
     """Return the error to raise for the outcome of a request; None if it succeeded."""
     if isinstance(outcome, httpx.Response):
+        if _belongs_to_another(outcome, request_id):
+            return InvalidAnswer(f"{_address(outcome)} returned the response to another request.", request_id)
         return None if outcome.status_code in {200, 204} else _error_of_response(outcome)
-    address = f"{outcome.request.url.scheme}://{outcome.request.url.netloc.decode()}"
+    url = outcome.request.url
+    address = f"{url.scheme}://{url.netloc.decode()}{proxies.through(url)}"
     reason = str(outcome) or type(outcome).__name__
     if isinstance(outcome, httpx.TimeoutException) and not isinstance(outcome, httpx.ConnectTimeout):
         return TimedOut(f"{address} did not respond in time ({reason}).", request_id)
     if isinstance(outcome, httpx.TransportError):
         return CannotConnect(f"Cannot connect to {address} ({reason}).", request_id)
     return InvalidAnswer(f"{address} does not respond like a Foursight server ({reason}).", request_id)
+
+
+def _belongs_to_another(response: httpx.Response, request_id: str) -> bool:
+    """Whether a response has the id of another client's request. GET is left out: a proxy may cache its responses."""
+    echoed = response.headers.get("x-request-id", request_id)
+    return echoed.startswith(REQUEST_ID_PREFIX) and echoed != request_id and response.request.method != "GET"
 
 
 def retry_delay(error: FoursightError, attempt: int, retries: int) -> float | None:
@@ -81,7 +93,8 @@ def _error_of_response(response: httpx.Response) -> FoursightError:
             title=response.reason_phrase,
             status=response.status_code,
             code="unknown",
-            detail=f"{_address(response)} responded {response.status_code} {response.reason_phrase}.",
+            detail=f"{_address(response)}{proxies.through(response.url)} responded {response.status_code} "
+            f"{response.reason_phrase}.",
             hint="",
         )
     return to_api_error(problem, request_id_of(response), _retry_after(response.headers.get("retry-after", "")))
