@@ -55,12 +55,12 @@ def loud(network: GeneralizedRCNN) -> GeneralizedRCNN:
 
 def fasterrcnn() -> instances.Rcnn:
     network = loud(fasterrcnn_mobilenet_v3_large_320_fpn(**RANDOM, box_detections_per_img=50))
-    return instances.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, instances.coco_categories(COCO))
+    return instances.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, instances.published_categories(COCO))
 
 
 def maskrcnn() -> instances.Rcnn:
     network = loud(maskrcnn_resnet50_fpn(**RANDOM, box_detections_per_img=8))
-    return instances.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, instances.coco_categories(COCO))
+    return instances.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, instances.published_categories(COCO))
 
 
 RANDOM_TASKS: dict[str, Callable[[], Any]] = {"random faster r-cnn": fasterrcnn, "random mask r-cnn": maskrcnn}

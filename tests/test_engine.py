@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from foursight.models import load
 from foursight.models.engines import cache as engine_cache
 from foursight.models.engines import engine, rcnn
-from foursight.models.networks import lazy_pyramid
 from tests.photos import photo
 
 CPU = torch.device("cpu")
@@ -111,7 +110,6 @@ def test_objects_equal_those_of_pytorch(
     expected = pytorchs(name, monkeypatch, score_threshold=0.05)
     task = load(name, "tiny", "cpu")
     assert not caplog.records
-    assert isinstance(task.network.backbone, lazy_pyramid.LazyPyramid)
     for mine, own in zip(answers(task, score_threshold=0.05), expected, strict=True):
         assert mine.indices.tolist() == own.indices.tolist()
         np.testing.assert_allclose(mine.scores, own.scores, atol=1e-4)

@@ -117,7 +117,7 @@ def test_a_server_is_measured_as_pycocotools_measures_its_answers(
     status, out, _ = run(capsys, data, "--task", "segment", "--url", server, "--json", "--sheet", sheet)
     said = json.loads(out)
     assert status == 0
-    assert (said["model"], said["photos"]) == ("mask-rcnn-lite0", 3)
+    assert (said["model"], said["photos"]) == ("mask-rcnn-ssd-mobilenet-v2", 3)
     for kind, name in (("bbox", "box"), ("segm", "mask")):
         expected = by_pycocotools(data, results, kind)
         assert 0 < expected[0] < 1
@@ -135,7 +135,7 @@ def test_the_model_in_this_process_gets_the_same_figures_as_the_server(
 ) -> None:
     there = json.loads(run(capsys, data, "--url", server, "--json")[1])
     here = json.loads(run(capsys, data, "--json")[1])
-    assert here["model"] == there["model"] == "faster-rcnn-lite0"
+    assert here["model"] == there["model"] == "faster-rcnn-ssd-mobilenet-v2"
     assert figures(here["overall"]["box"]) == pytest.approx(figures(there["overall"]["box"]), abs=0.005)
     people = json.loads(run(capsys, data, "--json", "--classes", "person")[1])
     assert people["classes"].keys() == {"Person"}

@@ -27,7 +27,6 @@ from foursight.models.inspection.geometry import Window, same_padding
 from foursight.models.inspection.layer import Layer
 from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0
-from foursight.models.networks.rcnn_tiny import trained_state
 from foursight.schema import LayerTable, Problem
 from tests.shapes import write_model
 from tests.tuned_models import write, write_detector, write_localizer
@@ -92,9 +91,8 @@ def test_every_layer_has_the_output_size_of_its_formula(profile: str, task: str,
 def test_modules_sizes_and_costs_are_those_that_torch_sees(profile: str, task: str, size: tuple[int, int]) -> None:
     network, found = summarized(profile, task, size)
     check_by_torch(network, found)
-    # A module's parameters are counted once, however often it is used; an unused classifier's are listed as unused.
-    unused = network.backbone.network._fc if (profile, task) == ("tiny", "segment") else nn.Identity()
-    assert found.unused_parameters == sum(parameter.numel() for parameter in unused.parameters())
+    # A module's parameters are counted once, however often it is used.
+    assert found.unused_parameters == 0
 
 
 def check_by_torch(network: nn.Module, found: summary.NetworkSummary) -> None:
@@ -133,9 +131,12 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_localizer(root / "main", ("espresso", "tiger cat"))
     write_detector(root / "named", ("cup", "vase"))
     shared = detector.shared_weights(summary.build("segment", "tiny"))
-    own = detector.build(masks=True, labels=2, other=False)
-    spec = detector.spec_of("segment", "heads", False, shared, ("cup", "vase"))
-    write(root / "heads", store.pack(trained_state(own), spec))
+    assert shared is not None
+    own = detector.build(2, "labels and masks")
+    write(
+        root / "heads",
+        store.pack(own.state_dict(), detector.spec_of("segment", "labels and masks", shared, ("cup", "vase"))),
+    )
     return root
 
 
@@ -315,14 +316,22 @@ def test_the_padding_of_lite0_is_asymmetric_for_some_sizes() -> None:
 
 
 def test_layers_on_regions_have_no_receptive_field() -> None:
-    _, found = summarized("tiny", "segment", (90, 128))
+    _, found = summarized("standard", "segment", (64, 96))
     stages = {stage.name: stage.layers for stage in found.stages}
-    assert found.size == (96, 128)
     assert all(layer.receptive_field for layer in stages["feature pyramid"])
-    assert not any(layer.receptive_field for layer in stages["mask head"])
-    # Each of 250 proposals passes twice: when it is refined and when it is scored.
-    assert {layer.times for layer in stages["box head"]} == {500}
+    assert not any(layer.receptive_field for layer in (*stages["box head"], *stages["mask head"]))
+    assert {layer.times for layer in stages["box head"]} == {1000}
     assert {layer.times for layer in stages["mask head"]} == {100}
+
+
+def test_the_tiny_segmenter_has_one_size() -> None:
+    _, found = summarized("tiny", "segment", (90, 128))
+    assert found.size == (480, 480)
+    stages = [f"stage {number}" for number in range(1, 8)]
+    assert [stage.name for stage in found.stages] == [
+        *("stem", *stages, "head", "extra layers"),
+        *("stem", *stages[:6], "gates", "projection", "region proposals", "mask head"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +346,7 @@ def test_the_server_returns_the_same_table_by_task_and_by_name(client: httpx.Cli
         response = client.get(f"/v1/models/{name}/layers?size=97x64")
         assert LayerTable.model_validate_json(response.content) == LayerTable.model_validate(expected)
     segment = LayerTable.model_validate_json(client.get("/v1/models/segment/layers").content)
-    assert (segment.model, segment.size) == ("mask-rcnn-lite0", (576, 768))
+    assert (segment.model, segment.size) == ("mask-rcnn-ssd-mobilenet-v2", (480, 480))
 
 
 def test_the_server_describes_a_fine_tuned_model_while_it_serves_it(
@@ -381,8 +390,8 @@ def test_the_command_prints_a_table_of_a_hundred_columns() -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 100
-    (stem,) = [line.split() for line in lines if "_conv_stem" in line]
-    assert stem[1:] == ["conv", "3x3/2", "0+1", "3>32", "576x768>288x384", "3/2@1.5", "928", "95.6M", "BN", "ReLU6"]
+    (stem,) = [line.split() for line in lines if "stem.conv" in line]
+    assert stem[1:] == ["conv", "3x3/2", "0+1", "3>32", "300>150", "6/3.2@2.5", "928", "19.4M", "BN", "ReLU6"]
 
 
 def test_the_command_prints_json_and_refuses_wrong_arguments() -> None:

@@ -1,8 +1,6 @@
 """The network of research/detector, with random parameters in place of the SSD's."""
 
 import torch
-from safetensors.torch import load_file
-
 from research.detector.networks import detector
 from research.detector.networks.backbone import COARSE_LEVELS, FINE_SIDE
 from research.detector.networks.mobilenet import HEAD_LEVELS, MobileNetSsd
@@ -10,6 +8,7 @@ from research.detector.networks.names import CLASS_IDS
 from research.detector.networks.second_stage import BOX_CHANNELS, BOX_SIDE, BoxHead, BoxPredictor
 from research.detector.networks.sparse_head import SparseHead, gather, pick
 from research.detector.networks.ssd_head import SIDE, SsdHead, anchors
+from safetensors.torch import load_file
 
 CELLS = {"ssd0": 19, "ssd1": 10, "ssd2": 5, "ssd3": 3, "ssd4": 2, "ssd5": 1}
 

@@ -6,11 +6,11 @@ import torch
 
 from foursight.models.finetuned import detector, store
 from foursight.models.finetuned import localizer as finetuned_localizer
-from foursight.models.finetuned.detector import LabelHead
 from foursight.models.finetuned.localizer import TunedLocalizer
-from foursight.models.networks import localizer, rcnn_tiny
+from foursight.models.networks import localizer
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.training import imagenet
-from foursight.models.training.tiny_detector import label_head
+from foursight.models.training.detector import heads
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -35,8 +35,8 @@ def write_localizer(folder: Path, labels: tuple[str, ...]) -> None:
 
 def write_detector(folder: Path, labels: tuple[str, ...]) -> None:
     """Write a detector of some COCO labels, over the built-in network."""
-    network, head = rcnn_tiny.load(masks=False), LabelHead(len(labels))
-    label_head.initialize(head, labels, network)
+    network, own = ssd_rcnn.load(masks=False), detector.build(len(labels), "labels")
+    heads.initialize(own, labels, network.roi_heads)
     shared = detector.shared_weights(network)
     assert shared is not None
-    write(folder, store.pack(head.state_dict(), detector.spec_of("detect", "names", True, shared, labels)))
+    write(folder, store.pack(own.state_dict(), detector.spec_of("detect", "labels", shared, labels)))

@@ -54,8 +54,6 @@ def _choice(name: str, choices: str, help: str, **settings: Any) -> click.Option
         _choice("--pool", "avg|max|l2", "classify: pooling of the new head.", section="Training"),
         _training("--dropout", Number(float), "N", "classify: dropout of the new head, 0 to 1."),
         _training("--hidden", Number(int, 0), "N", "classify: channels of an extra convolution."),
-        _choice("--init", "pretrained|random", "detect, segment: initial weights of the heads.", section="Training"),
-        _training("--processes", Number(int, 1), "N", "detect, segment: number of training processes."),
     ],
     example="fruit/ --name fruit --pool max --epochs 10",
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 The rest stays torchvision's (anchors, NMS), except that boxes are pooled by networks/roi_align.py on a CPU. The mask
 predictor stays in PyTorch: it is a tenth of the mask branch, and the tiny profile's returns views of one mask for all
-classes, which an engine would copy.
+classes, which an engine would copy. The tiny profile has no box head.
 
-Each part is compiled once for images of all sizes. The first call with a new shape takes OpenVINO as long as a few
-calls, not the seconds of a compilation.
+Each part is compiled once for images of all sizes, or for that of the tiny profile. The first call with a new shape
+takes OpenVINO as long as a few calls, not the seconds of a compilation.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,10 +21,11 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from foursight.models.engines import engine
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
-from foursight.models.networks import lazy_pyramid, rcnn_tiny, roi_align
-from foursight.models.networks.lazy_pyramid import LazyPyramid, WinogradTiles
+from foursight.models.networks import roi_align
+from foursight.models.networks.ssd_rcnn.network import SsdProposals
 
-# (N, height, width) of the two example batches. The sides are multiples of 32, as those of padded images are.
+# (N, height, width) of the two example batches, if the network takes images of several sizes. The sides are multiples
+# of 32, as those of padded images are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
 # The heads are calibrated on this number of an image's best proposals.
 CALIBRATION_PROPOSALS = 64
@@ -73,14 +74,14 @@ def install(
 
     Nothing is replaced if the device has no engine, except that boxes are pooled in another way on any CPU. `images`
     returns the images that int8 is calibrated on, float32 [3, h, w], resized and normalised; without it int8 becomes
-    float32. Two parts are always in float32: the box predictor, a hundredth of the work, which tells small differences
-    apart, and the finest map of the tiny profile, whose Winograd filtering is not exact enough in bfloat16.
+    float32. The box predictor, a hundredth of the work, is always in float32: it tells small differences apart.
 
     Returns the precision of the other parts, such as "int8", or "float32+int8" if some could not be compiled.
     """
     # A separate generator: loading a model must not change the program's random numbers.
     noise = torch.Generator().manual_seed(0)
-    examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
+    sizes = [(n, *(network.transform.fixed_size or sides)) for n, *sides in EXAMPLES]
+    examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in sizes]
     calls = _calls(network, [ImageList(batch, [tuple(batch.shape[2:])] * len(batch)) for batch in examples])
     heads = network.roi_heads
     if device.type == "cpu":
@@ -89,14 +90,10 @@ def install(
             heads.mask_roi_pool = _cpu_pool(heads.mask_roi_pool)
     if not engine.has_engine(device):
         return "float32"
-    is_lazy = device.type == "cpu" and isinstance(network.backbone, rcnn_tiny.Pyramid)
-    tiles = network.backbone.tiles() if is_lazy else None
     samples = _samples(network, images) if images else None
     modules: dict[str, EngineModule] = {}
     for name, (first, second) in calls.items():
         part = network.get_submodule(name)
-        if tiles and name == "backbone":
-            part = rcnn_tiny.Coarse(part)
         chosen = FLOAT32 if name == "roi_heads.box_predictor" else precision
         interface = TensorInterface(part, tree_flatten(first)[1]).eval()
         run = engine.compile(
@@ -105,22 +102,7 @@ def install(
         modules[name] = EngineModule(run, tree_flatten(part(*first))[1])
     for name, module in modules.items():
         network.set_submodule(name, module)
-    if tiles:
-        network.backbone = LazyPyramid(network.backbone, compile_tiles(tiles, device))
     return "+".join(sorted({module.run.dtype for name, module in modules.items() if name != "roi_heads.box_predictor"}))
-
-
-def compile_tiles(tiles: WinogradTiles, device: torch.device) -> engine.Engine:
-    """Compile what computes tiles of the tiny profile's finest map."""
-    noise = torch.Generator().manual_seed(0)
-    sizes = (
-        (lazy_pyramid.SEEN**2, tiles.of_fine.shape[1]),
-        (lazy_pyramid.ABOVE**2, tiles.of_above.shape[1]),
-    )
-    first, second = (
-        tuple(torch.randn(count * cells, channels, generator=noise) for cells, channels in sizes) for count in (5, 7)
-    )
-    return engine.compile(tiles.eval(), first, second, device)
 
 
 def _calls(network: GeneralizedRCNN, batches: list[ImageList], use_proposals: bool = False) -> Calls:
@@ -138,14 +120,12 @@ def _calls(network: GeneralizedRCNN, batches: list[ImageList], use_proposals: bo
         hook.remove()
         height, width = batch.tensors.shape[2:]
         fixed = batch.tensors.new_tensor([[0, 0, width, height], [8, 8, 40, 40], [4, 20, 90, 60]])
-        boxes = [found[:CALIBRATION_PROPOSALS] if use_proposals else fixed for found in proposals]
-        pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
-        arguments = {
-            "backbone": (batch.tensors,),
-            "rpn.head": rpn_calls[0],
-            "roi_heads.box_head": (pooled,),
-            "roi_heads.box_predictor": (heads.box_head(pooled),),
-        }
+        boxes = [found[:CALIBRATION_PROPOSALS, :4] if use_proposals else fixed for found in proposals]
+        arguments = {"backbone": (batch.tensors,), "rpn.head": rpn_calls[0]}
+        if not isinstance(network.rpn, SsdProposals):
+            pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
+            arguments["roi_heads.box_head"] = (pooled,)
+            arguments["roi_heads.box_predictor"] = (heads.box_head(pooled),)
         if heads.has_mask():
             arguments["roi_heads.mask_head"] = (heads.mask_roi_pool(features, boxes, batch.image_sizes),)
         for name, args in arguments.items():

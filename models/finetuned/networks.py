@@ -1,18 +1,18 @@
 """Fine-tuned models as whole networks, including the shared parts, for inspection."""
 
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor, nn
 
 from foursight.models.finetuned import classifier, detector, store
 from foursight.models.finetuned import localizer as finetuned_localizer
 from foursight.models.finetuned.localizer import TunedLocalizer
-from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny, stages
+from foursight.models.networks import backbone, lite0, localizer, stages
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.results import Profile
 
 # Profiles by the name of their backbone.
-PROFILES: dict[str, Profile] = {"efficientnet-lite0": "tiny", "resnet50": "standard"}
+PROFILES: dict[str, Profile] = {"efficientnet-lite0": "tiny", "ssd-mobilenet-v2": "tiny", "resnet50": "standard"}
 
 
 def load(name: str, folder: Path) -> nn.Module:
@@ -34,15 +34,11 @@ def load(name: str, folder: Path) -> nn.Module:
         shared = finetuned_localizer.fingerprint(shipped.head, shipped.backbone)
         own, _, _ = finetuned_localizer.load(name, folder, shipped.head, shared)
         return Labelled(shipped.backbone, own).eval()
-    network = rcnn_tiny.load(spec.task == "segment")
-    found = detector.load(name, folder, spec.task, detector.shared_weights(network))
-    if found.names is None:
-        # A detector has either `names` or `network`.
-        return cast(nn.Module, found.network)
-    # An equivalent separate network; "other" is one of its classes.
-    whole = detector.build(spec.task == "segment", len(spec.labels), other=True)
-    whole.load_state_dict(detector.merged_state(network, found.names))
-    answering: nn.Module = whole.eval()
+    network = ssd_rcnn.load(spec.task == "segment")
+    _, heads = detector.load(name, folder, spec.task, detector.shared_weights(network))
+    detector.share(heads, network.roi_heads)
+    network.roi_heads = heads
+    answering: nn.Module = network
     return answering
 
 

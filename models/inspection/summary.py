@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
 
+from foursight.models import coco
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.finetuned.networks import Labelled
 from foursight.models.inspection.layer import Layer, Pair
 from foursight.models.inspection.recorder import Part, record
-from foursight.models.networks import backbone, lite0, localizer, rcnn_tiny
+from foursight.models.networks import backbone, lite0, localizer
 from foursight.models.networks.cam import ActivationMaps
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.results import Profile
 
 # Side of the classifiers' centre crop, in both profiles.
@@ -55,8 +58,8 @@ def build(name: str, profile: Profile) -> nn.Module:
         builders = {
             "classify": lite0.load,
             "localize": localizer.load,
-            "detect": lambda: rcnn_tiny.load(masks=False),
-            "segment": lambda: rcnn_tiny.load(masks=True),
+            "detect": lambda: ssd_rcnn.load(masks=False),
+            "segment": lambda: ssd_rcnn.load(masks=True),
         }
     else:
         builders = {
@@ -82,7 +85,7 @@ def default_size(network: nn.Module) -> Pair:
 def summarize(network: nn.Module, size: Pair | None = None) -> NetworkSummary:
     """Summarize a network of any task for an input of `size` (height, width), by default its `default_size`.
 
-    Detection networks round the size up to multiples of 32, as they do with images.
+    Detection networks round the size up to multiples of 32, or have one size, as they do with images.
     """
     if size is None:
         size = default_size(network)
@@ -102,6 +105,10 @@ def summarize(network: nn.Module, size: Pair | None = None) -> NetworkSummary:
 
 
 def _padded(network: GeneralizedRCNN, size: Pair) -> Pair:
+    """Return the size that a network pads an image to; that of the tiny profile stretches all images to one size."""
+    if network.transform.fixed_size is not None:
+        height, width = network.transform.fixed_size
+        return height, width
     divisor = network.transform.size_divisible
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width
@@ -124,12 +131,14 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     region = [torch.tensor([[0.0, 0.0, size[1], size[0]]], device=pixels.device)]
     features: dict[str, Tensor] = {}
     yield Part(lambda: features.update(network.backbone(pixels)))
-    refines = isinstance(rpn, rcnn_tiny.RefiningRpn)
-    proposing = rcnn_tiny.PROPOSAL_LEVELS if refines else features
-    # Proposals that are refined go through the box head twice.
-    times = rpn.post_nms_top_n() * (2 if refines else 1)
-    yield Part(lambda: rpn.head([features[level] for level in proposing]))
-    yield Part(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, region, [size]))), times)
+    if isinstance(rpn, ssd_rcnn.SsdProposals):
+        yield Part(lambda: rpn(ImageList(pixels, [size]), features))
+        proposals = [torch.cat([region[0], region[0].new_zeros(1, len(coco.CATEGORIES))], 1)]
+        times = ssd_rcnn.CANDIDATES
+    else:
+        yield Part(lambda: rpn.head(list(features.values())))
+        proposals, times = region, rpn.post_nms_top_n()
+    yield Part(lambda: heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, [size]))), times)
     if heads.has_mask():
         yield Part(
             lambda: heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, region, [size]))),
@@ -160,6 +169,9 @@ def _stage(name: str, titles: tuple[tuple[str, str], ...]) -> str | None:
     block = re.search(r"(?:^|\.)_blocks\.(\d+)", name)
     if block:
         return f"stage {_LITE0_STAGES[int(block[1])]}"
+    inverted = re.search(r"scales\.network\.blocks\.(\d+)", name)
+    if inverted:
+        return f"stage {_MOBILENET_STAGES[int(inverted[1])]}"
     residual = re.search(r"(?:^|\.)body\.layer(\d)", name)
     if residual:
         return f"stage {residual[1]}"
@@ -168,11 +180,16 @@ def _stage(name: str, titles: tuple[tuple[str, str], ...]) -> str | None:
 
 # Stage of each block of EfficientNet-Lite0, from 1.
 _LITE0_STAGES = [stage for stage, row in enumerate(lite0.STAGES, 1) for _ in range(row.repeats)]
+# Stage of each block of MobileNetV2, from 1 (Sandler et al. 2018, table 2).
+_MOBILENET_STAGES = [stage for stage, repeats in enumerate((1, 2, 3, 4, 3, 3, 1), 1) for _ in range(repeats)]
 _TITLES = (
-    (r"_conv_stem|body\.(conv1|bn1|relu|maxpool)$", "stem"),
+    (r"_conv_stem|body\.(conv1|bn1|relu|maxpool)$|scales\.network\.stem", "stem"),
+    (r"scales\.network\.last", "head"),
+    (r"scales\.network\.extras", "extra layers"),
+    (r"^backbone\.gates", "gates"),
+    (r"^backbone\.projection", "projection"),
     (r"(_conv_head|network\._bn1|^_bn1|_fc|^head|network\.head)$", "head"),
     (r"^backbone\.fpn", "feature pyramid"),
-    (r"^backbone\.(names|texture|scene)", "names"),
     (r"^rpn\.", "region proposals"),
     (r"^roi_heads\.box", "box head"),
     (r"^roi_heads\.mask", "mask head"),

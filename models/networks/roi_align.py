@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from foursight.models.networks.lazy_pyramid import LazyLevel
-
 Align = Callable[[Any, Tensor, int, float, int, bool], Tensor]
 
 
@@ -75,9 +73,7 @@ def of_torchvision(pool: MultiScaleRoIAlign) -> LevelPool:
     return LevelPool(side, scales, cast(Callable[[list[Tensor]], Tensor], pool.map_levels), False, pool.sampling_ratio)
 
 
-def roi_align_cpu(
-    level: Tensor | LazyLevel, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool
-) -> Tensor:
+def roi_align_cpu(level: Tensor, rois: Tensor, side: int, scale: float, sampling_ratio: int, aligned: bool) -> Tensor:
     """Compute torchvision's `roi_align` on a CPU, without gradients; fastest if `level` is channels-last.
 
     `level` float32 [N, C, h, w]. `rois` [R, 5]: index in the batch, then xyxy in pixels of the image. `sampling_ratio`
@@ -91,8 +87,6 @@ def roi_align_cpu(
     columns, across = _taps(left, right, width, side, sampling_ratio)
     lines, down = _taps(top, bottom, height, side, sampling_ratio)
     index = rois[:, 0].to(torch.int32)
-    if isinstance(level, LazyLevel):
-        level = level.around(index, lines.flatten(1), columns.flatten(1))
     first = index[:, None, None] * (height * width)
     places = (first + lines * width)[:, :, None, :, None] + columns[:, None, :, None, :]
     weights = down[:, :, None, :, None] * across[:, None, :, None, :]

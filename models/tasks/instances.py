@@ -1,8 +1,7 @@
 """Detection and segmentation: find every object, by Faster R-CNN or Mask R-CNN.
 
 Images are resized one by one as they arrive, and images with the same padded shape are computed together. Fine-tuned
-models with their own classes share the built-in network up to the last layer, so a batch may mix them; each model with
-its own heads needs its own pass (finetuned/detector.py).
+models share the built-in network's backbone and proposals, so a batch may mix models (finetuned/detector.py).
 """
 
 from collections import defaultdict
@@ -18,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
+from foursight.models import coco
 from foursight.models.engines import devices, rcnn
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.finetuned import detector as finetuned_detector
-from foursight.models.finetuned.detector import SharedWeights
 from foursight.models.results import Card, Predictions, Profile
 from foursight.models.tasks import rcnn_forward
 from foursight.models.tasks.masks import paste
@@ -34,21 +33,16 @@ from foursight.schema.options import DetectOptions, SegmentOptions
 class Rcnn:
     """A detection or segmentation task; `shared` identifies the weights that fine-tuned models are built on."""
 
+    network: GeneralizedRCNN
     published: Detector
     device: torch.device
     options: type[DetectOptions]
-    shared: SharedWeights | None
-    precision: PrecisionConfig = FLOAT32
+    shared: str | None
 
     @property
     def card(self) -> Card:
         """Card of the built-in model."""
         return self.published.card
-
-    @property
-    def network(self) -> GeneralizedRCNN:
-        """Network of the built-in model."""
-        return self.published.network
 
     def install(self, name: str, folder: Path) -> None:
         """Add or replace a fine-tuned model, read from its folder.
@@ -56,18 +50,12 @@ class Rcnn:
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
         task = "segment" if issubclass(self.options, SegmentOptions) else "detect"
-        tuned = finetuned_detector.load(name, folder, task, self.shared)
-        devices.move_to(tuned.own, self.device)
-        card = replace(self.card, name=name, labels=tuned.spec.labels, **devices.count_parameters(tuned.own))
-        if tuned.network is not None:
-            # Without calibration images, int8 becomes float32: calibrating now would take the cores from running
-            # requests.
-            dtype = rcnn.install(tuned.network, self.device, self.precision)
-            card = replace(card, dtype=dtype)
-        hidden_classes = ("background", "other")[: tuned.hidden_classes]
-        class_ids = (*(0 for _ in hidden_classes), *range(len(card.labels)))
-        names = (*hidden_classes, *card.labels)
-        self._variants.add(Detector(card, tuned.network or self.network, class_ids, names, tuned.names))
+        spec, heads = finetuned_detector.load(name, folder, task, self.shared)
+        devices.move_to(heads, self.device)
+        card = replace(self.card, name=name, labels=spec.labels, **devices.count_parameters(heads))
+        finetuned_detector.share(heads, self.network.roi_heads)
+        class_ids, names = (0, *range(len(card.labels))), ("background", *card.labels)
+        self._variants.add(Detector(card, heads, class_ids, names))
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""
@@ -93,20 +81,19 @@ class Rcnn:
         return PreparedImage(rcnn_forward.to_pixels(self.network, image), (height, width))
 
     def predict(self, batch: list[tuple[PreparedImage, Request]]) -> list[RawDetections]:
-        """Run the networks: one pass for all images with the same network and the same padded shape.
+        """Run the network: one pass for all images with the same padded shape.
 
         Images are not padded to each other's size: convolutions see the padding, so an image's answer would depend on
         the others in the batch.
         """
         groups = defaultdict(list)
         divisor = self.network.transform.size_divisible
-        for index, (image, request) in enumerate(batch):
-            network = request.model.network
-            groups[id(network), *(-(-side // divisor) for side in image.pixels.shape[1:])].append(index)
+        for index, (image, _) in enumerate(batch):
+            groups[tuple(-(-side // divisor) for side in image.pixels.shape[1:])].append(index)
         outputs: dict[int, RawDetections] = {}
         with torch.inference_mode():
             for members in groups.values():
-                found = rcnn_forward.forward([batch[index] for index in members], self.device)
+                found = rcnn_forward.forward(self.network, [batch[index] for index in members], self.device)
                 outputs.update(zip(members, found, strict=True))
         return [outputs[index] for index in range(len(batch))]
 
@@ -152,16 +139,23 @@ def load(
         name=name,
         profile=profile,
         labels=tuple(label for _, label, served in categories if served),
-        input_size=f"{transform.min_size[-1]}..{transform.max_size}",
+        input_size="{}x{}".format(*transform.fixed_size)
+        if transform.fixed_size
+        else f"{transform.min_size[-1]}..{transform.max_size}",
         device=str(target),
         dtype=rcnn.install(network, target, precision, calibration_images),
         **weight,
     )
     class_ids, names = tuple(number for number, _, _ in categories), tuple(label for _, label, _ in categories)
-    return Rcnn(Detector(card, network, class_ids, names), target, options, shared, precision)
+    return Rcnn(network, Detector(card, network.roi_heads, class_ids, names), target, options, shared)
 
 
-def coco_categories(published: Any) -> list[tuple[int, str, bool]]:
+def published_categories(weights: Any) -> list[tuple[int, str, bool]]:
     """Return the categories of torchvision's COCO weights for `load`: their class indices are COCO category ids."""
-    names = published.meta["categories"]
+    names = weights.meta["categories"]
     return [(index, name, index > 0 and name != "N/A") for index, name in enumerate(names)]
+
+
+def builtin_categories() -> list[tuple[int, str, bool]]:
+    """Return the categories of the tiny profile for `load`."""
+    return [(0, "background", False), *((number, name, True) for number, name in coco.CATEGORIES)]

@@ -1,11 +1,12 @@
 """The forward pass of Faster R-CNN and Mask R-CNN, for a batch whose images have one padded shape.
 
 Faster R-CNN: Ren et al. 2015. Mask R-CNN: He et al. 2017. The arithmetic is that of torchvision's
-`GeneralizedRCNN.forward`, but in another order: the mask head sees only the objects that the request asks for, and
-boxes and classes may come from the head of a fine-tuned model.
+`GeneralizedRCNN.forward`, but in another order: the mask head sees only the objects that the request asks for. All
+models share backbone and proposals, so a batch may mix them: each model's heads see their own images.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import maskrcnn_inference
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models import image as images
 from foursight.models import labels
-from foursight.models.finetuned.detector import LabelHead
-from foursight.models.networks import rcnn_tiny
 from foursight.models.results import Card
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema.options import DetectOptions, SegmentOptions
@@ -31,16 +30,15 @@ Objects = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Detector:
-    """One model: its network, and a head for the classes if it shares the network of the built-in model.
+    """One model: its heads over the shared backbone and proposals.
 
     `class_ids` and `names` are the class id and the label of each class index; index 0 is background.
     """
 
     card: Card
-    network: GeneralizedRCNN
+    heads: RoIHeads
     class_ids: tuple[int, ...]
     names: tuple[str, ...]
-    head: LabelHead | None = None
 
     def class_filter(self, classes: list[str] | None) -> frozenset[int] | None:
         """Return the indices of the named classes, or None for all. Raises OptionError (unknown_class)."""
@@ -95,58 +93,44 @@ def to_pixels(network: GeneralizedRCNN, image: Image.Image) -> Tensor:
     return resized
 
 
-def forward(batch: list[tuple[PreparedImage, Request]], device: torch.device) -> list[RawDetections]:
-    """Run one network on images whose padded shapes are the same; all requests name models with that network."""
-    detectors = [request.model for _, request in batch]
-    network: GeneralizedRCNN = detectors[0].network
-    heads = network.roi_heads
+def forward(
+    network: GeneralizedRCNN, batch: list[tuple[PreparedImage, Request]], device: torch.device
+) -> list[RawDetections]:
+    """Run a network on images whose padded shapes are the same, and the heads of each request's model over it."""
     shapes = [tuple(image.pixels.shape[1:]) for image, _ in batch]
     padded = network.transform.batch_images([image.pixels.to(device) for image, _ in batch])
     padded = padded.contiguous(memory_format=torch.channels_last)
     features = network.backbone(padded)
     proposals, _ = network.rpn(ImageList(padded, shapes), features)
-    pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
-    logits, regression = heads.box_predictor(pooled)
-    found = score_proposals(detectors, features, proposals, shapes, pooled, logits, regression)
-    kept = [_select(objects, request) for objects, (_, request) in zip(found, batch, strict=True)]
-    masks = _masks(network, features, kept, shapes, [request.options for _, request in batch])
-    return [
-        RawDetections(resize_boxes(boxes, shape, image.size).cpu(), scores.cpu(), indices.cpu(), mask, image.size)
-        for (boxes, scores, indices), mask, shape, (image, _) in zip(kept, masks, shapes, batch, strict=True)
-    ]
+    indices_of = defaultdict(list)
+    for index, (_, request) in enumerate(batch):
+        indices_of[id(request.model)].append(index)
+    found: dict[int, RawDetections] = {}
+    for indices in indices_of.values():
+        images, requests = zip(*(batch[index] for index in indices), strict=True)
+        maps = features if len(indices) == len(batch) else {name: level[indices] for name, level in features.items()}
+        mine, sizes = [proposals[index] for index in indices], [shapes[index] for index in indices]
+        found.update(zip(indices, _run_heads(maps, mine, sizes, images, requests), strict=True))
+    return [found[index] for index in range(len(batch))]
 
 
-def score_proposals(
-    detectors: list[Detector],
+def _run_heads(
     features: dict[str, Tensor],
     proposals: list[Tensor],
     shapes: list[tuple[int, ...]],
-    pooled: Tensor,
-    logits: Tensor,
-    regression: Tensor,
-) -> list[Objects]:
-    """Turn proposals into objects, best first, for each image by its own detector; all detectors share one network.
-
-    `proposals` are [P, 4] xyxy for each image of `shapes` (height, width). `pooled` [sum P, D] is the output of the box
-    head; `logits` and `regression` are those of the network's own predictor.
-    """
-    heads = detectors[0].network.roi_heads
-    rows = torch.split(torch.arange(len(pooled), device=pooled.device), [len(boxes) for boxes in proposals])
-    indices_of = defaultdict(list)
-    for index, detector in enumerate(detectors):
-        indices_of[id(detector)].append(index)
-    found: dict[int, Objects] = {}
-    for indices in indices_of.values():
-        detector, mine = detectors[indices[0]], [proposals[index] for index in indices]
-        sizes, own = [shapes[index] for index in indices], torch.cat([rows[index] for index in indices])
-        scores, deltas = logits[own], regression[own]
-        if detector.head is not None:
-            maps = {name: features[name][indices] for name in ("semantic", "middle")}
-            scores = detector.head(maps, pooled[own, : rcnn_tiny.HIDDEN], mine, sizes, heads.box_roi_pool.align)
-            deltas = deltas[:, :4].repeat(1, scores.shape[1])
-        kept = heads.postprocess_detections(scores, deltas, mine, sizes)
-        found.update(zip(indices, zip(*kept, strict=True), strict=True))
-    return [found[index] for index in range(len(detectors))]
+    images: Sequence[PreparedImage],
+    requests: Sequence[Request],
+) -> list[RawDetections]:
+    """Run the heads of one model on the images of its requests."""
+    heads = requests[0].model.heads
+    logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, shapes)))
+    objects = zip(*heads.postprocess_detections(logits, deltas, proposals, shapes), strict=True)
+    kept = [_select(found, request) for found, request in zip(objects, requests, strict=True)]
+    masks = _masks(heads, features, kept, shapes, [request.options for request in requests])
+    return [
+        RawDetections(resize_boxes(boxes, shape, image.size).cpu(), scores.cpu(), indices.cpu(), mask, image.size)
+        for (boxes, scores, indices), mask, shape, image in zip(kept, masks, shapes, images, strict=True)
+    ]
 
 
 def _select(objects: Objects, request: Request) -> Objects:
@@ -159,7 +143,7 @@ def _select(objects: Objects, request: Request) -> Objects:
 
 
 def _masks(
-    network: GeneralizedRCNN,
+    heads: RoIHeads,
     features: dict[str, Tensor],
     kept: list[Objects],
     shapes: list[tuple[int, ...]],
@@ -168,7 +152,6 @@ def _masks(
     wanted = [isinstance(o, SegmentOptions) and o.mask_format != "none" for o in options]
     if not any(wanted):
         return [None] * len(kept)
-    heads = network.roi_heads
     # An image whose masks are not wanted contributes no boxes.
     boxes = [found[0] if want else found[0][:0] for found, want in zip(kept, wanted, strict=True)]
     indices = [found[2] if want else found[2][:0] for found, want in zip(kept, wanted, strict=True)]

@@ -3,7 +3,8 @@
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
-from foursight.models.networks import rcnn_tiny, weights
+from foursight.models.networks import weights
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.results import Profile
 from foursight.models.tasks import instances
 from foursight.schema.options import SegmentOptions
@@ -14,9 +15,11 @@ PUBLISHED = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> instances.Rcnn:
     """Load the segmenter of a profile. Raises WeightsError, PrecisionError."""
     if profile == "tiny":
-        network, categories = rcnn_tiny.load(masks=True), rcnn_tiny.categories()
-        return instances.load(network, "mask-rcnn-lite0", profile, device, SegmentOptions, categories, precision)
+        network, categories = ssd_rcnn.load(masks=True), instances.builtin_categories()
+        return instances.load(
+            network, "mask-rcnn-ssd-mobilenet-v2", profile, device, SegmentOptions, categories, precision
+        )
     network = maskrcnn_resnet50_fpn_v2(weights_backbone=None)
     network.load_state_dict(weights.state_dict(PUBLISHED))
-    categories = instances.coco_categories(PUBLISHED)
+    categories = instances.published_categories(PUBLISHED)
     return instances.load(network, "mask-rcnn-resnet50-fpn-v2", profile, device, SegmentOptions, categories, precision)

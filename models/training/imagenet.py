@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foursight.models import coco
 from foursight.models import labels as names
-from foursight.models.networks import rcnn_tiny
 from foursight.models.networks.lite0 import EfficientNetLite0
 
 # fmt: off
@@ -41,7 +41,7 @@ def classes_of(label: str) -> tuple[int, ...]:
     """Return the ImageNet class indices of a label: those of a COCO category, or those with this name; may be empty."""
     name = label.casefold()
     # For COCO's categories only the map counts: ImageNet's kite is a bird.
-    if name in {known for _, known in rcnn_tiny.CATEGORIES}:
+    if name in coco.NAMES:
         return IMAGENET_OF_COCO.get(name, ())
     return tuple(index for index, (_, known) in enumerate(names.imagenet()) if known.casefold() == name)
 

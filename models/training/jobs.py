@@ -12,7 +12,7 @@ from foursight.models.errors import OptionError
 from foursight.models.networks import backbone
 from foursight.models.networks.head import HeadSpec
 from foursight.models.results import Profile
-from foursight.models.training import classification_data, classifier, detection_data, localizer, report, tiny_detector
+from foursight.models.training import classification_data, classifier, detection_data, detector, localizer, report
 from foursight.models.training.loop import OnProgress
 
 Task = Literal["classify", "localize", "detect", "segment"]
@@ -87,9 +87,15 @@ def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Jo
     )
 
 
-def _detect(task: tiny_detector.Task, data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
-    options = _options(task, tiny_detector.Options, given)
-    place = tiny_detector.device_for(options, device)
+def _detect(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any], device: str) -> Job:
+    options = _options(task, detector.Options, given)
+    if task == "detect" and options.freeze != "all":
+        raise OptionError(
+            "invalid_parameter",
+            "detect is trained with freeze=all only: there is nothing else to train but masks.",
+            "Leave the option out, or train segment.",
+            option="freeze",
+        )
     found = detection_data.read(data, options.seed, options.split, masks=task == "segment")
     training, validation = (sum(found.count(images)) for images in (found.training, found.validation))
     return Job(
@@ -98,8 +104,8 @@ def _detect(task: tiny_detector.Task, data: Sequence[Path], given: Mapping[str, 
             f"{len(found.validation)} validation images ({validation} objects) (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
-        lambda on_progress, work: tiny_detector.finetune(found, task, options, place, on_progress, work),
-        lambda folder, outcome, extra: tiny_detector.write(folder, found, options, outcome, extra),
+        lambda on_progress, work: detector.finetune(found, task, options, devices.resolve(device), on_progress, work),
+        lambda folder, outcome, extra: detector.write(folder, found, options, outcome, extra),
         lambda outcome: ", ".join(
             f"{kind} AP {metrics.overall['ap'] or 0:.3f}, AP50 {metrics.overall['ap50'] or 0:.3f}"
             for kind, metrics in outcome.metrics.items()

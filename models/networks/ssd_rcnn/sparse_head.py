@@ -12,30 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from research.detector.networks.backbone import COARSE_LEVELS
-from research.detector.networks.mobilenet import HEAD_LEVELS
-from research.detector.networks.names import CLASS_IDS
-from research.detector.networks.ssd_head import SIDE, SsdHead, anchors, rows, shapes
+from foursight.models import coco
+from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, GATED
+from foursight.models.networks.ssd_rcnn.mobilenet import HEAD_LEVELS
+from foursight.models.networks.ssd_rcnn.ssd_head import CLASSES, SIDE, SsdHead, anchors, rows, shapes
 
-# The maps with gates: the level of their heads, and how many cells are picked.
-GATED = {"fine": (0, 100), "ssd0": (0, 60), "ssd1": (1, 30)}
+# How many cells of each gated map are picked.
+PICKED = {"fine": 100, "ssd0": 60, "ssd1": 30}
+# The maps that are not gated.
 DENSE = COARSE_LEVELS[2:]
-WIDTH = 4 + len(CLASS_IDS)
-
-
-class Gates(nn.Module):
-    """Predict for each cell of the gated maps whether the heads would find something there."""
-
-    def __init__(self, width: int = 48) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1))
-            for channels, _ in list(HEAD_LEVELS.values())[:2]
-        )
-
-    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the gated maps, float [N, C, h, w], to logits by name, float [N, 1, h, w]."""
-        return {name: self.levels[level](maps[name]) for name, (level, _) in GATED.items()}
+WIDTH = 4 + len(coco.IDS)
 
 
 @dataclass(frozen=True)
@@ -56,14 +42,14 @@ class SparseHead(nn.Module):
 
     def forward(self, taps: dict[str, Tensor], maps: dict[str, Tensor]) -> list[Tensor]:
         """Taps of the gated maps and the small maps whole: for each map, rows [N * K, n * 84] or [N, n * 84, h, w]."""
-        gated = [self.products[level](taps[name]) for name, (level, _) in GATED.items()]
+        gated = [self.products[level](taps[name]) for name, level in GATED.items()]
         return gated + [conv(maps[name]) for conv, name in zip(self.convolutions, DENSE, strict=True)]
 
 
 def pick(gates: dict[str, Tensor], maps: dict[str, Tensor]) -> Picked:
     """Pick the best cells of each gated map, and collect their neighbourhoods."""
     cells, taps = {}, {}
-    for name, (_, count) in GATED.items():
+    for name, count in PICKED.items():
         flat = gates[name].flatten(1)
         cells[name] = flat.topk(min(count, flat.shape[1])).indices
         taps[name] = neighbours(maps[name], cells[name])
@@ -84,7 +70,7 @@ def neighbours(level: Tensor, cells: Tensor) -> Tensor:
 def gather(found: list[Tensor], picked: Picked, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The outputs of the heads as one list of anchors for each image, those at 480 pixels first.
 
-    Returns offsets float [N, A, 4], logits of the 80 names [N, A, 80] and the anchors [N, A, 4] (cx, cy, w, h in 0..1).
+    Returns offsets float [N, A, 4], logits [N, A, 80] and the anchors [N, A, 4] (cx, cy, w, h in 0..1).
     """
     coarse, fine = (own.to(found[0]) for own in all_anchors(height, width))
     count = next(iter(picked.cells.values())).shape[0]
@@ -112,12 +98,12 @@ def _rows_of(head: SsdHead, level: int) -> tuple[Tensor, Tensor]:
     """Weights [n * 84, C, 3, 3] and biases [n * 84] of a level: for each shape of anchor 4 offsets and 80 logits."""
     count = len(shapes(level))
     parts = []
-    for conv, width in ((head.boxes[level], 4), (head.names[level], head.classes)):
+    for conv, width in ((head.boxes[level], 4), (head.classes[level], CLASSES)):
         assert isinstance(conv, nn.Conv2d)
         assert conv.bias is not None
         weight = conv.weight.detach().view(count, width, *conv.weight.shape[1:])
         bias = conv.bias.detach().view(count, width)
-        columns = torch.arange(4) if width == 4 else torch.tensor(CLASS_IDS)
+        columns = torch.arange(4) if width == 4 else torch.tensor(coco.IDS)
         parts.append((weight[:, columns], bias[:, columns]))
     return torch.cat([w for w, _ in parts], 1).flatten(0, 1), torch.cat([b for _, b in parts], 1).flatten()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from research.detector.networks.mobilenet import HEAD_LEVELS
+from foursight.models.networks.ssd_rcnn.mobilenet import HEAD_LEVELS
 
 # Ids 1..90 of COCO are the classes; 0 is background, which sigmoid scores do not need.
 CLASSES = 91
@@ -26,21 +26,19 @@ SIDE = 300
 class SsdHead(nn.Module):
     """For each map a convolution to box offsets and one to class logits."""
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.classes = classes
         counts = [len(shapes(level)) for level in range(len(HEAD_LEVELS))]
         channels = [channels for channels, _ in HEAD_LEVELS.values()]
         self.boxes = nn.ModuleList(nn.Conv2d(c, n * 4, 3, padding=1) for c, n in zip(channels, counts, strict=True))
-        self.names = nn.ModuleList(
-            nn.Conv2d(c, n * classes, 3, padding=1) for c, n in zip(channels, counts, strict=True)
+        self.classes = nn.ModuleList(
+            nn.Conv2d(c, n * CLASSES, 3, padding=1) for c, n in zip(channels, counts, strict=True)
         )
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Map the six maps, or only the first, to offsets [N, A, 4] (y, x, log h, log w) and logits [N, A, 91]."""
-        # At 480 pixels the network stops at stride 16, and the first map is the only one.
         offsets = [rows(conv(level), 4) for conv, level in zip(self.boxes, maps, strict=False)]
-        logits = [rows(conv(level), self.classes) for conv, level in zip(self.names, maps, strict=False)]
+        logits = [rows(conv(level), CLASSES) for conv, level in zip(self.classes, maps, strict=False)]
         return torch.cat(offsets, 1), torch.cat(logits, 1)
 
 
@@ -107,10 +105,10 @@ def receptive(size: int, level: int) -> tuple[int, float, int]:
 
 
 def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """Map offsets [..., A, 4] (y, x, log h, log w) from anchors [A, 4] to boxes [..., A, 4] xyxy in 0..1."""
+    """Map offsets [..., A, 4] (y, x, log h, log w) from anchors [..., A, 4] to boxes [..., A, 4] xyxy in 0..1."""
     y, x, height, width = offsets.unbind(-1)
-    centre_x = x / CENTRE_SCALE * anchors[:, 2] + anchors[:, 0]
-    centre_y = y / CENTRE_SCALE * anchors[:, 3] + anchors[:, 1]
-    half_w = torch.exp(width / SIDE_SCALE) * anchors[:, 2] / 2
-    half_h = torch.exp(height / SIDE_SCALE) * anchors[:, 3] / 2
+    centre_x = x / CENTRE_SCALE * anchors[..., 2] + anchors[..., 0]
+    centre_y = y / CENTRE_SCALE * anchors[..., 3] + anchors[..., 1]
+    half_w = torch.exp(width / SIDE_SCALE) * anchors[..., 2] / 2
+    half_h = torch.exp(height / SIDE_SCALE) * anchors[..., 3] / 2
     return torch.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], -1)

@@ -1,16 +1,14 @@
 """Write the folder of a fine-tuned detector or segmenter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from foursight.models.finetuned import detector
 from foursight.models.training import plots, report
 from foursight.models.training.detection_data import DetectionDataset
+from foursight.models.training.detector.finetune import Options, Outcome
 from foursight.models.training.report import CHOSEN_BY_VALIDATION, CURVES, Summary, shown
-from foursight.models.training.tiny_detector.finetune import Options, Outcome
 
 PRECISION_RECALL = "precision-recall.png"
 
@@ -32,16 +30,15 @@ def write(folder: Path, data: DetectionDataset, options: Options, outcome: Outco
         "features_cached": outcome.cached,
         "parameters": sum(tensor.numel() for tensor in outcome.tensors.values()),
     }
-    is_label_head = outcome.own == "names"
-    own = "a label head over the built-in network" if is_label_head else "heads over the frozen backbone"
+    own = "a label head" if outcome.own == "labels" else "a label head and a mask branch"
     summary = Summary(
-        f"A {'segmenter' if outcome.task == 'segment' else 'detector'}, {own}",
+        f"A {'segmenter' if outcome.task == 'segment' else 'detector'}, {own} over the built-in network",
         "; ".join(
             f"{kind} AP **{shown(found.overall['ap'])}**, AP50 {shown(found.overall['ap50'])}, "
             f"AP75 {shown(found.overall['ap75'])}"
             for kind, found in metrics.items()
         ),
-        CHOSEN_BY_VALIDATION if is_label_head else "The last epoch is taken.",
+        CHOSEN_BY_VALIDATION,
         ("training objects", "validation objects", *(f"{kind} {key}" for kind in metrics for key in ("AP", "AP50"))),
         [
             [row["label"], str(row["training"]), str(row["validation"])]
@@ -50,21 +47,8 @@ def write(folder: Path, data: DetectionDataset, options: Options, outcome: Outco
         ],
     )
     pictures = {
-        CURVES: plots.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"})
-        if is_label_head
-        else _losses(outcome.epochs),
+        CURVES: plots.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"}),
         PRECISION_RECALL: plots.precision_recall(metrics["box"], outcome.labels),
     }
-    spec = detector.spec_of(outcome.task, outcome.own, outcome.other, outcome.shared, outcome.labels)
+    spec = detector.spec_of(outcome.task, outcome.own, outcome.shared, outcome.labels)
     report.write(folder, outcome.tensors, spec, card, summary, pictures)
-
-
-def _losses(epochs: Sequence[Any]) -> Figure:
-    figure = Figure(figsize=(6, 3.6), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for name in epochs[0].losses:
-        axes.plot(range(1, len(epochs) + 1), [epoch.losses[name] for epoch in epochs], label=name.removeprefix("loss_"))
-    axes.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure

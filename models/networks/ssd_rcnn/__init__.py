@@ -1,0 +1,1 @@
+"""The tiny profile's network for detection and segmentation: SSD-MobileNetV2 under a mask branch."""
