@@ -1,15 +1,14 @@
-"""Put what was trained into one file in float16: projection, gates, mask branch and, if asked, box head.
+"""Put what was trained into one file in float16, the built-in detector's: projection, gates and mask branch.
 
-    python -m research.detector.assemble [--boxes] [--work WORK] [--out weights/detector.safetensors]
-
-Without a box head in the file, its last layers stay zero: boxes and scores are those of the first stage.
+python -m research.detector.assemble [--work WORK] [--out models/weights/detector.safetensors]
 """
 
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from research.detector.workspace import WEIGHTS, parser
+from foursight.models.networks.ssd_rcnn import network
+from research.detector.workspace import parser
 
 PREFIXES = {"projection": "backbone.projection.", "gates": "backbone.gates.", "masks": "roi_heads."}
 
@@ -17,13 +16,11 @@ PREFIXES = {"projection": "backbone.projection.", "gates": "backbone.gates.", "m
 def main() -> None:
     """Read the files that the training programs wrote to the work folder."""
     options = parser(__doc__, data=False)
-    options.add_argument("--boxes", action="store_true", help="with the trained box head")
-    options.add_argument("--out", type=Path, default=WEIGHTS / "detector.safetensors")
+    options.add_argument("--out", type=Path, default=network.WEIGHTS)
     chosen = options.parse_args()
-    prefixes = PREFIXES | ({"boxes": "roi_heads."} if chosen.boxes else {})
     state = {
         prefix + key: value.half().contiguous()
-        for name, prefix in prefixes.items()
+        for name, prefix in PREFIXES.items()
         for key, value in load_file(chosen.work / f"{name}.safetensors").items()
     }
     save_file(state, chosen.out)

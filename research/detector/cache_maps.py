@@ -11,12 +11,10 @@ import openvino as ov
 import torch
 from torchvision.transforms.functional import pil_to_tensor
 
+from foursight.models.networks.ssd_rcnn import graph
+from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, FINE_SIDE, PROJECTED, TwoScales
 from research.detector import data
-from research.detector.networks import ssd_weights
-from research.detector.networks.backbone import COARSE_LEVELS, FINE_SIDE, TwoScales
 from research.detector.workspace import parser
-
-MAPS = ("c2", "c3", "fine", "ssd1")
 
 
 class Whole(torch.nn.Module):
@@ -24,14 +22,14 @@ class Whole(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        backbone, self.head = ssd_weights.load()
+        backbone, self.head = graph.load()
         self.backbone = TwoScales(backbone)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map pixels float [1, 3, 480, 480] to maps, offsets and logits at 300 pixels, offsets and logits at 480."""
         maps = self.backbone(pixels)
         coarse = self.head([maps[name] for name in COARSE_LEVELS])
-        return *(maps[name] for name in MAPS), *coarse, *self.head([maps["fine"]])
+        return *(maps[name] for name in PROJECTED), *coarse, *self.head([maps["fine"]])
 
 
 def pixels_of(photo: data.Photo) -> torch.Tensor:
@@ -52,7 +50,7 @@ def main() -> None:
         model = ov.convert_model(Whole(), example_input=torch.zeros(shape), input=[list(shape)])
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": chosen.threads}
     run = ov.Core().compile_model(model, "CPU", config)
-    names = (*MAPS, "offsets", "logits", "fine_offsets", "fine_logits")
+    names = (*PROJECTED, "offsets", "logits", "fine_offsets", "fine_logits")
     for name in chosen.sets:
         start, rows = time.time(), []
         for photo in data.read(chosen.data, name):

@@ -11,11 +11,27 @@ import numpy as np
 import openvino as ov
 import torch
 from numpy.typing import NDArray
+from openvino.frontend import FrontEndManager
 from PIL import Image
 
-from research.detector.networks import ssd_weights
-from research.detector.networks.backbone import COARSE_LEVELS
-from research.detector.networks.ssd_head import SIDE, anchors
+from foursight.models.networks.ssd_rcnn import graph
+from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS
+from foursight.models.networks.ssd_rcnn.ssd_head import SIDE, anchors
+
+FEATURES = "FeatureExtractor/MobilenetV2"
+NODES = {
+    "c2": f"{FEATURES}/expanded_conv_2/add",
+    "c3": f"{FEATURES}/expanded_conv_5/add",
+    "ssd0": f"{FEATURES}/expanded_conv_13/expand/Relu6",
+    "ssd1": f"{FEATURES}/Conv_1/Relu6",
+    "ssd2": f"{FEATURES}/layer_19_2_Conv2d_2_3x3_s2_512/Relu6",
+    "ssd3": f"{FEATURES}/layer_19_2_Conv2d_3_3x3_s2_256/Relu6",
+    "ssd4": f"{FEATURES}/layer_19_2_Conv2d_4_3x3_s2_256/Relu6",
+    "ssd5": f"{FEATURES}/layer_19_2_Conv2d_5_3x3_s2_128/Relu6",
+    "offsets": "concat",
+    "logits": "concat_1",
+    "anchors": "Concatenate/concat",
+}
 
 
 def main() -> None:
@@ -24,41 +40,34 @@ def main() -> None:
     options.add_argument("--photo", type=Path, required=True)
     photo = Image.open(options.parse_args().photo).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     pixels = np.asarray(photo)[None]
-    graph, port = by_graph(pixels), by_port(pixels)
-    for name, expected in graph.items():
-        difference, largest = np.abs(port[name] - expected).max(), np.abs(expected).max()
+    theirs, ours = by_graph(pixels), by_port(pixels)
+    for name, expected in theirs.items():
+        difference, largest = np.abs(ours[name] - expected).max(), np.abs(expected).max()
         print(f"{name:8} {expected.shape} largest difference {difference:.2e} of {largest:.3g}")
 
 
 def by_graph(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Offsets, logits, anchors and the six maps of the graph for pixels [1, 300, 300, 3]."""
-    graph = ov.Core().read_model(ssd_weights.graph_path())
-    operations = {operation.get_friendly_name(): operation for operation in graph.get_ordered_ops()}
-    outputs = {
-        name: operations[theirs]
-        for name, theirs in {"offsets": "concat", "logits": "concat_1", "anchors": "Concatenate/concat"}.items()
-    }
-    for level, name in enumerate(COARSE_LEVELS):
-        node = operations[f"BoxPredictor_{level}/ClassPredictor/BiasAdd"]
-        while node.get_type_name() != "Convolution":
-            node = node.input_value(0).get_node()
-        outputs[name] = node.input_value(0).get_node()
-    model = ov.Model([operation.output(0) for operation in outputs.values()], graph.get_parameters(), "maps")
-    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return {name: np.asarray(value) for name, value in zip(outputs, compiled([pixels]).to_tuple(), strict=True)}
+    """Return the maps [1, h, w, C], offsets, logits and anchors of the graph for pixels [1, 300, 300, 3]."""
+    frontend = FrontEndManager().load_by_framework("tf")
+    whole = frontend.load(str(graph.path()))
+    # Without the post-processing, which need not be converted.
+    whole.override_all_outputs([whole.get_place_by_tensor_name(f"{node}:0") for node in NODES.values()])
+    compiled = ov.Core().compile_model(frontend.convert(whole), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return {name: np.asarray(value) for name, value in zip(NODES, compiled([pixels]).to_tuple(), strict=True)}
 
 
 @torch.inference_mode()
 def by_port(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """The same from our network."""
-    backbone, head = ssd_weights.load()
+    """Return the same from the network of the product."""
+    backbone, head = graph.load()
     maps = backbone(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1)
     offsets, logits = head([maps[name] for name in COARSE_LEVELS])
     boxes = anchors(SIDE, SIDE)
     # The graph has y1, x1, y2, x2.
     corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)[:, [1, 0, 3, 2]]
-    found = {"offsets": offsets[:, :, None], "logits": logits, "anchors": corners}
-    return {name: value.numpy() for name, value in (found | {name: maps[name] for name in COARSE_LEVELS}).items()}
+    maps = {name: level.permute(0, 2, 3, 1) for name, level in maps.items()}
+    found = maps | {"offsets": offsets[:, :, None], "logits": logits, "anchors": corners}
+    return {name: value.numpy() for name, value in found.items()}
 
 
 if __name__ == "__main__":

@@ -8,24 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from research.detector.networks.backbone import FINE_SIDE
-from research.detector.networks.detector import Backbone
-from research.detector.networks.mobilenet import HEAD_LEVELS, MobileNetSsd
-from research.detector.networks.second_stage import (
-    BOX_CHANNELS,
-    BOX_SIDE,
-    MASK_CHANNELS,
-    MASK_SIDE,
-    NAMES,
-    BoxHead,
-    BoxPredictor,
-    MaskHead,
-    MaskPredictor,
-)
-from research.detector.networks.sparse_head import DENSE, GATED, SparseHead
-from research.detector.networks.ssd_head import SsdHead
+from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, GATED, Backbone
+from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPredictor, mask_pool
+from foursight.models.networks.ssd_rcnn.mobilenet import HEAD_LEVELS, MobileNetSsd
+from foursight.models.networks.ssd_rcnn.sparse_head import DENSE, PICKED, SparseHead
+from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
 
-PROPOSALS, OBJECTS = 150, 10
+OBJECTS = 10
 
 
 def main() -> None:
@@ -43,15 +32,13 @@ def parts() -> dict[str, int]:
     backbone, head = Backbone(MobileNetSsd()).eval(), SparseHead(SsdHead())
     maps = backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))
     channels = [channels for channels, _ in HEAD_LEVELS.values()]
-    taps = {name: torch.zeros(cells, 9 * channels[level]) for name, (level, cells) in GATED.items()}
-    proposals = torch.zeros(PROPOSALS, BOX_CHANNELS, BOX_SIDE, BOX_SIDE), torch.zeros(PROPOSALS, NAMES)
-    boxes, masks = nn.Sequential(BoxHead(), BoxPredictor()), nn.Sequential(MaskHead(), MaskPredictor())
+    taps = {name: torch.zeros(PICKED[name], 9 * channels[level]) for name, level in GATED.items()}
+    masks = nn.Sequential(MaskHead(), MaskPredictor())
     return {
         "backbone, projection, gates": count(backbone, lambda: backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))),
         "picked SSD heads": count(head, lambda: head(taps, {name: maps[name] for name in DENSE})),
-        f"box head over {PROPOSALS} proposals": count(boxes, lambda: boxes(proposals)),
         f"masks of {OBJECTS} objects": count(
-            masks, lambda: masks(torch.zeros(OBJECTS, MASK_CHANNELS, MASK_SIDE, MASK_SIDE))
+            masks, lambda: masks(torch.zeros(OBJECTS, mask_pool().channels, CELLS, CELLS))
         ),
     }
 

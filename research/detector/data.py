@@ -41,6 +41,11 @@ class Photo:
     objects: tuple[dict[str, Any], ...]
     training: bool = False
 
+    @property
+    def outlined(self) -> bool:
+        """Whether all objects have outlines."""
+        return all(item.get("segmentation") for item in self.objects)
+
     def image(self) -> Image.Image:
         """Return the upright image in RGB."""
         return ImageOps.exif_transpose(Image.open(self.path)).convert("RGB")

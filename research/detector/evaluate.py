@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from foursight.models import coco
 from research.detector.data import Photo
-from research.detector.networks.names import CATEGORIES
 
 RECALLS = np.linspace(0, 1, 101)
 
@@ -82,11 +81,6 @@ def line(figures: dict[str, Any]) -> str:
     )
 
 
-def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """A bool mask [H, W] as compressed RLE."""
-    return dict(rle.encode(np.asfortranarray(mask.astype(np.uint8))))
-
-
 def _truth(photos: Sequence[Photo], kind: str) -> COCO:
     truth = COCO()
     rows: list[dict[str, Any]] = []
@@ -97,7 +91,7 @@ def _truth(photos: Sequence[Photo], kind: str) -> COCO:
                 # The objects of `coco_more` have no outlines.
                 row.pop("segmentation", None)
             rows.append(row)
-    categories = [{"id": number, "name": name} for number, name in CATEGORIES]
+    categories = [{"id": number, "name": name} for number, name in coco.CATEGORIES]
     images = [{"id": n, "height": photo.size[0], "width": photo.size[1]} for n, photo in enumerate(photos)]
     truth.dataset = {"images": images, "annotations": rows, "categories": categories, "info": {}}
     with contextlib.redirect_stdout(io.StringIO()):

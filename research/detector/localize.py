@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foursight.models.evaluation.measure import iou, main_object
 from research.detector import data
 from research.detector.evaluate import Found
 from research.detector.workspace import parser
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-SMALLEST = 0.1
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 def predictions(folder: Path, work: Path, name: str) -> list[tuple[data.Photo, Found]]:
     """The images of a set that were measured, with their predictions."""
-    _, found = torch.load(work / f"found-{name}.pt", weights_only=False)
+    found = torch.load(work / f"found-{name}.pt", weights_only=False)
     return list(zip(data.read(folder, name), found, strict=False))
 
 
@@ -49,12 +49,12 @@ def hits(rows: list[tuple[data.Photo, Found]], power: float) -> list[bool]:
     """For each image with a main object whether its box is found."""
     found = []
     for photo, one in rows:
-        boxes = [item["bbox"] for item in photo.objects if not item["iscrowd"]]
-        x, y, width, height = max(boxes, key=lambda box: box[2] * box[3], default=(0, 0, 0, 0))
-        if not boxes or width * height < SMALLEST * photo.size[0] * photo.size[1]:
+        truth = main_object(photo.objects, photo.size)
+        if truth is None:
             continue
+        x, y, width, height = truth["bbox"]
         box = main_box(one, photo.size, power)
-        found.append(box is not None and _iou(box, np.array([x, y, x + width, y + height])) >= 0.5)
+        found.append(box is not None and iou(box.tolist(), (x, y, x + width, y + height)) >= 0.5)
     return found
 
 
@@ -66,11 +66,6 @@ def main_box(found: Found, size: tuple[int, int], power: float) -> NDArray[Any] 
     share = np.clip(sides.prod(1) / (size[0] * size[1]), 1e-6, 1)
     best: NDArray[Any] = found.boxes[np.argmax(found.scores * share**power)]
     return best
-
-
-def _iou(one: NDArray[Any], other: NDArray[Any]) -> float:
-    inner = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
-    return float(inner / ((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - inner))
 
 
 if __name__ == "__main__":

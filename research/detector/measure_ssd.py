@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.ops import batched_nms
 
+from foursight.models.networks.ssd_rcnn import graph
+from foursight.models.networks.ssd_rcnn.ssd_head import anchors, decode
 from research.detector import data
 from research.detector.evaluate import Evaluation, Found, line
-from research.detector.networks import ssd_weights
-from research.detector.networks.ssd_head import anchors, decode
 from research.detector.workspace import parser
 
 
@@ -48,7 +48,7 @@ class Whole(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone, self.head = ssd_weights.load()
+        self.backbone, self.head = graph.load()
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map pixels to offsets and logits."""

@@ -16,23 +16,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foursight.models import coco
 from research.detector import data
-from research.detector.evaluate import Evaluation
-from research.detector.networks.names import CATEGORIES
+from research.detector.evaluate import Evaluation, Found
 from research.detector.workspace import WEIGHTS, parser
 
 PRECISION, SHRINK = 0.6, 8
+# The default of the option min_score.
+SERVED = 0.5
 GRID = np.round(np.arange(0.1, 0.91, 0.02), 2)
 
 Curve = tuple[float, float]
 Pooled = tuple[NDArray[np.float64], NDArray[np.bool_]]
+UNCHANGED: Curve = (1.0, 0.0)
 Rows = dict[int, tuple[NDArray[np.float64], NDArray[np.bool_], int]]
 
 
-def rows_of(folder: Path, work: Path, name: str) -> Rows:
+def evaluate(folder: Path, work: Path, name: str) -> Evaluation:
+    """The matches of the predictions for a set."""
+    found: list[Found] = torch.load(work / f"found-{name}.pt", weights_only=False)
+    return Evaluation(data.read(folder, name), found)
+
+
+def rows_of(run: Evaluation) -> Rows:
     """For each class: scores, whether each is right, and the number of objects."""
-    _, found = torch.load(work / f"found-{name}.pt", weights_only=False)
-    run = Evaluation(data.read(folder, name), found)
     rows: Rows = {}
     for place, number in enumerate(run.ids):
         cells = [cell for cell in run.cells[place, 0] if cell is not None]
@@ -102,7 +109,7 @@ def table(rows: Rows, curve: Curve) -> tuple[float, dict[str, float]]:
     """The threshold of all classes, and that of each class."""
     whole = calibrated(pooled(rows)[0], curve), pooled(rows)[1]
     default, found = threshold(*whole, whole), {}
-    for number, name in CATEGORIES:
+    for number, name in coco.CATEGORIES:
         scores, right, _ = rows[number]
         after = calibrated(scores, curve)
         enough = (after >= GRID[0]).sum() >= SHRINK
@@ -114,7 +121,7 @@ def report(rows: Rows, curve: Curve, thresholds: dict[str, float]) -> str:
     """Precision and recall at the thresholds, and the classes with a precision below .4."""
     right_count = wrong_count = there = 0
     low = []
-    for number, name in CATEGORIES:
+    for number, name in coco.CATEGORIES:
         scores, right, count = rows[number]
         kept = right[calibrated(scores, curve) >= thresholds[name]]
         right_count, wrong_count, there = right_count + kept.sum(), wrong_count + (~kept).sum(), there + count
@@ -124,24 +131,51 @@ def report(rows: Rows, curve: Curve, thresholds: dict[str, float]) -> str:
     return f"precision {precision:.3f} recall {right_count / there:.3f}  below .4: {', '.join(low)}"
 
 
+def as_served(run: Evaluation) -> str:
+    """Precision and recall at SERVED of the network's own scores, with 95 % intervals over resampled images."""
+    right, kept, there = np.zeros((3, run.cells.shape[2]))
+    for row in run.cells[:, 0]:
+        for image, cell in enumerate(row):
+            if cell is not None:
+                counted = (np.asarray(cell["dtScores"]) >= SERVED) & ~np.asarray(cell["dtIgnore"][0], bool)
+                right[image] += (counted & (np.asarray(cell["dtMatches"][0]) > 0)).sum()
+                kept[image] += counted.sum()
+                there[image] += (np.asarray(cell["gtIgnore"]) == 0).sum()
+    drawn = np.random.default_rng(13).integers(len(right), size=(1000, len(right)))
+    texts = []
+    for name, of in (("precision", kept), ("recall", there)):
+        low, high = np.percentile(right[drawn].sum(1) / of[drawn].sum(1), [2.5, 97.5])
+        texts.append(f"{name} {right.sum() / of.sum():.3f} ({low:.3f}..{high:.3f})")
+    return ", ".join(texts)
+
+
 def main() -> None:
     """Print calibration errors, and precision and recall at the thresholds; write the thresholds."""
     options = parser(__doc__)
     options.add_argument("--out", type=Path, default=WEIGHTS / "thresholds.json")
     chosen = options.parse_args()
-    halves = {name: rows_of(chosen.data, chosen.work, name) for name in ("choose", "report")}
+    runs = {name: evaluate(chosen.data, chosen.work, name) for name in ("choose", "report")}
+    halves = {name: rows_of(run) for name, run in runs.items()}
     curve = logistic(*pooled(halves["choose"]))
-    for half, rows in halves.items():
+    for split, rows in halves.items():
         scores, right = pooled(rows)
         after = calibrated(scores, curve)
         whole, above = f"{ece(scores, right):.3f} -> {ece(after, right):.3f}", ece(scores, right, 0.3)
-        print(f"{half}: ECE {whole}; of scores above .3 {above:.3f} -> {ece(after, right, 0.3):.3f}")
+        print(f"{split}: ECE {whole}; of scores above .3 {above:.3f} -> {ece(after, right, 0.3):.3f}")
     default, thresholds = table(halves["choose"], curve)
     print(f"curve {curve}, threshold of all classes {default:.2f}")
-    tables = {"one threshold": dict.fromkeys(thresholds, default), "one for each class": thresholds}
-    for name, values in (tables | {".5 for all": dict.fromkeys(thresholds, 0.5)}).items():
-        for half, rows in halves.items():
-            print(f"{name:18} {half:7} {report(rows, curve, values)}")
+    served = dict.fromkeys(thresholds, SERVED)
+    tables = {
+        "one threshold": (curve, dict.fromkeys(thresholds, default)),
+        "one for each class": (curve, thresholds),
+        f"{SERVED} for all": (curve, served),
+        "as served": (UNCHANGED, served),
+    }
+    for name, table_ in tables.items():
+        for split, rows in halves.items():
+            print(f"{name:18} {split:7} {report(rows, *table_)}")
+    for split, run in runs.items():
+        print(f"as served: {split}: {as_served(run)}")
     row = {"curve": curve, "default": default, "thresholds": thresholds}
     chosen.out.write_text(json.dumps(row, indent=1) + "\n")
 

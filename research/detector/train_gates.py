@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from research.detector.networks.names import CLASS_IDS
-from research.detector.networks.sparse_head import Gates
+from foursight.models import coco
+from foursight.models.networks.ssd_rcnn.backbone import Gates
+from foursight.models.networks.ssd_rcnn.sparse_head import PICKED
 from research.detector.workspace import parser
 
 STEPS, BATCH, RATE = 300, 6, 2e-3
@@ -43,7 +44,7 @@ def batch(rows: list[dict[str, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
 
 def target(logits: Tensor, shapes: int, side: int) -> Tensor:
     """The best score of each cell, float [1, side, side], from cached logits [A, 91]."""
-    return logits[:, list(CLASS_IDS)].float().sigmoid().amax(1).view(side, side, shapes).amax(2)[None]
+    return logits[:, list(coco.IDS)].float().sigmoid().amax(1).view(side, side, shapes).amax(2)[None]
 
 
 def train(gates: Gates, rows: list[dict[str, Tensor]]) -> None:
@@ -72,9 +73,9 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
 def evaluate(gates: Gates, rows: list[dict[str, Tensor]]) -> None:
     """Print the share of cells with a score that the gates pick."""
     maps, targets = batch(rows)
-    for level, own, wanted, count in zip(gates.levels, maps, targets, (100, 30), strict=True):
+    for level, own, wanted, name in zip(gates.levels, maps, targets, ("fine", "ssd1"), strict=True):
         found, scores = level(own).flatten(1), wanted.flatten(1)
-        picked = torch.zeros_like(scores).scatter(1, found.topk(count).indices, 1.0)
+        picked = torch.zeros_like(scores).scatter(1, found.topk(PICKED[name]).indices, 1.0)
         for above in (0.05, 0.1, 0.3):
             cells = scores > above
             print(f"cells above {above}: {int(cells.sum())}, picked {float(picked[cells].mean()):.4f}")

@@ -10,7 +10,6 @@ at most eight objects of an image.
 import argparse
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, PROJECTED, Projection
+from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPredictor, mask_pool
+from foursight.models.training.detection_data import as_rle
 from research.detector import data
-from research.detector.networks.backbone import FINE_SIDE
-from research.detector.networks.second_stage import (
-    MAPS,
-    MASK_MAPS,
-    MASK_SIDE,
-    MaskHead,
-    MaskPredictor,
-    Projection,
-    pool,
-)
 from research.detector.workspace import parser
 
 # Objects of an image at most, and the standard deviation of the shift in parts of a side.
@@ -44,7 +36,7 @@ def pooled(
     chosen: argparse.Namespace, name: str, projection: Projection, noise: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The objects of a set: cells float16 [M, 152, 14, 14] and masks uint8 [M, 28, 28] in 0..255."""
-    cells, targets = [], []
+    pool, cells, targets = mask_pool(), [], []
     for row, photo in zip(torch.load(chosen.work / f"maps-{name}.pt"), data.read(chosen.data, name), strict=True):
         own = [item for item in photo.objects if item.get("segmentation") and not item["iscrowd"]]
         own = [item for item in own if min(item["bbox"][2:]) >= 4]
@@ -57,10 +49,10 @@ def pooled(
         limits = torch.tensor([width, height] * 2)
         shifted = boxes + torch.randn(boxes.shape, generator=noise) * SHIFT * corners[:, 2:].repeat(1, 2)
         both = torch.cat([boxes, torch.min(shifted.clamp(min=0), limits)])
-        maps = projection({key: row[key][None].float() for key in MAPS})
+        maps = projection({key: row[key][None].float() for key in PROJECTED})
         scaled = both * torch.tensor([FINE_SIDE / width, FINE_SIDE / height] * 2)
-        cells.append(pool(maps, [scaled], MASK_SIDE, MASK_MAPS, FINE_SIDE).half())
-        masks = [rle.decode(_rle(item["segmentation"], height, width)) for item in own]
+        cells.append(pool(maps, [scaled], []).half())
+        masks = [rle.decode(as_rle(item["segmentation"], height, width)) for item in own]
         targets.append(torch.cat([_cut(mask, box) for mask, box in zip(masks * 2, both, strict=True)]))
     return torch.cat(cells), torch.cat(targets)
 
@@ -68,16 +60,9 @@ def pooled(
 def _cut(mask: NDArray[np.uint8], box: Tensor) -> Tensor:
     """A mask [H, W] within a box, uint8 [1, 28, 28] in 0..255."""
     rois = torch.cat([torch.zeros(1), box])[None]
-    found = roi_align(torch.from_numpy(mask)[None, None].float(), rois, 2 * MASK_SIDE, 1.0, 2, True)[:, 0]
+    found = roi_align(torch.from_numpy(mask)[None, None].float(), rois, 2 * CELLS, 1.0, 2, True)[:, 0]
     cut: Tensor = (found * 255).round().to(torch.uint8)
     return cut
-
-
-def _rle(segmentation: Any, height: int, width: int) -> Any:
-    if isinstance(segmentation, list):
-        return rle.merge(rle.frPyObjects(segmentation, height, width))
-    compressed = isinstance(segmentation["counts"], bytes | str)
-    return segmentation if compressed else rle.frPyObjects(segmentation, height, width)
 
 
 class MaskBranch(nn.Module):

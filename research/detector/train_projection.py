@@ -8,7 +8,7 @@ Reads maps-train.pt in the work folder (research.detector.cache_maps), writes pr
 import torch
 from safetensors.torch import save_file
 
-from research.detector.networks.second_stage import MAPS
+from foursight.models.networks.ssd_rcnn.backbone import PROJECTED
 from research.detector.workspace import parser
 
 # A third of the images is enough for a covariance.
@@ -20,7 +20,7 @@ def main() -> None:
     chosen = parser(__doc__, data=False).parse_args()
     torch.set_num_threads(chosen.threads)
     rows, state = torch.load(chosen.work / "maps-train.pt")[::EVERY], {}
-    for name, (inputs, outputs, _) in MAPS.items():
+    for name, (inputs, outputs) in PROJECTED.items():
         cells = torch.cat([row[name].flatten(1).T[:: 4 if inputs < 100 else 1].float() for row in rows])
         mean = cells.mean(0)
         if inputs == outputs:
