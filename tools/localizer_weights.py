@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foursight.models import coco
 from foursight.models.evaluation.measure import MAIN_OBJECT_SHARE
-from foursight.models.networks import lite0, rcnn_tiny
+from foursight.models.networks import lite0
 from foursight.models.networks.localizer import Localizer, VotingHead, consensus, iou, pool
 from foursight.models.training import loop
 from foursight.models.training.imagenet import IMAGENET_OF_COCO
@@ -147,7 +148,7 @@ def _extent(hot: Tensor) -> Tensor:
 
 def _measure_labels(localizer: Localizer, features: Features, found: Tensor) -> dict[str, float]:
     """Measure how often the label is the main object's, with features of the predicted box and of the whole image."""
-    label = dict(rcnn_tiny.CATEGORIES)
+    label = dict(coco.CATEGORIES)
     mains = [image.objects[main] for image, main in zip(features.images, features.mains, strict=True)]
     names = [label[item["category_id"]] for item in mains]
     rows = torch.tensor([row for row, name in enumerate(names) if name in IMAGENET_OF_COCO])

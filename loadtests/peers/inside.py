@@ -10,16 +10,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from pycocotools import mask as coco
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from foursight import models
-from foursight.models import labels
+from foursight.models import coco, labels
 from foursight.models.engines import engine
 from foursight.models.image import decode_for
-from foursight.models.networks import lite0, rcnn_tiny
+from foursight.models.networks import lite0
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.serving.encoding import to_answer
 
 TOP = 5
@@ -79,8 +80,7 @@ class Detector:
     """torchvision's GeneralizedRCNN in eager PyTorch, as its documentation calls it."""
 
     def __init__(self, masks: bool) -> None:
-        self._network = rcnn_tiny.load(masks)
-        self._names = [name for _, name, _ in rcnn_tiny.categories()]
+        self._network = ssd_rcnn.load(masks)
 
     def prepare(self, body: bytes) -> Tensor:
         """Return float32 [3, H, W] in 0..1."""
@@ -96,11 +96,11 @@ class Detector:
         keep = found["scores"] >= SCORE
         found = {name: values[keep] for name, values in found.items()}
         objects: list[Json] = [
-            {"label": self._names[index], "score": score, "box": box}
+            {"label": coco.NAMES[index - 1], "score": score, "box": box}
             for index, score, box in zip(*(found[name].tolist() for name in ("labels", "scores", "boxes")), strict=True)
         ]
         for one, mask in zip(objects, found.get("masks", ()), strict=False):
-            encoded = coco.encode(np.asfortranarray((mask[0] > 0.5).numpy().astype(np.uint8)))
+            encoded = coco_mask.encode(np.asfortranarray((mask[0] > 0.5).numpy().astype(np.uint8)))
             one["mask"] = {"size": encoded["size"], "counts": encoded["counts"].decode()}
         return objects
 
