@@ -24,7 +24,9 @@ class ModelError(Exception):
 
 
 class ImageError(ModelError):
-    """Codes: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels."""
+    """Codes: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels, side_too_long,
+    too_many_scans, too_many_tiles, decode_timeout, out_of_memory.
+    """
 
 
 class OptionError(ModelError):

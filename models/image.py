@@ -1,16 +1,34 @@
 """Decoding: from the bytes of a file to an upright RGB image. All images are decoded here."""
 
+import ctypes
 import struct
-from io import BytesIO
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, features
 
+from foursight.models.decode_guard import (
+    MAX_SCAN_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    MAX_TILES,
+    PROGRESSIVE_CHUNK,
+    DecodeCancelled,
+    DecodeTimeout,
+    Guard,
+    GuardedFile,
+    count_scans,
+    count_tiles,
+)
 from foursight.models.errors import ImageError
 
 MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF") + (("AVIF",) if features.check("avif") else ())
 READABLE = ", ".join(FORMATS)
+# Pixels that are converted at once: the intermediate copies of a large image would take many times its size.
+BAND_PIXELS = 1_000_000
 
 # First bytes that prove one of FORMATS: (offset, magic bytes, name).
 _SUPPORTED = (
@@ -37,22 +55,28 @@ _UNSUPPORTED = (
 )
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, guard: Guard | None = None) -> Image.Image:
     """Decode the first frame of a file to mode RGB: EXIF orientation applied, alpha composited over white.
 
-    Raises ImageError: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels.
+    Raises ImageError: empty_body, not_an_image, unsupported_image_type, truncated_image, too_many_pixels,
+    side_too_long, too_many_scans, too_many_tiles, decode_timeout, out_of_memory. With a guard: DecodeCancelled and
+    LargeImage.
     """
-    return _load(_open(data, max_pixels), data)
+    guard = guard or Guard()
+    return _load(_open(data, max_pixels, guard), data, guard)
 
 
-def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, tuple[int, int]]:
+def decode_for(
+    data: bytes, short_side: int, max_pixels: int = MAX_PIXELS, guard: Guard | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
     """Decode as `decode` does, at a lower resolution if that leaves `short_side` pixels of the shorter side.
 
     A JPEG is decoded to a half, a quarter or an eighth of its sides, which saves most of the time and the memory; other
-    formats are decoded in full. Returns the image and the (width, height) of the upright original. Raises ImageError as
-    `decode` does.
+    formats are decoded in full. Returns the image and the (width, height) of the upright original. Raises as `decode`
+    does.
     """
-    opened = _open(data, max_pixels)
+    guard = guard or Guard()
+    opened = _open(data, max_pixels, guard)
     width, height = size = opened.size
     factor = reduction(size, short_side)
     # The last line detects a rotation by EXIF from the sides, so unequal sides must stay unequal.
@@ -60,7 +84,7 @@ def decode_for(data: bytes, short_side: int, max_pixels: int = MAX_PIXELS) -> tu
         # `draft` does nothing unless the file is a JPEG.
         opened.draft(None, (width // factor, height // factor))
     stored = opened.size
-    image = _load(opened, data)
+    image = _load(opened, data, guard)
     return image, (size if image.size == stored else (height, width))
 
 
@@ -82,20 +106,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         image = _to_eight_bits(image)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _in_bands(image, "RGB", _over_white)
     return image.convert("RGB")
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes, max_pixels: int, guard: Guard) -> ImageFile.ImageFile:
     """Read the header and check it."""
     if not data:
         raise ImageError("empty_body", "The image is empty.", f"Send the bytes of one image ({READABLE}).")
     try:
-        image = _read_header(data)
+        image = _read_header(GuardedFile(data, guard))
     except Image.DecompressionBombError as error:
         raise _too_large(error) from error
+    except DecodeTimeout:
+        raise _too_slow(guard) from None
+    except (DecodeCancelled, ImageError):
+        raise
+    except MemoryError:
+        raise _out_of_memory() from None
     except Exception as error:
         raise _unreadable(data) from error
     if image is None:
@@ -107,57 +135,158 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
             f"The image has {width} x {height} = {width * height:,} pixels.",
             f"At most {max_pixels:,} are accepted: scale the image down.",
         )
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(
+            "side_too_long",
+            f"The image has {width} x {height} pixels.",
+            f"A side has at most {MAX_SIDE:,}: cut the image into parts.",
+        )
+    if image.info.get("progressive"):
+        _check_progressive(image, data)
+    guard.opened(width * height)
     return image
 
 
-def _read_header(data: bytes) -> ImageFile.ImageFile | None:
+def _check_progressive(image: ImageFile.ImageFile, data: bytes) -> None:
+    width, height = image.size
+    limit = min(MAX_SCANS, MAX_SCAN_PIXELS // (width * height))
+    assert image.fp is not None
+    # Pillow has read the marker of the first scan.
+    if count_scans(data, image.fp.tell() - 2, limit) > limit:
+        raise ImageError(
+            "too_many_scans",
+            f"The progressive JPEG of {width} x {height} pixels has more than {limit} scans.",
+            "Save it again with the usual settings of an encoder.",
+        )
+    image.decodermaxblock = PROGRESSIVE_CHUNK
+
+
+def _read_header(file: GuardedFile) -> ImageFile.ImageFile | None:
     """Open a file with the first of Pillow's plugins that accepts it, as Image.open does; None if none does.
 
     Image.open would also apply Image.MAX_IMAGE_PIXELS, which belongs to the program that imports this package. (The
     plugins for TIFF and WebP still apply it, to tiles and at twice its value; it is above our default limit.)
     """
     Image.init()
+    prefix = file.read(16)
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
         try:
-            if accept is None or accept(data[:16]) is True:
-                return factory(BytesIO(data), "")
+            if accept is None or accept(prefix) is True:
+                if name == "TIFF":
+                    _check_tiff(file.getvalue())
+                file.seek(0)
+                return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
     return None
 
 
-def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+def _check_tiff(data: bytes) -> None:
+    _silence_libtiff()
+    tiles = count_tiles(data)
+    if tiles > MAX_TILES:
+        raise ImageError(
+            "too_many_tiles",
+            f"The TIFF has {tiles:,} strips or tiles.",
+            f"At most {MAX_TILES:,} are accepted: save it with more rows in each strip.",
+        )
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Stop libtiff from writing a line to standard error for each fault in a file, which can be millions.
+
+    Pillow's wheels contain a libtiff of their own; a distribution's Pillow uses the system's.
+    """
+    own = sorted((Path(Image.__file__).parent.parent / "pillow.libs").glob("libtiff*.so*"))
+    try:
+        libtiff = ctypes.CDLL(str(own[0]) if own else "libtiff.so.6")
+    except OSError:
+        return
+    for name in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
+        getattr(libtiff, name)(None)
+
+
+def _load(image: ImageFile.ImageFile, data: bytes, guard: Guard) -> Image.Image:
     try:
         image.load()
     except Image.DecompressionBombError as error:
         raise _too_large(error) from error
+    except DecodeTimeout:
+        raise _too_slow(guard) from None
+    except DecodeCancelled:
+        raise
+    except MemoryError:
+        raise _out_of_memory() from None
     except Exception as error:
         raise _truncated(data, str(image.format)) from error
-    return to_rgb(_upright(image))
+    try:
+        return to_rgb(_upright(image))
+    except MemoryError:
+        raise _out_of_memory() from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:
         # Broken EXIF data says nothing about the orientation, and the pixels are intact.
         return image
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    samples = np.asarray(image, dtype=np.float64)
+    low, high = _range_of(image)
+
+    def scale(band: Image.Image) -> Image.Image:
+        samples = np.nan_to_num(np.asarray(band, dtype=np.float64), nan=low, posinf=high, neginf=low)
+        scaled = (samples - low) * (255 / max(high - low, 1e-12))
+        return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+
+    return _in_bands(image, "L", scale)
+
+
+def _range_of(image: Image.Image) -> tuple[float, float]:
+    """Return the samples that become 0 and 255."""
     if image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        # 32-bit samples have no nominal range. Samples in 0..255 (fractions: in 0..1) keep their scale, others are
-        # scaled by their own minimum and maximum.
+        return 0.0, 65535.0
+    # 32-bit samples have no nominal range. Samples in 0..255 (fractions: in 0..1) keep their scale, others are scaled
+    # by their own minimum and maximum.
+    low, high = np.inf, -np.inf
+    for box in _bands(image.size):
+        samples = np.asarray(image.crop(box), dtype=np.float64)
         finite = samples[np.isfinite(samples)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        if low >= 0 and high <= 255:
-            low, high = 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0
-    scaled = (np.nan_to_num(samples, nan=low, posinf=high, neginf=low) - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if low > high:
+        low, high = 0.0, 0.0
+    if low >= 0 and high <= 255:
+        return 0.0, 1.0 if image.mode == "F" and high <= 1 else 255.0
+    return low, high
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _in_bands(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image to `mode` by parts, so that the copies on the way stay small."""
+    boxes = _bands(image.size)
+    if len(boxes) == 1:
+        return convert(image)
+    converted = Image.new(mode, image.size)
+    for box in boxes:
+        converted.paste(convert(image.crop(box)), box)
+    return converted
+
+
+def _bands(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    width, height = size
+    rows = max(1, BAND_PIXELS // width)
+    return [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
 
 
 def _unreadable(data: bytes) -> ImageError:
@@ -180,6 +309,20 @@ def _unreadable(data: bytes) -> ImageError:
 
 def _too_large(error: Image.DecompressionBombError) -> ImageError:
     return ImageError("too_many_pixels", f"{error}.", "Scale the image down.")
+
+
+def _too_slow(guard: Guard) -> ImageError:
+    return ImageError(
+        "decode_timeout",
+        f"Decoding the image took longer than {guard.seconds:g} s.",
+        "Scale the image down, or save it again with the usual settings of an encoder.",
+    )
+
+
+def _out_of_memory() -> ImageError:
+    return ImageError(
+        "out_of_memory", "The server has too little memory to decode this image now.", "Try again, or scale it down."
+    )
 
 
 def _truncated(data: bytes, name: str) -> ImageError:

@@ -11,8 +11,7 @@ copying; messages between processes carry only a reference. Each worker admits o
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -25,13 +24,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from foursight.models import image as images
-from foursight.models.engines import environment
+from foursight.models.decode_guard import Guard
 from foursight.schema import Analysis, Answer, Box, ImageSize, Prediction
 from foursight.schema.analyze import MARGIN, MAX_OBJECTS
 from foursight.schema.options import ClassifyOptions, Options
 from foursight.serving import responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
+from foursight.serving.decoding import ImagePool
 from foursight.serving.endpoint import Region
 from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
 from foursight.serving.finetuned import served_models
@@ -58,7 +58,7 @@ class Analyzer:
         self._settings = settings
         self._metrics = metrics
         self._admission = AdmissionControl("analyze", settings.max_queue + settings.max_batch, metrics)
-        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="image")
+        self._pool = ImagePool(settings.decode_timeout_s)
         self._handles = handles
 
     async def answer(self, http: Request) -> Response:
@@ -90,7 +90,7 @@ class Analyzer:
     async def _analyze(self, content: bytes, request: AnalyzeRequest, start: float) -> tuple[str, dict[str, float]]:
         """Return the answer as JSON, and the seconds that each step took."""
         deadline = start + ANSWER_TIMEOUT_S
-        image, size = await self._in_pool(partial(self._decode, content))
+        image, size = await self._pool.decode(partial(self._decode, content))
         del content
         seconds = {"decode": perf_counter() - start}
 
@@ -114,7 +114,7 @@ class Analyzer:
                 parts = {task: _with_labels(part, labels, size) for task, part in parts.items()}
             if labels:
                 seconds["then"] = perf_counter() - begin
-        return await self._in_pool(partial(_to_json, size, parts, failed)), seconds
+        return await self._pool.run(partial(_to_json, size, parts, failed)), seconds
 
     async def _classify_objects(
         self,
@@ -164,16 +164,13 @@ class Analyzer:
                 answer.cancel()
                 call.cancel()
 
-    def _decode(self, content: bytes) -> tuple[ObjectRef, tuple[int, int]]:
-        image = images.decode(content, self._settings.max_image_pixels)
+    def _decode(self, content: bytes, guard: Guard) -> tuple[ObjectRef, tuple[int, int]]:
+        image = images.decode(content, self._settings.max_image_pixels, guard)
         return ray.put(np.asarray(image)), image.size
 
     def _task_of(self, name: str) -> str | None:
         entry = served_models.read(self._settings).get(name)
         return entry.task if entry else None
-
-    async def _in_pool(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 def region_of(box: Box, width: int, height: int) -> Region:

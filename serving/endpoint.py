@@ -21,6 +21,7 @@ from foursight.serving import query, responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.batching import Batcher, BatcherFailed
 from foursight.serving.cached_pipeline import CachedAnswer, CachedPipeline
+from foursight.serving.decoding import ImagePool
 from foursight.serving.encoding import Format, to_json
 from foursight.serving.errors import ApiError, as_api_error, unavailable
 from foursight.serving.metrics import WorkerMetrics
@@ -50,7 +51,7 @@ class Endpoint:
         self._metrics = metrics
         self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, self._observe, is_fatal)
-        self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher)
+        self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher, ImagePool(settings.decode_timeout_s))
         self._cached = CachedPipeline(self._pipeline, settings.answer_cache_mib, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

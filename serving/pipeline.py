@@ -8,7 +8,6 @@ The pool decodes images as they arrive, while the batch before them is in the co
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -20,11 +19,12 @@ from PIL import Image
 
 from foursight.models import image as images
 from foursight.models.catalogue import Task
-from foursight.models.engines import environment
+from foursight.models.decode_guard import Guard, LargeImage
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema import Answer
 from foursight.serving import encoding
 from foursight.serving.batching import Batcher, Timing
+from foursight.serving.decoding import ImagePool
 from foursight.serving.encoding import Format
 
 Value = TypeVar("Value")
@@ -68,8 +68,11 @@ class TimedAnswer(Generic[Content]):
 class ImageSource(Protocol):
     """An incoming image. `decode` consumes it, so that encoded bytes or pixels are not held while it waits."""
 
-    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
-        """Decode and prepare the image; `keep` keeps it for drawing. Raises ImageError."""
+    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
+        """Decode and prepare the image; `keep` keeps it for drawing.
+
+        Raises ImageError, and the guard's errors. After LargeImage it may be called again.
+        """
 
 
 class EncodedImage:
@@ -82,14 +85,18 @@ class EncodedImage:
         """Return the SHA-256 of the bytes."""
         return hashlib.sha256(self._content).digest()
 
-    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
+    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
         """Decode and prepare the image; without `keep`, a large JPEG is decoded at a reduced size."""
         content = self._content
         self.discard()
-        if keep:
-            image = images.decode(content, max_pixels)
-            return Decoded(task.prepare(image), image.size, image)
-        image, size = images.decode_for(content, task.short_side, max_pixels)
+        try:
+            if keep:
+                image = images.decode(content, max_pixels, guard)
+                return Decoded(task.prepare(image), image.size, image)
+            image, size = images.decode_for(content, task.short_side, max_pixels, guard)
+        except LargeImage:
+            self._content = content
+            raise
         return Decoded(task.prepare(image, size), size)
 
     def discard(self) -> None:
@@ -103,20 +110,20 @@ class PixelImage:
     def __init__(self, pixels: Pixels) -> None:
         self._pixels = [pixels]
 
-    def decode(self, task: Task, max_pixels: int, keep: bool) -> Decoded:
+    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
         """Prepare the image."""
         image = Image.fromarray(self._pixels.pop())
         return Decoded(task.prepare(image), image.size, image if keep else None)
 
 
 class Pipeline:
-    """Runs images through a task; `batcher` computes."""
+    """Runs images through a task; `pool` decodes and encodes, `batcher` computes."""
 
-    def __init__(self, task: Task, max_pixels: int, batcher: Batcher[Any, Any]) -> None:
+    def __init__(self, task: Task, max_pixels: int, batcher: Batcher[Any, Any], pool: ImagePool) -> None:
         self._task = task
         self._max_pixels = max_pixels
         self._batcher = batcher
-        self._pool = ThreadPoolExecutor(environment.available_cpus(), thread_name_prefix="image")
+        self._pool = pool
 
     async def answer(self, image: ImageSource, request: Request) -> TimedAnswer[Answer]:
         """Return the answer for one image as an object.
@@ -133,17 +140,17 @@ class Pipeline:
 
     def close(self) -> None:
         """End the threads of the pool; work in its queue is cancelled."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.close()
 
     async def _run(
         self, image: ImageSource, request: Request, encode: Callable[[Predicted], Content], keep: bool = False
     ) -> TimedAnswer[Content]:
         start = perf_counter()
-        decoded = await self._in_pool(partial(image.decode, self._task, self._max_pixels, keep))
+        decoded = await self._pool.decode(partial(image.decode, self._task, self._max_pixels, keep))
         decode_s = perf_counter() - start
         output, timing = await self._batcher.submit((decoded.prepared, request))
         predicted = Predicted(output, request, decoded.size, decoded.canvas)
-        content = await self._in_pool(partial(encode, predicted))
+        content = await self._pool.run(partial(encode, predicted))
         return TimedAnswer(content, decode_s, timing)
 
     def _to_answer(self, predicted: Predicted) -> Answer:
@@ -157,9 +164,6 @@ class Pipeline:
     def _to_picture(self, media_type: Format, predicted: Predicted) -> bytes:
         assert predicted.canvas is not None
         return encoding.to_picture(predicted.canvas, self._to_answer(predicted), media_type)
-
-    async def _in_pool(self, work: Callable[[], Value]) -> Value:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 async def run_all(work: Iterable[Coroutine[Any, Any, Value]]) -> list[Value]:

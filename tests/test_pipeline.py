@@ -15,6 +15,7 @@ from foursight.models.results import Card, Predictions
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema.options import ClassifyOptions
 from foursight.serving.batching import Batcher
+from foursight.serving.decoding import ImagePool
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.errors import ApiError
 from foursight.serving.metrics import WorkerMetrics
@@ -58,7 +59,7 @@ class Brightness:
 def test_the_bytes_of_an_image_are_released_when_it_is_decoded() -> None:
     task = Brightness()
     batcher: Batcher[Any, Any] = Batcher(task.predict, 1)
-    pipeline = Pipeline(task, 10**6, batcher)
+    pipeline = Pipeline(task, 10**6, batcher, ImagePool(10))
     body = encoded(photo("coffee").resize((64, 48)))
     before = sys.getrefcount(body)
 
@@ -145,7 +146,7 @@ def test_regions_of_pixels_are_answered_in_their_order() -> None:
     task = Brightness()
     task.gate.set()
     batcher: Batcher[Any, Any] = Batcher(task.predict, 4)
-    pipeline = Pipeline(task, 10**6, batcher)
+    pipeline = Pipeline(task, 10**6, batcher, ImagePool(10))
     images = [PixelImage(np.full((8, 8, 3), value, np.uint8)) for value in (250, 1)]
     request = task.resolve(ClassifyOptions())
 
