@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from urllib.error import URLError
@@ -16,41 +17,57 @@ from urllib.request import urlopen
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
-from foursight.serving import preflight, run_folder
+from foursight.serving import interrupt, preflight, run_folder
 from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
-from foursight.serving.ray_internals import checks, environment, haproxy_config
+from foursight.serving.ray_internals import checks, environment, haproxy_config, signals
 from foursight.serving.settings import Settings
 
-__all__ = ["LaunchError", "address", "running", "wait_for_signal"]
+__all__ = ["LaunchError", "Server", "address", "running"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready: its URL on this machine, and an event that SIGINT (Ctrl-C) or SIGTERM sets."""
+
+    address: str
+    stop: threading.Event
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[str]:
-    """Start a server, yield its address when it is ready, and stop it at the end of the context.
+def running(settings: Settings, interrupted: str = "Stopped before it was ready.") -> Iterator[Server]:
+    """Start a server, yield it when it is ready, and stop it at the end of the context.
 
-    It sets Ray's environment and a signal handler for the whole process: call it once per process, in the main thread.
-    Raises LaunchError.
+    It sets Ray's environment and signal handlers for the whole process: call it once per process, in the main thread. A
+    signal during the start ends the process with status 130 and the message `interrupted`. Raises LaunchError.
     """
     run_folder.clean_up_orphans()
     checks.check()
     preflight.check(settings)
+    interrupt.exit_on_signal(lambda: _clean_up(settings), interrupted)
     with run_folder.create() as folder:
         os.environ.update(_environment(settings, folder))
         try:
             _start(settings, folder)
-            yield address(settings)
+            yield Server(address(settings), _event_of_signals())
+            # A second Ctrl-C must not leave processes behind.
+            for number in interrupt.SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
         finally:
             _stop()
             served_models.remove(settings)
 
 
-def wait_for_signal() -> None:
-    """Sleep until SIGINT (Ctrl-C) or SIGTERM."""
+def _event_of_signals() -> threading.Event:
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interrupt.SIGNALS:
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop
+
+
+def _clean_up(settings: Settings) -> None:
+    run_folder.remove()
+    served_models.remove(settings)
 
 
 def _environment(settings: Settings, folder: Path) -> dict[str, str]:
@@ -65,6 +82,7 @@ def _start(settings: Settings, folder: Path) -> None:
     # Imported only now that the environment is set: Ray and Serve read their variables at import.
     from foursight.serving import deploy  # noqa: PLC0415
 
+    signals.keep_handlers()
     try:
         with deploy.time_limit(settings.start_timeout_s):
             deploy.start_ray(settings, folder)
@@ -110,9 +128,6 @@ def _stop() -> None:
     import ray  # noqa: PLC0415
     from ray import serve  # noqa: PLC0415
 
-    # A second Ctrl-C must not leave processes behind.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     # Serve kills its controller, and Ray's listener then prints an error about it.
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         if ray.is_initialized():

@@ -25,6 +25,12 @@ def create() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove() -> None:
+    """Delete the folder of this process."""
+    for folder in ROOT.glob(f"fs-{os.getuid()}-{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def clean_up_orphans(root: Path = ROOT) -> None:
     """Kill the processes of this user's servers whose parent was killed, and delete their folders.
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -76,6 +77,28 @@ def test_missing_standard_weights_are_one_line_with_the_way_out(tmp_path: Path) 
     assert len(refused.stderr.splitlines()) == 1
     for part in ("resnet50-11ad3fa6.pth", "98 MB", str(tmp_path / "hub" / "checkpoints"), "tiny profile"):
         assert part in refused.stderr
+
+
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGTERM, "raylet"), (signal.SIGINT, "ServeReplica")])
+def test_a_stop_during_the_start_is_one_line_and_leaves_nothing(number: signal.Signals, moment: str) -> None:
+    """The moment is the first process whose command line contains it."""
+    command = [sys.executable, "-m", "foursight", "serve", "--tasks", "classify", "--port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr
+        family: list[int] = []
+        commands: list[str] = []
+        while not any(moment in command for command in commands):
+            time.sleep(0.2)
+            assert started.poll() is None, started.stderr.read()
+            family = family_of(started.pid)
+            found = psutil.process_iter(["cmdline"])
+            commands = [" ".join(one.info["cmdline"] or []) for one in found if one.pid in family]
+        started.send_signal(number)
+        started.send_signal(number)
+        assert started.wait(timeout=60) == 130
+        assert started.stderr.read() == "foursight serve: Stopped before it was ready.\n"
+    assert gone(family)
+    assert not list(Path("/tmp").glob(f"fs-*-{started.pid}-*"))
 
 
 def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served_again(tmp_path: Path) -> None:

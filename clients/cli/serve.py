@@ -1,5 +1,6 @@
 """`foursight serve`: the server's settings as options, and the messages from start to stop."""
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from foursight.clients.cli.fields import environment_variable, explain_error, op
 
 if TYPE_CHECKING:
     from foursight.serving.settings import Settings
+
+_INTERRUPTED = "Stopped before it was ready."
 
 
 class _Serve(Command):
@@ -36,6 +39,14 @@ class _Serve(Command):
 @click.command(cls=_Serve, example="--port 9000 --tasks classify,detect")
 def serve(**values: Any) -> int:
     """Start a server. Each option can also be set in the environment, as FOURSIGHT_NAME."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _serve(values)
+    except KeyboardInterrupt:
+        raise CommandError(_INTERRUPTED, INTERRUPTED) from None
+
+
+def _serve(values: dict[str, Any]) -> int:
     settings = _read(
         {name: list(value) if name == "models" else value for name, value in values.items() if value not in (None, ())}
     )
@@ -44,14 +55,12 @@ def serve(**values: Any) -> int:
     start = time.monotonic()
     print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)
     try:
-        with launch.running(settings) as address:
-            _greet(address, settings, time.monotonic() - start)
-            launch.wait_for_signal()
+        with launch.running(settings, f"foursight serve: {_INTERRUPTED}") as server:
+            _greet(server.address, settings, time.monotonic() - start)
+            server.stop.wait()
             print("\nStopping ...", flush=True)
     except launch.LaunchError as error:
         raise CommandError(str(error), FAILED) from None
-    except KeyboardInterrupt:
-        raise CommandError("Stopped before it was ready.", INTERRUPTED) from None
     print("Stopped.")
     return 0
 

@@ -2,6 +2,7 @@
 
 environment     the RAY_* variables, and the private arguments of ray.init
 loopback        keeps Ray's ports on loopback
+signals         keeps the server's handler of SIGTERM while Ray starts
 haproxy_config  hardens Serve's HAProxy configuration
 checks          one entry per fact about Ray; the server does not start if one no longer holds
 """

@@ -52,6 +52,12 @@ def internals() -> Iterator[Internal]:
         yield Internal(
             f"argument {argument} of ray.init", purpose, "_private/worker.py", f'kwargs.pop("{argument}", None)'
         )
+    yield Internal(
+        "_private.utils.set_sigterm_handler",
+        "end an interrupted start at once",
+        "_private/worker.py",
+        "ray._private.utils.set_sigterm_handler(sigterm_handler)",
+    )
     for line in haproxy_config.TEMPLATE_LINES:
         yield Internal(
             f"{line.strip()!r} in its HAProxy template",
@@ -132,6 +138,7 @@ def _reader(variable: str) -> tuple[str, str]:
     python = {
         loopback.CLUSTER_SWITCH: "_private/ray_constants.py",
         "RAY_AUTH_MODE": "_private/authentication/authentication_token_setup.py",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "_private/ray_constants.py",
         "RAY_USAGE_STATS_ENABLED": "_common/usage/usage_constants.py",
     }
     if variable in python:
@@ -145,6 +152,7 @@ def _purpose(variable: str) -> str:
         loopback.CLUSTER_SWITCH: "keep Ray's ports on loopback",
         "RAY_AUTH_MODE": "require a token from those who connect to Ray",
         "RAY_USAGE_STATS_ENABLED": "switch off Ray's usage reports",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "end an interrupted start at once",
         "RAY_worker_niceness": "run workers at normal priority",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "stop workers quickly",
     }

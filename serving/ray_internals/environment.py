@@ -29,6 +29,8 @@ def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int)
         # too short, for the replacement as well. The start as a whole has its own time limit.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's own handler prints a trace at SIGTERM. Python's faulthandler, which Ray enables, reports crashes.
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
         # Ray checks on a cluster ten times a second. On one machine, without autoscaling, these intervals are enough;
         # they halve the CPU time of an idle server.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
