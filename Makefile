@@ -19,7 +19,7 @@ run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
 
 test: $(VENV)/installed-dev chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # The page is tested in a real browser. It is installed without asking only for root on Debian.
 chromium:

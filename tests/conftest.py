@@ -15,6 +15,35 @@ MAX_QUEUE = 16
 _pids: dict[str, int] = {}
 
 
+# The groups that take longest, longest first.
+LONGEST = (
+    "server",
+    "test_finetune_detector.py",
+    "test_launch.py",
+    "test_lifecycle.py",
+    "test_distribution.py",
+    "test_precision.py",
+    "test_fifth_task.py",
+)
+
+
+# Before the hook of pytest-xdist, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for pytest-xdist: those of the one server, and the others by file; the longest come first.
+
+    A group runs in one process. Some tests count the server's requests or kill its workers, so no other test may use it
+    at the same time.
+    """
+
+    def group(item: pytest.Item) -> str:
+        return "server" if "server" in getattr(item, "fixturenames", ()) else item.path.name
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models folder of `server`; empty at the start."""

@@ -78,7 +78,7 @@ def test_a_closed_loop_never_asks_twice_at_once() -> None:
     spans = sorted((sample.due, sample.due + sample.latency) for sample in samples)
     # With two connections, the first of three consecutive requests ends before the third begins.
     assert all(one[1] <= third[0] for one, third in zip(spans, spans[2:], strict=False))
-    assert 10 < len(samples) <= 1.5 / SERVICE
+    assert 3 <= len(samples) <= 1.5 / SERVICE
 
 
 def test_quantiles_are_numpys_nearest_rank() -> None:

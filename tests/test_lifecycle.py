@@ -23,7 +23,7 @@ from tests.shapes import KINDS, write_model
 def serve(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "foursight", "serve", *options]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=250, check=False
     )
 
 

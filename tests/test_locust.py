@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from itertools import cycle
 from pathlib import Path
 
@@ -16,11 +17,15 @@ LOCUSTFILE = Path(__file__).parent.parent / "loadtests" / "locustfile.py"
 USERS = ("Classifier", "Localizer", "Detector", "Segmenter")
 
 
-def locust(host: str, *options: str, seconds: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run four users; requests in flight at the end are finished."""
-    limits = ["-u", "4", "-r", "4", "-t", f"{seconds}s", "--stop-timeout", "60"]
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, *limits, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def command(host: str, *options: str) -> list[str]:
+    """The command that runs four users; requests in flight at the end are finished."""
+    users = ["-u", "4", "-r", "4", "--stop-timeout", "60"]
+    return [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--host", host, *users, *options]
+
+
+def locust(host: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it for two seconds."""
+    return subprocess.run(command(host, "-t", "2s", *options), capture_output=True, text=True, check=False)
 
 
 def counts(report: Path) -> dict[str, tuple[int, int]]:
@@ -56,11 +61,11 @@ def test_arrivals_come_at_their_rate_and_are_in_the_report(server: str, tmp_path
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "chelsea.png").write_bytes(encoded(photo("chelsea")))
     shape = LOCUSTFILE.parent / "shapes" / "arrivals.py"
-    command = [sys.executable, "-m", "locust", "-f", f"{LOCUSTFILE},{shape}", "--headless", "--host", server]
+    run_arrivals = [sys.executable, "-m", "locust", "-f", f"{LOCUSTFILE},{shape}", "--headless", "--host", server]
     options = ["--arrivals", "2", "--arrivals-seconds", "4.5", "--photos", str(tmp_path / "photos")]
     history = ["--csv", str(tmp_path / "run"), "--csv-full-history", "--json-file", str(tmp_path / "report")]
     run = subprocess.run(
-        [*command, *options, *history, "Application", "--stop-timeout", "60"],
+        [*run_arrivals, *options, *history, "Application", "--stop-timeout", "60"],
         capture_output=True,
         text=True,
         check=False,
@@ -100,9 +105,14 @@ def test_each_wrong_answer_is_a_failure_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "chelsea.png").write_bytes(encoded(photo("chelsea")))
     turns = cycle(WRONG.values())
     with Scripted(lambda _: next(turns)) as server:
-        run = locust(server.url, "--photos", str(tmp_path), "Detector")
+        words = command(server.url, "--photos", str(tmp_path), "Detector")
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+            # Each of the four users has one request in flight, so each wrong answer has arrived once.
+            while len(server.asked) < len(WRONG) + 4 and run.poll() is None:
+                time.sleep(0.05)
+            run.terminate()
+            output, _ = run.communicate(timeout=60)
     assert run.returncode == 1
-    output = run.stdout + run.stderr
     errors = output.partition("Error report")[2]
     assert [said for said in WRONG if said not in errors] == []
     # The last line of totals: all requests failed.
