@@ -1,6 +1,6 @@
 """MobileNetV2 with the extra layers of SSD, as TensorFlow's `ssd_mobilenet_v2_coco_2018_03_29` has them.
 
-MobileNetV2: Sandler et al. 2018. SSD: Liu et al. 2016. The parameters come from the graph (networks/ssd_weights.py).
+MobileNetV2: Sandler et al. 2018. SSD: Liu et al. 2016. The parameters come from the graph (graph.py).
 The arithmetic is TensorFlow's: "SAME" padding, relu6, batch norm with epsilon 0.001, pixels scaled to -1..1.
 """
 
@@ -82,7 +82,7 @@ class Extra(nn.Module):
 
 
 class MobileNetSsd(nn.Module):
-    """The backbone: images to the maps of the SSD heads, the box head and the mask head."""
+    """The backbone: images to the maps of the SSD heads and the mask branch."""
 
     def __init__(self) -> None:
         super().__init__()
