@@ -14,7 +14,7 @@ Each room imports only from those below it (tests/test_architecture.py):
     tasks/                  classify, localize, detect, segment
     engines/ finetuned/     how networks are computed; fine-tuned models on disk
     networks/               architectures and their weights
-    image labels results    decoding, class names, return values
+    image region labels results   decoding, crops, class names, return values
     errors folders          the tree of errors; cache and data folders
 
 torch is imported when a task is loaded.

@@ -10,7 +10,6 @@ copying; messages between processes carry only a reference. Each worker admits o
 """
 
 import asyncio
-import math
 from collections.abc import Mapping
 from functools import partial
 from time import perf_counter
@@ -25,14 +24,14 @@ from starlette.responses import Response
 
 from foursight.models import image as images
 from foursight.models.decode_guard import Guard
-from foursight.schema import Analysis, Answer, Box, ImageSize, Prediction
-from foursight.schema.analyze import MARGIN, MAX_OBJECTS
+from foursight.models.region import Region, region_of
+from foursight.schema import Analysis, Answer, ImageSize, Prediction
+from foursight.schema.analyze import MAX_OBJECTS
 from foursight.schema.options import ClassifyOptions, Options
 from foursight.serving import responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
 from foursight.serving.decoding import ImagePool
-from foursight.serving.endpoint import Region
 from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
 from foursight.serving.finetuned import served_models
 from foursight.serving.metrics import RequestMetrics
@@ -171,19 +170,6 @@ class Analyzer:
     def _task_of(self, name: str) -> str | None:
         entry = served_models.read(self._settings).get(name)
         return entry.task if entry else None
-
-
-def region_of(box: Box, width: int, height: int) -> Region:
-    """Return the whole pixels (left, top, right, bottom) of a box with MARGIN of its sides around it."""
-    left, top, right, bottom = box
-    x, y = MARGIN * (right - left), MARGIN * (bottom - top)
-    x1, y1 = max(0, math.floor(left - x)), max(0, math.floor(top - y))
-    return (
-        min(x1, width - 1),
-        min(y1, height - 1),
-        min(width, max(math.ceil(right + x), x1 + 1)),
-        min(height, max(math.ceil(bottom + y), y1 + 1)),
-    )
 
 
 def _regions(part: Answer | ApiError, size: tuple[int, int]) -> list[Region | None]:

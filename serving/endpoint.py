@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from foursight.models.catalogue import Task
+from foursight.models.region import Region
 from foursight.schema import Answer
 from foursight.schema.options import Options
 from foursight.serving import query, responses, upload
@@ -27,8 +28,6 @@ from foursight.serving.errors import ApiError, as_api_error, unavailable
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.settings import Settings
-
-Region = tuple[int, int, int, int]
 
 
 class Endpoint:

@@ -12,9 +12,10 @@ from ray import ObjectRef, serve
 
 from foursight.models import catalogue
 from foursight.models.errors import ModelError
+from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
-from foursight.serving.endpoint import Endpoint, Region
+from foursight.serving.endpoint import Endpoint
 from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.finetuned.loader import ModelLoader
 from foursight.serving.finetuned.served_models import Entry

@@ -100,7 +100,7 @@ def test_the_box_equals_that_of_pytorch(monkeypatch: pytest.MonkeyPatch, caplog:
     assert not caplog.records
     for mine, own in zip(answers(task), expected, strict=True):
         np.testing.assert_allclose(mine.probabilities, own.probabilities, atol=1e-4)
-        np.testing.assert_allclose(mine.box, own.box, atol=0.01)
+        np.testing.assert_allclose(mine.box, own.box, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["detect", "segment"])

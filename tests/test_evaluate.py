@@ -321,7 +321,7 @@ def test_a_localizer_is_measured_by_the_share_of_main_objects_that_it_hits(
     assert overlap["chelsea"] > 0.5 > overlap["coffee"]
     words = [file, "--json", "--sheet", sheet]
     for options, model, tolerance in (
-        (["--task", "localize", "--url", server], "efficientnet-lite0-voting", 1e-3),
+        (["--task", "localize", "--url", server], "ssd-mobilenet-v2-efficientnet-lite0", 1e-3),
         (["--model", "main", "--url", server], "main", 1e-3),
         (["--model", tuned / "main"], "main", 0.02),
     ):

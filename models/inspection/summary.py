@@ -1,14 +1,16 @@
 """Summary of a task's network: its layers by stage, and totals of parameters and multiply-adds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -52,12 +54,33 @@ class NetworkSummary:
     region_multiply_adds: int
 
 
+class DetectorAndClassifier(nn.Module):
+    """What answers `localize` in the tiny profile, without the voting network for images where nothing is found."""
+
+    def __init__(self, detector: GeneralizedRCNN, classifier: lite0.EfficientNetLite0) -> None:
+        super().__init__()
+        self.detector = detector
+        self.crop = Crop()
+        self.classifier = classifier
+
+
+class Crop(nn.Module):
+    """Stands for the crop of the main object, resized for the classifier: here, of an object as large as the image."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map float [N, 3, H, W] to [N, 3, 224, 224]."""
+        return F.interpolate(pixels, (CROP, CROP), mode="bilinear")
+
+
 def build(name: str, profile: Profile) -> nn.Module:
-    """Build a task's network; that of the standard profile has random weights, which layers do not depend on."""
+    """Build a task's network; that of the standard profile has random weights, which layers do not depend on.
+
+    Raises WeightsError.
+    """
     if profile == "tiny":
         builders = {
             "classify": lite0.load,
-            "localize": localizer.load,
+            "localize": lambda: DetectorAndClassifier(ssd_rcnn.load(masks=False), lite0.load()),
             "detect": lambda: ssd_rcnn.load(masks=False),
             "segment": lambda: ssd_rcnn.load(masks=True),
         }
@@ -74,10 +97,12 @@ def build(name: str, profile: Profile) -> nn.Module:
 
 def default_size(network: nn.Module) -> Pair:
     """Return the (height, width) of a network's input; for detection, where it varies, that of a 4:3 image."""
+    if isinstance(network, DetectorAndClassifier):
+        return default_size(network.detector)
     if isinstance(network, GeneralizedRCNN):
         height, longest = network.transform.min_size[-1], network.transform.max_size
         return _padded(network, (height, min(round(height * 4 / 3), longest)))
-    if isinstance(network, localizer.Localizer | ActivationMaps | Labelled):
+    if isinstance(network, ActivationMaps | Labelled):
         return (localizer.INPUT_SIZE,) * 2
     return (CROP,) * 2
 
@@ -89,8 +114,9 @@ def summarize(network: nn.Module, size: Pair | None = None) -> NetworkSummary:
     """
     if size is None:
         size = default_size(network)
-    if isinstance(network, GeneralizedRCNN):
-        size = _padded(network, size)
+    detector = network.detector if isinstance(network, DetectorAndClassifier) else network
+    if isinstance(detector, GeneralizedRCNN):
+        size = _padded(detector, size)
     layers = record(network, size, parts)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     staged = groupby(_staged(network, layers), itemgetter(0))
@@ -118,10 +144,17 @@ def parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     """Return what runs for one image, float32 [1, 3, H, W], normalised; one region stands for all."""
     if isinstance(network, GeneralizedRCNN):
         yield from _detector_parts(network, pixels)
-    elif isinstance(network, localizer.Localizer | ActivationMaps | Labelled | TunedNetwork):
+    elif isinstance(network, DetectorAndClassifier):
+        yield from _detector_parts(network.detector, pixels)
+        yield Part(lambda: _classify(network.classifier, network.crop(pixels)))
+    elif isinstance(network, ActivationMaps | Labelled | TunedNetwork):
         yield Part(lambda: network(pixels))
     else:
-        yield Part(lambda: network.classify(network.features(pixels).mean((2, 3))))
+        yield Part(lambda: _classify(network, pixels))
+
+
+def _classify(network: Any, pixels: Tensor) -> Tensor:
+    return torch.as_tensor(network.classify(network.features(pixels).mean((2, 3))))
 
 
 def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
@@ -148,13 +181,24 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
 
 def _staged(network: nn.Module, layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
     """Pair each layer with the title of its stage; a layer outside any known module stays in the stage before it."""
-    titles = _VOTING_TITLES if isinstance(network, localizer.Localizer | Labelled) else _TITLES
     title = "stem"
+    find: Callable[[str], str | None] = partial(
+        _stage, titles=_VOTING_TITLES if isinstance(network, Labelled) else _TITLES
+    )
+    if isinstance(network, DetectorAndClassifier):
+        title, find = "detector: stem", _part_stage
     for layer in layers:
-        title = _stage(layer.name, titles) or title
+        title = find(layer.name) or title
         if isinstance(network, TunedNetwork):
             title = _own_stage(network, layer.name)
         yield title, layer
+
+
+def _part_stage(name: str) -> str | None:
+    """Return the title of a layer's stage in the detector or the classifier, with the name of that part."""
+    part, _, inner = name.partition(".")
+    title = "input" if part == "crop" else _stage(inner, _TITLES)
+    return title and f"{part}: {title}"
 
 
 def _own_stage(network: TunedNetwork, name: str) -> str:

@@ -1,4 +1,6 @@
-"""The tiny profile's localizer: one backbone pass for the box of the main object and the logits of its class.
+"""The tiny profile's voting localizer: one backbone pass for the box of the main object and the logits of its class.
+
+It answers where the detector finds nothing, and for fine-tuned localizers (tasks/localize.py).
 
 A small trained head on the frozen EfficientNet-Lite0 votes for boxes; weights/LOCALIZER.md describes its training.
 
@@ -149,8 +151,8 @@ class Localizer(nn.Module):
         return self.backbone.classify(pool(semantic, boxes)), boxes
 
 
-def load() -> Localizer:
-    """Build the localizer with its weights, in eval mode, float32, on the CPU."""
-    localizer = Localizer(lite0.load())
+def load(backbone: lite0.EfficientNetLite0 | None = None) -> Localizer:
+    """Build the localizer with its weights, in eval mode, float32, on the CPU. It may share a classifier's backbone."""
+    localizer = Localizer(backbone or lite0.load())
     localizer.head.load_state_dict(load_file(WEIGHTS), strict=True)
     return localizer.eval()
