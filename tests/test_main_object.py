@@ -13,7 +13,6 @@ from foursight import models
 from foursight.models.tasks.localize import Localization
 from foursight.models.tasks.main_object import main_box
 from foursight.models.tasks.rcnn_forward import RawDetections
-from foursight.schema.options import ClassifyOptions
 from tests.photos import photo
 from tests.tuned_models import write_localizer
 
@@ -117,5 +116,4 @@ def test_the_card_counts_each_parameter_once() -> None:
     # The voting head has 294,053 parameters.
     assert localize.parameters == detect.parameters + classify.parameters + 294_053
     assert localize.bytes == detect.bytes + classify.bytes + 4 * 294_053
-    assert localize.labels == loaded("classify").card.labels
-    assert classify is loaded("classify").resolve(ClassifyOptions.model_validate({})).model.card
+    assert localize.labels == classify.labels
