@@ -28,7 +28,7 @@ ARROWS = {
 # The rooms of models/: each imports only from the lines above its own.
 LAYERS = (
     ("errors", "folders"),
-    ("image", "labels", "results"),
+    ("coco", "image", "labels", "region", "results"),
     ("networks",),
     ("engines", "finetuned"),
     ("tasks",),

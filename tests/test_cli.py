@@ -150,7 +150,7 @@ def test_where_no_server_is_one_line_says_how_to_start_one(here: Path, capsys: p
         (["detect", "photo.jpg", "--conf", "0.5"], "Did you mean --score-threshold?"),
         (["analyze", "photo.jpg", "--topk", "5"], "Did you mean --top-k?"),
         (["detct", "photo.jpg"], "Did you mean detect?"),
-        (["detect", "photo.jpg", "--classes", "persn"], "Closest: person. `foursight models --json` lists all 15"),
+        (["detect", "photo.jpg", "--classes", "persn"], "Closest: person. `foursight models --json` lists all 80"),
         (["detect", "photo.jpg", "--classes", "persn", "--local"], "Closest: person. `foursight models --json` lists"),
         (["detect", "photo.jpg", "--model", "nothing"], "no model 'nothing'"),
         (["detect", "photo.jpg", "--model", "nothing", "--local"], "no model 'nothing'"),

