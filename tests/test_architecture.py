@@ -27,7 +27,7 @@ ARROWS = {
 }
 # The rooms of models/: each imports only from the lines above its own.
 LAYERS = (
-    ("errors", "folders"),
+    ("decode_guard", "errors", "folders"),
     ("coco", "image", "labels", "region", "results"),
     ("networks",),
     ("engines", "finetuned"),
