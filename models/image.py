@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, features
+from PIL import Image, ImageChops, ImageFile, ImageOps, features
 
 from foursight.models.decode_guard import (
     MAX_SCAN_PIXELS,
@@ -62,8 +62,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, guard: Guard | None = None
     side_too_long, too_many_scans, too_many_tiles, decode_timeout, out_of_memory. With a guard: DecodeCancelled and
     LargeImage.
     """
-    guard = guard or Guard()
-    return _load(_open(data, max_pixels, guard), data, guard)
+    return _decode(data, max_pixels, guard or Guard())[0]
 
 
 def decode_for(
@@ -75,17 +74,7 @@ def decode_for(
     formats are decoded in full. Returns the image and the (width, height) of the upright original. Raises as `decode`
     does.
     """
-    guard = guard or Guard()
-    opened = _open(data, max_pixels, guard)
-    width, height = size = opened.size
-    factor = reduction(size, short_side)
-    # The last line detects a rotation by EXIF from the sides, so unequal sides must stay unequal.
-    if width == height or -(-width // factor) != -(-height // factor):
-        # `draft` does nothing unless the file is a JPEG.
-        opened.draft(None, (width // factor, height // factor))
-    stored = opened.size
-    image = _load(opened, data, guard)
-    return image, (size if image.size == stored else (height, width))
+    return _decode(data, max_pixels, guard or Guard(), short_side)
 
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:
@@ -108,6 +97,67 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         return _in_bands(image, "RGB", _over_white)
     return image.convert("RGB")
+
+
+def _decode(
+    data: bytes, max_pixels: int, guard: Guard, short_side: int | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a file, or what can be mended of it. Returns the image and the upright original's (width, height)."""
+    try:
+        return _decode_intact(data, max_pixels, guard, short_side)
+    except ImageError as error:
+        mended = _mend(data) if error.code == "truncated_image" else []
+        try:
+            images = [_decode_intact(one, max_pixels, guard, short_side) for one in mended]
+        except ImageError:
+            raise error from None
+        if not images or any(ImageChops.difference(images[0][0], image).getbbox() for image, _ in images[1:]):
+            raise
+        return images[0]
+
+
+def _decode_intact(
+    data: bytes, max_pixels: int, guard: Guard, short_side: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    opened = _open(data, max_pixels, guard)
+    width, height = size = opened.size
+    factor = reduction(size, short_side) if short_side else 1
+    # The last line detects a rotation by EXIF from the sides, so unequal sides must stay unequal.
+    if factor > 1 and (width == height or -(-width // factor) != -(-height // factor)):
+        # `draft` does nothing unless the file is a JPEG.
+        opened.draft(None, (width // factor, height // factor))
+    stored = opened.size
+    image = _load(opened, data, guard)
+    return image, (size if image.size == stored else (height, width))
+
+
+def _mend(data: bytes) -> list[bytes]:
+    """Return a damaged file without the damage that leaves all pixels intact; [] if there is none.
+
+    The results must all decode to the same pixels.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return [_without_metadata(data)]
+    if data.startswith(b"\xff\xd8\xff"):
+        # Perhaps only the end marker is missing. Then whatever follows the last pixel is ignored; otherwise, the
+        # missing pixels depend on it.
+        data = data.removesuffix(b"\xff")
+        return [data + b"\xff\xd9", data + 4096 * b"\x5a\xa3" + b"\xff\xd9"]
+    return []
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """Return a PNG without the chunks that are not needed for its pixels: Pillow refuses long texts and profiles."""
+    kept = [png[:8]]
+    start = 8
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        name = png[start + 4 : start + 8]
+        # A capital first letter marks a chunk as necessary.
+        if name[:1].isupper() or name in (b"tRNS", b"eXIf"):
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _open(data: bytes, max_pixels: int, guard: Guard) -> ImageFile.ImageFile:

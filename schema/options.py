@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from foursight.schema.names import split_names
+
 
 class Options(BaseModel):
     """Base of all options: immutable; unknown names are an error."""
@@ -25,10 +27,16 @@ class Options(BaseModel):
             ours |= dict.fromkeys(extra.get("synonyms", ()), name)
         return ours
 
+    @classmethod
+    def is_list(cls, name: str) -> bool:
+        """Return whether an option is a list of names, which may be given in several parts."""
+        field = cls.model_fields.get(name)
+        return field is not None and any(getattr(one, "func", None) is split_commas for one in field.metadata)
+
 
 def split_commas(value: object) -> object:
     """Split comma-separated text into names; a value of another type is returned unchanged."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    return split_names(value) if isinstance(value, str) else value
 
 
 def _require_names(names: list[str] | None) -> list[str] | None:
@@ -42,7 +50,7 @@ Classes = Annotated[
     BeforeValidator(split_commas),
     AfterValidator(_require_names),
     Field(
-        description="Labels to keep, comma-separated. All others are left out.",
+        description='Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out.',
         json_schema_extra={"synonyms": ["class", "filter", "label", "labels"]},
     ),
 ]

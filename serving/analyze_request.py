@@ -41,7 +41,7 @@ def read_query(
     for name in values:
         if name not in valid:
             raise query.unknown_parameter(name, [AnalyzeOptions, *classes.values(), ClassifyOptions], valid)
-    owner = task_of(values["model"]) if "model" in values else None
+    owner = task_of(values["model"][0]) if "model" in values else None
     return AnalyzeRequest(
         tasks={
             task: query.to_options(
@@ -68,5 +68,5 @@ def _check_tasks(names: tuple[str, ...], then: str | None, served: tuple[str, ..
         )
 
 
-def _only(values: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+def _only(values: dict[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:
     return {name: values[name] for name in names if name in values}

@@ -1,6 +1,6 @@
 """From a query string to the options of a task. Needs no web framework: the CLI reads its options the same way."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl
 
@@ -13,15 +13,11 @@ from foursight.schema.suggest import suggest, valid_values
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-def parse_query(query: str) -> dict[str, str]:
-    """Return the parameters of a query string. Raises OptionError (invalid_parameter) if one occurs twice."""
-    values: dict[str, str] = {}
+def parse_query(query: str) -> dict[str, list[str]]:
+    """Return the values of each parameter of a query string."""
+    values: dict[str, list[str]] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name in values:
-            raise OptionError(
-                "invalid_parameter", f"The parameter {name!r} occurs twice.", "Pass each parameter at most once."
-            )
-        values[name] = value
+        values.setdefault(name, []).append(value)
     return values
 
 
@@ -30,8 +26,17 @@ def parse_options(query: str, options_class: type[AnyOptions]) -> AnyOptions:
     return to_options(parse_query(query), options_class)
 
 
-def to_options(values: dict[str, str], options_class: type[AnyOptions]) -> AnyOptions:
-    """Validate the values of parameters. Raises OptionError (unknown_parameter, invalid_parameter)."""
+def to_options(parameters: Mapping[str, list[str]], options_class: type[AnyOptions]) -> AnyOptions:
+    """Validate the values of parameters; only lists of names may occur several times.
+
+    Raises OptionError (unknown_parameter, invalid_parameter).
+    """
+    for name, given in parameters.items():
+        if len(given) > 1 and not options_class.is_list(name):
+            raise OptionError(
+                "invalid_parameter", f"The parameter {name!r} occurs twice.", "Pass each parameter at most once."
+            )
+    values = {name: ",".join(given) for name, given in parameters.items()}
     try:
         return options_class.model_validate(values)
     except ValidationError as error:

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from foursight.models.errors import ImageError
 from foursight.models.image import decode, decode_for
@@ -236,6 +237,38 @@ def test_a_truncated_file_is_refused(kind: str, share: float) -> None:
     error = refusal(data[: int(len(data) * share)])
     assert error.code == "truncated_image"
     assert kind.removeprefix("progressive ").lower() in error.detail.lower()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_jpeg_without_its_end_marker_is_decoded(progressive: bool, missing: int) -> None:
+    data = encoded(CAT, "JPEG", progressive=progressive)
+    assert np.array_equal(pixels(decode(data[:-missing])), pixels(decode(data)))
+    with pytest.raises(ImageError) as caught:
+        decode(data[: -missing - 2])
+    assert caught.value.code == "truncated_image"
+
+
+def test_long_texts_and_profiles_in_a_png_do_not_matter() -> None:
+    notes = PngInfo()
+    notes.add_text("Comment", "x" * 2_000_000, zip=True)
+    notes.add_itxt("Description", "y" * 2_000_000, zip=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(CAT, "PNG", pnginfo=notes, exif=exif, icc_profile=bytes(2_000_000))
+    # Also after the pixels, where Pillow reads it later.
+    assert decode(data).size == (60, 91)
+    end = data.index(b"IEND") - 4
+    late = encoded(CAT, "PNG")
+    late = late[:-12] + data[data.index(b"zTXt") - 4 : data.index(b"iTXt") - 4] + data[end:]
+    assert np.array_equal(pixels(decode(late)), pixels(CAT))
+
+
+def test_damaged_metadata_of_a_png_does_not_matter() -> None:
+    notes = PngInfo()
+    notes.add_text("Comment", "some text")
+    data = encoded(CAT, "PNG", pnginfo=notes).replace(b"some text", b"same text")
+    assert np.array_equal(pixels(decode(data)), pixels(CAT))
 
 
 def test_a_damaged_png_is_refused_as_truncated() -> None:

@@ -23,7 +23,7 @@ _HEADER = '''\
 The server checks the values and fills in the defaults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal, TypedDict
 
 
@@ -72,7 +72,7 @@ def _type(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " | ".join(_type(one) for one in arguments if one is not NoneType)
     if origin is list:
-        return f"Sequence[{_type(arguments[0])}] | str"
+        return f"Iterable[{_type(arguments[0])}] | str"
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, arguments))}]".replace("'", '"')
     return str(annotation.__name__)

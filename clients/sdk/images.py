@@ -1,10 +1,12 @@
 """Turns what a caller passes as an image into the bytes of an upload."""
 
+import base64
 import os
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,11 @@ ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable 
 # Where the pixels are read again for drawing.
 Original = Path | bytes | Image.Image
 
-_ORIENTATION = 0x0112
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+# Modes that PNG does not have, and the one that keeps their transparency.
+_CONVERTED = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-_EXPECTED = "Pass a path, an http(s) URL, bytes, a binary file, a PIL image or a numpy array, uint8 [H, W, 3]."
+_EXPECTED = "Pass a path, an http(s) or data: URL, bytes, a binary file, a PIL image or a numpy array, uint8 [H, W, 3]."
 
 
 @dataclass(frozen=True)
@@ -41,25 +44,36 @@ class Upload:
 
 def is_url(image: ImageInput) -> bool:
     """Return whether the image has to be fetched."""
-    return isinstance(image, str) and image.startswith(("http://", "https://"))
+    return isinstance(image, str) and image[:8].lower().startswith(("http://", "https://"))
 
 
 def load(image: ImageInput, max_side: int | None = None) -> Upload:
     """Read an image, and shrink it if its longer side exceeds `max_side` pixels.
 
-    Files are sent unchanged, or, if they are shrunk, as an upright JPEG. PIL images and arrays are sent as PNG, and
-    their EXIF orientation is not applied. Images with more than 8 bits per sample are never shrunk. Bytes that Pillow
-    cannot read are sent too, because the server's error is more helpful.
+    Files are sent unchanged, or, if they are shrunk, as an upright JPEG. PIL images are turned upright by their EXIF
+    orientation, as files are, and sent losslessly, as are arrays. Images with more than 8 bits per sample are never
+    shrunk. Bytes that Pillow cannot read are sent too, because the server's error is more helpful.
 
     Raises UnreadableImage, and ValueError for a `max_side` below 1.
     """
     if max_side is not None and max_side < 1:
         raise ValueError(f"max_side is {max_side}; it must be at least 1 pixel")
+    try:
+        return _load(image, max_side)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        # A closed file or image, a truncated file, an empty crop: Pillow raises nearly any exception.
+        raise UnreadableImage(f"The image cannot be read: {error}.") from error
+
+
+def _load(image: ImageInput, max_side: int | None) -> Upload:
     content: bytes
     original: Original
     match image:
         case Image.Image():
-            return _shrink(image, image, max_side) or Upload(_encode(image), image)
+            picture = ImageOps.exif_transpose(image)
+            return _shrink(picture, picture, max_side) or Upload(_encode(picture), picture)
         case np.ndarray():
             picture = _from_array(image)
             return _shrink(picture, picture, max_side) or Upload(_encode(picture), picture)
@@ -67,6 +81,8 @@ def load(image: ImageInput, max_side: int | None = None) -> Upload:
             content = original = bytes(image)
         case str() if is_url(image):
             raise UnreadableImage(f"{image} is a URL: only a client's methods fetch images.")
+        case str() if image[:5].lower() == "data:":
+            content = original = _from_data_url(image)
         case str() | os.PathLike():
             path = original = Path(image)
             content = _read(path)
@@ -98,6 +114,14 @@ def _read(path: Path) -> bytes:
         raise UnreadableImage(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def _from_data_url(url: str) -> bytes:
+    """Decode a data: URL (RFC 2397) in base64."""
+    head, _, text = url.partition(",")
+    if not head.lower().endswith(";base64"):
+        raise UnreadableImage("The data: URL is not in base64, as in data:image/png;base64,....")
+    return base64.b64decode(unquote(text), validate=True)
+
+
 def _from_array(array: NDArray[Any]) -> Image.Image:
     shape = array.shape[:2] if array.ndim == 3 and array.shape[2] == 1 else array.shape
     good = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
@@ -111,11 +135,13 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _encode(image: Image.Image) -> bytes:
     out = BytesIO()
-    if image.mode == "F":
+    if image.mode[0] in "IF":
+        # PNG has no signed, 32-bit or floating-point samples.
         image.save(out, "TIFF")
     else:
+        image = image if image.mode in _PNG_MODES else image.convert(_CONVERTED.get(image.mode, "RGB"))
         # Compression level 1: the network to the server is rarely the bottleneck.
-        (image if image.mode in _PNG_MODES else image.convert("RGB")).save(out, "PNG", compress_level=1)
+        image.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
@@ -124,11 +150,14 @@ def _shrink_file(content: bytes, original: Original, max_side: int) -> Upload | 
         with Image.open(BytesIO(content)) as image:
             if max(image.size) <= max_side:
                 return None
-            width, height = image.size
-            size = (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+            width, height = size = image.size
             # Lets libjpeg decode at 1/2, 1/4 or 1/8 of the size, whichever is still large enough.
             image.draft(None, (max_side, max_side))
-            return _shrink(ImageOps.exif_transpose(image), original, max_side, size)
+            if image.size[0] == image.size[1] != width * height / max(size):
+                return None
+            stored = image.size
+            upright = ImageOps.exif_transpose(image)
+            return _shrink(upright, original, max_side, size if upright.size == stored else (height, width))
     except Exception:
         return None
 

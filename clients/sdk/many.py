@@ -12,6 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from PIL import Image
+
 from foursight.clients.sdk.errors import FoursightError
 from foursight.clients.sdk.images import ImageInput
 from foursight.clients.sdk.results import Analysis, Result
@@ -36,6 +39,7 @@ def in_order(
     """Call `ask` for each image in a pool of `concurrency` threads. Closing the generator waits for calls in flight."""
     _check(images, concurrency)
     rest = iter(images)
+    process = os.getpid()
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="foursight")
 
     def answer(image: ImageInput) -> R | Failed:
@@ -51,6 +55,8 @@ def in_order(
         with _bar(images, progress) as advance:
             window = deque(map(start, islice(rest, _AHEAD * concurrency)))
             while window:
+                if os.getpid() != process:
+                    raise RuntimeError("this generator belongs to another process, whose threads a fork does not copy")
                 outcome = window.popleft().result()
                 window.extend(map(start, islice(rest, 1)))
                 advance()
@@ -101,7 +107,10 @@ async def in_order_async(
 
 
 def _check(images: object, concurrency: int) -> None:
-    if isinstance(images, str | bytes | os.PathLike):
+    # An array of three dimensions is an image, or grey images: rows of pixels are never meant.
+    single = isinstance(images, np.ndarray) and images.ndim < 4
+    single |= isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | Image.Image)
+    if single or hasattr(images, "read"):
         raise TypeError("expected an iterable of images, such as a list; got a single image")
     if concurrency < 1:
         raise ValueError(f"concurrency is {concurrency}; it must be at least 1")
@@ -121,7 +130,7 @@ async def _as_async(images: Iterable[ImageInput]) -> AsyncGenerator[ImageInput, 
 
 @contextmanager
 def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on standard error, if that is a terminal; yield a function to call after each image."""
+    """Show a progress bar, in a notebook or a terminal; yield a function to call after each image."""
     if not progress:
         yield lambda: None
         return
@@ -132,6 +141,7 @@ def _bar(images: object, progress: bool) -> Iterator[Callable[[], None]]:
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     # On a terminal, rich prints other output above the bar. Output to a file or a pipe must not be redirected.
     redirect = sys.stdout.isatty()
-    with Progress(*columns, console=console, redirect_stdout=redirect, disable=not console.is_terminal) as bar:
+    hidden = not (console.is_terminal or console.is_jupyter)
+    with Progress(*columns, console=console, redirect_stdout=redirect, disable=hidden) as bar:
         task = bar.add_task("", total=len(images) if isinstance(images, Sized) else None)
         yield lambda: bar.advance(task)

@@ -3,7 +3,7 @@
 The server checks the values and fills in the defaults.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal, TypedDict
 
 
@@ -21,8 +21,8 @@ class ClassifyOptions(_ClientOptions, total=False):
     """Number of labels, best first: 1 to 1000. Default: 5."""
     score_threshold: float | None
     """Lowest score of a label: 0 to 1. Labels below it are left out. Default: 0.0."""
-    classes: Sequence[str] | str | None
-    """Labels to keep, comma-separated. All others are left out."""
+    classes: Iterable[str] | str | None
+    """Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out."""
 
 
 class LocalizeOptions(_ClientOptions, total=False):
@@ -43,8 +43,8 @@ class DetectOptions(_ClientOptions, total=False):
     """Lowest score of an object: 0.05 to 1. Objects below it are left out. Default: 0.5."""
     max_detections: int | None
     """Maximum number of objects, best first: 1 to 100. Default: 100."""
-    classes: Sequence[str] | str | None
-    """Labels to keep, comma-separated. All others are left out."""
+    classes: Iterable[str] | str | None
+    """Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out."""
 
 
 class SegmentOptions(_ClientOptions, total=False):
@@ -56,8 +56,8 @@ class SegmentOptions(_ClientOptions, total=False):
     """Lowest score of an object: 0.05 to 1. Objects below it are left out. Default: 0.5."""
     max_detections: int | None
     """Maximum number of objects, best first: 1 to 100. Default: 100."""
-    classes: Sequence[str] | str | None
-    """Labels to keep, comma-separated. All others are left out."""
+    classes: Iterable[str] | str | None
+    """Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out."""
     mask_format: Literal["rle", "polygon", "none"] | None
     """Encoding of masks: `rle` (COCO compressed run-length encoding), `polygon` (outlines [x1, y1, x2, y2, ...]
     in pixels, holes filled), or `none` (no masks). Default: rle.
@@ -67,7 +67,7 @@ class SegmentOptions(_ClientOptions, total=False):
 class AnalyzeOptions(_ClientOptions, total=False):
     """Options of `analyze`."""
 
-    tasks: Sequence[str] | str | None
+    tasks: Iterable[str] | str | None
     """Tasks to run, comma-separated: classify, localize, detect, segment. Without it, all that are served."""
     then: Literal["classify"] | None
     """`classify`: also classify each object found (up to 16 per task, best first; each box is enlarged by 10%
@@ -79,7 +79,7 @@ class AnalyzeOptions(_ClientOptions, total=False):
     """Passed on to classify, localize."""
     score_threshold: float | None
     """Passed on to classify, detect, segment."""
-    classes: Sequence[str] | str | None
+    classes: Iterable[str] | str | None
     """Passed on to classify, detect, segment."""
     max_detections: int | None
     """Passed on to detect, segment."""

@@ -5,7 +5,7 @@ and returns the result. Client and AsyncClient only carry out the steps: one blo
 """
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+import numpy as np
 
 from foursight.clients.sdk import proxies
 from foursight.clients.sdk.errors import Rejected, UnreadableImage
@@ -28,6 +29,7 @@ from foursight.clients.sdk.responses import (
 )
 from foursight.clients.sdk.results import Analysis, Result
 from foursight.schema import ModelCard, ModelCards
+from foursight.schema.names import join_names
 
 logger = logging.getLogger("foursight")
 
@@ -42,7 +44,7 @@ _CONNECT_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
 R = TypeVar("R", Result, Analysis)
-OptionValue = str | float | bool | Sequence[str] | None
+OptionValue = str | float | bool | Iterable[str] | None
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,13 @@ def _load(image: ImageInput, max_side: int | None) -> Flow[Upload]:
 
 
 def _to_text(value: OptionValue) -> str:
-    """Return the value of an option for a query string. Lists are comma-separated."""
-    if isinstance(value, bool):
+    """Return the value of an option for a query string. Names are comma-separated."""
+    if isinstance(value, bool | np.bool_):
         return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(map(str, value))
+    if isinstance(value, bytes | Mapping):
+        raise TypeError(f"{value!r} is not the value of an option; pass text, a number, or a list of names")
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return join_names(map(str, sorted(value) if isinstance(value, set | frozenset) else value))
     return str(value)
 
 

@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from foursight import schema
+from foursight.clients.sdk import label_studio
 from foursight.clients.sdk.errors import ApiError, UnreadableImage, to_api_error
 from foursight.clients.sdk.images import ImageInput, Original, load, open_original
 from foursight.schema import Box, ImageSize, Polygons, Rle, Wire, polygons, rle
@@ -23,6 +29,9 @@ from foursight.schema.tasks import TASKS, Finds
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
+
+# Longest side in pixels of the picture in a notebook.
+_NOTEBOOK_SIDE = 800
 
 
 class Prediction(Wire):
@@ -82,6 +91,26 @@ class Result(Wire):
         """The id under which the server logs the request."""
         return self._request_id
 
+    def __iter__(self) -> Iterator[Prediction]:  # type: ignore[override]  # pydantic's yields the names of the fields
+        """Iterate over the predictions, best first."""
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        """Return the number of predictions."""
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prediction]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Prediction | list[Prediction]:
+        """Return a prediction by its index, or several by a slice."""
+        return self.predictions[index]
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the drawn image for a notebook."""
+        return _for_notebook(self)
+
     def draw(self, image: ImageInput | None = None) -> Image.Image:
         """Return the image, mode RGB, with the predictions drawn on it as the server draws them.
 
@@ -90,14 +119,44 @@ class Result(Wire):
 
         Raises ValueError if there is no image, and UnreadableImage if it cannot be opened or has another size.
         """
-        return _draw(self.predictions, self.image, self._original if image is None else load(image).original)
+        return _draw(self.predictions, self.image, self._original if image is None else _reload(image))
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int, categories: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """Return objects as entries of a COCO results file: one dict per prediction with a box.
 
-        `bbox` is [x, y, width, height] in pixels. `segmentation` is present if there are masks.
+        `bbox` is [x, y, width, height] in pixels. `segmentation` is present if there are masks. `categories` maps
+        labels to the listing's category ids; by default, the id is the prediction's `class_id`, which is COCO's own for
+        the built-in model, and an index from 0 for a fine-tuned one. Raises KeyError for a label without an id.
         """
-        return [_to_coco(prediction, image_id) for prediction in self.predictions if prediction.box is not None]
+        found = [prediction for prediction in self.predictions if prediction.box is not None]
+        return [_to_coco(one, image_id, one.class_id if categories is None else categories[one.label]) for one in found]
+
+    def to_label_studio(self, from_name: str = "label", to_name: str = "image") -> dict[str, Any]:
+        """Return a prediction for Label Studio, to append to the `predictions` of a task.
+
+        Objects become rectangles, or polygons if the masks are polygons; labels without a box become choices.
+        `from_name` and `to_name` are those of the labelling configuration. Raises ValueError for masks in RLE.
+        """
+        return label_studio.prediction(self, from_name, to_name)
+
+    def to_numpy(self) -> dict[str, NDArray[Any]]:
+        """Return one array per field, in the order of the predictions.
+
+        `label` str [N], `class_id` int64 [N], `score` float32 [N]; `box` float32 [N, 4], in pixels, if all have boxes;
+        `mask` bool [N, H, W] if all have masks.
+        """
+        arrays: dict[str, NDArray[Any]] = {
+            "label": np.array([one.label for one in self.predictions], dtype=np.str_),
+            "class_id": np.array([one.class_id for one in self.predictions], dtype=np.int64),
+            "score": np.array([one.score for one in self.predictions], dtype=np.float32),
+        }
+        if all(one.box is not None for one in self.predictions):
+            arrays["box"] = np.array([one.box for one in self.predictions], dtype=np.float32).reshape(-1, 4)
+        if all(one.encoded_mask is not None for one in self.predictions):
+            masks = [one.mask for one in self.predictions]
+            size = self.image.height, self.image.width
+            arrays["mask"] = np.array(masks, dtype=np.bool_).reshape(-1, *size)
+        return arrays
 
     def to_supervision(self) -> sv.Detections:
         """Return objects as supervision's Detections: `xyxy`, `confidence`, `class_id`, `mask`, and data `class_name`.
@@ -118,19 +177,16 @@ class Result(Wire):
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return one row per prediction: label, class_id, score, and with boxes x1, y1, x2, y2 in pixels.
+        """Return one row per prediction: label, class_id, score, and the box as x1, y1, x2, y2 in pixels, or NaN.
 
         Needs the package pandas.
         """
         with _optional("pandas"):
             import pandas as pd  # noqa: PLC0415
 
-        rows = [
-            {"label": prediction.label, "class_id": prediction.class_id, "score": prediction.score}
-            | dict(zip(("x1", "y1", "x2", "y2"), prediction.box or (), strict=False))
-            for prediction in self.predictions
-        ]
-        return pd.DataFrame(rows, columns=None if rows else ["label", "class_id", "score"])
+        no_box = (np.nan,) * 4
+        rows = [(one.label, one.class_id, one.score, *(one.box or no_box)) for one in self.predictions]
+        return pd.DataFrame(rows, columns=["label", "class_id", "score", "x1", "y1", "x2", "y2"])
 
 
 class Analysis(Wire):
@@ -154,6 +210,18 @@ class Analysis(Wire):
             raise to_api_error(found.error, self._request_id)
         return found
 
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic's yields the names of the fields
+        """Iterate over the names of the tasks."""
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        """Return the number of tasks."""
+        return len(self.tasks)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the drawn image for a notebook."""
+        return _for_notebook(self)
+
     @property
     def failed(self) -> dict[str, ApiError]:
         """The errors of the tasks that failed, including `then`."""
@@ -175,11 +243,9 @@ class Analysis(Wire):
         for task, found in self.tasks.items():
             if isinstance(found, Result) and task in TASKS:
                 done.setdefault(TASKS[task].finds, found)
-        objects = done.get("masks") or done.get("objects") or done.get("object")
-        predictions = [
-            prediction for found in (objects, done.get("labels")) if found for prediction in found.predictions
-        ]
-        return _draw(predictions, self.image, self._original if image is None else load(image).original)
+        objects = next((done[kind] for kind in ("masks", "objects", "object") if kind in done), ())
+        predictions = [*objects, *done.get("labels", ())]
+        return _draw(predictions, self.image, self._original if image is None else _reload(image))
 
 
 @contextmanager
@@ -190,6 +256,30 @@ def _optional(package: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed: pip install {package}"
         raise ModuleNotFoundError(message, name=error.name) from None
+
+
+def _reload(image: ImageInput) -> Original:
+    try:
+        return load(image).original
+    except UnreadableImage as error:
+        if isinstance(image, str | PathLike) and not Path(image).exists():
+            message = f"{error.message} To write a picture: result.draw().save({os.fspath(image)!r})"
+            raise UnreadableImage(message) from error
+        raise
+
+
+def _for_notebook(result: Result | Analysis) -> bytes | None:
+    """Return the drawn image as a PNG of at most _NOTEBOOK_SIDE pixels; None if the result has no image."""
+    if result._original is None:
+        return None
+    try:
+        picture = result.draw()
+    except UnreadableImage:
+        return None
+    picture.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+    out = BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
 
 
 def _draw(predictions: list[Prediction], size: ImageSize, original: Original | None) -> Image.Image:
@@ -206,11 +296,11 @@ def _draw(predictions: list[Prediction], size: ImageSize, original: Original | N
     return draw(picture, [prediction.to_wire() for prediction in predictions])
 
 
-def _to_coco(prediction: Prediction, image_id: int) -> dict[str, Any]:
+def _to_coco(prediction: Prediction, image_id: int, category_id: int) -> dict[str, Any]:
     x1, y1, x2, y2 = prediction.box or (0, 0, 0, 0)
     entry = {
         "image_id": image_id,
-        "category_id": prediction.class_id,
+        "category_id": category_id,
         "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
         "score": prediction.score,
     }
