@@ -13,7 +13,8 @@ from foursight.models.results import Predictions
 from foursight.schema import Answer, Failure, ImageSize, Polygons, Prediction, Rle
 from foursight.serving import masks
 
-Format = Literal["application/json", "image/jpeg", "image/png"]
+# The last one is chosen by the path, not by the Accept header; see serving/huggingface.py.
+Format = Literal["application/json", "image/jpeg", "image/png", "huggingface"]
 
 
 def to_answer(model: str, size: tuple[int, int], predictions: Predictions, mask_format: str) -> Answer:

@@ -18,7 +18,7 @@ from foursight.models.catalogue import Task
 from foursight.models.region import Region
 from foursight.schema import Answer
 from foursight.schema.options import Options
-from foursight.serving import query, responses, upload
+from foursight.serving import huggingface, query, responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.batching import Batcher, BatcherFailed
 from foursight.serving.cached_pipeline import CachedAnswer, CachedPipeline
@@ -95,6 +95,8 @@ class Endpoint:
 
     async def _respond(self, http: requests.Request, start: float) -> Response:
         try:
+            if self._path_below(http) == huggingface.PATH:
+                return await self._respond_to_huggingface(http, start)
             request, media_type = self._read_head(http)
             # Before the body is read: a request that is refused must not cost memory.
             with self.admission.reserve(1):
@@ -113,18 +115,25 @@ class Endpoint:
             return responses.error_response(self._as_api_error(error))
         return self._to_response(answers, media_type, perf_counter() - start)
 
+    async def _respond_to_huggingface(self, http: requests.Request, start: float) -> Response:
+        _require_post(http)
+        with self.admission.reserve(1):
+            content, parameters = await huggingface.read(http, self._max_bytes)
+            options = query.to_options(query.parse_query(http.url.query) | parameters, self._task.options)
+            image = EncodedImage(content)
+            del content
+            answer = await self._cached.render(image, self._task.resolve(options), "huggingface")
+        return self._to_response([answer], "huggingface", perf_counter() - start)
+
+    def _path_below(self, http: requests.Request) -> str:
+        """Return what follows the task's path, without a slash at its end."""
+        return http.url.path.removeprefix(http.scope["root_path"]).rstrip("/")
+
     def _read_head(self, http: requests.Request) -> tuple[Request, Format]:
         """Return the request and the response format, from everything before the body."""
-        path = http.url.path
-        if path.removeprefix(http.scope["root_path"]) not in ("", "/"):
-            raise ApiError("not_found", f"The path {path} does not exist.", "GET /docs lists all paths.")
-        if http.method != "POST":
-            raise ApiError(
-                "method_not_allowed",
-                f"{path} does not support {http.method}.",
-                "Use POST with an image as the body.",
-                {"Allow": "POST"},
-            )
+        if self._path_below(http):
+            raise ApiError("not_found", f"The path {http.url.path} does not exist.", "GET /docs lists all paths.")
+        _require_post(http)
         options = query.parse_options(http.url.query, self._task.options)
         return self._task.resolve(options), responses.negotiate(http.headers.get("accept", ""))
 
@@ -147,7 +156,7 @@ class Endpoint:
         contents = [
             to_json(responses.failure(one)) if isinstance(one, ApiError) else one.answer.content for one in answers
         ]
-        if media_type == "application/json":
+        if media_type in ("application/json", "huggingface"):
             response = responses.json_response(contents)
         else:
             response = Response(contents[0], media_type=media_type)
@@ -163,6 +172,16 @@ class Endpoint:
     def _observe(self, batch_size: int, seconds: float) -> None:
         self._metrics.computed(batch_size, seconds)
         self.admission.observe(seconds / batch_size)
+
+
+def _require_post(http: requests.Request) -> None:
+    if http.method != "POST":
+        raise ApiError(
+            "method_not_allowed",
+            f"{http.url.path} does not support {http.method}.",
+            "Use POST with an image as the body.",
+            {"Allow": "POST"},
+        )
 
 
 def _cut(pixels: Pixels, regions: Sequence[Region] | None) -> list[PixelImage]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
@@ -37,12 +38,13 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         loopback.bind_replica()
         self._tasks = settings.tasks
+        self._origins = settings.allowed_origins
         self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
         self._handles = TaskHandles()
         self._analyzer = Analyzer(settings, self._metrics, self._handles)
         self._manager = ModelManager(settings, self._handles)
 
-    def __serve_build_asgi_app__(self) -> Starlette:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application. Serve calls this method."""
         routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/healthz": self.healthz,
@@ -53,11 +55,15 @@ class Gateway:
             "/openapi.json": self.openapi,
             "/docs": self.docs,
         }
-        return Starlette(
+        api: list[tuple[str, Callable[[Request], Awaitable[Response]], list[str]]] = [
+            ("/v1/analyze", self._analyzer.answer, ["POST"]),
+            *((path, handler, ["GET"]) for path, handler in routes.items()),
+            ("/v1/models/{name}", self.model, ["GET", "PUT", "DELETE"]),
+        ]
+        app = Starlette(
             routes=[
-                Route("/v1/analyze", self._analyzer.answer, methods=["POST"]),
-                *(Route(path, handler, methods=["GET"]) for path, handler in routes.items()),
-                Route("/v1/models/{name}", self.model, methods=["GET", "PUT", "DELETE"]),
+                # A slash at the end is not a redirection, in which some clients lose their body.
+                *(Route(path + end, handler, methods=methods) for path, handler, methods in api for end in ("", "/")),
                 *web.routes(),
             ],
             exception_handlers={
@@ -67,6 +73,7 @@ class Gateway:
                 Exception: _refuse,
             },
         )
+        return web.with_cors(app, self._origins)
 
     async def healthz(self, request: Request) -> Response:
         """200 while the gateway runs."""

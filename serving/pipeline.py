@@ -22,7 +22,7 @@ from foursight.models.catalogue import Task
 from foursight.models.decode_guard import Guard, LargeImage
 from foursight.models.tasks.variants import ResolvedRequest
 from foursight.schema import Answer
-from foursight.serving import encoding
+from foursight.serving import encoding, huggingface
 from foursight.serving.batching import Batcher, Timing
 from foursight.serving.decoding import ImagePool
 from foursight.serving.encoding import Format
@@ -136,6 +136,8 @@ class Pipeline:
         """Return the answer for one image as JSON, or drawn on the image. Raises as `answer` does."""
         if media_type == "application/json":
             return await self._run(image, request, self._to_json)
+        if media_type == "huggingface":
+            return await self._run(image, request, self._to_huggingface)
         return await self._run(image, request, partial(self._to_picture, media_type), keep=True)
 
     def close(self) -> None:
@@ -160,6 +162,9 @@ class Pipeline:
 
     def _to_json(self, predicted: Predicted) -> bytes:
         return encoding.to_json(self._to_answer(predicted))
+
+    def _to_huggingface(self, predicted: Predicted) -> bytes:
+        return huggingface.to_json(self._to_answer(predicted))
 
     def _to_picture(self, media_type: Format, predicted: Predicted) -> bytes:
         assert predicted.canvas is not None

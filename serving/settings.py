@@ -39,6 +39,9 @@ RENAMED = {
 # Kubernetes sets these in every container of a namespace with a Service named "foursight".
 KUBERNETES_VARIABLE = re.compile(r"FOURSIGHT_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 
+# As browsers send it (RFC 6454): in lower case and without a slash at the end.
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
+
 
 class Settings(BaseSettings):
     """Every default works on a laptop. The descriptions are the help texts of `foursight serve`."""
@@ -73,6 +76,9 @@ class Settings(BaseSettings):
     answer_cache_mib: int = Field(
         0, ge=0, le=2**20, description="Memory for cached answers per worker in MiB, 0 (no cache) to 1048576."
     )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose web pages may call the server, comma-separated; * for all."
+    )
     start_timeout_s: int = Field(
         300, ge=1, le=86_400, description="Time limit for the start in seconds, without downloads, 1 to 86400."
     )
@@ -94,6 +100,23 @@ class Settings(BaseSettings):
     @classmethod
     def _split_tasks(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((one for one in value if one != "*" and not ORIGIN.fullmatch(one)), None)
+        if wrong:
+            raise PydanticCustomError(
+                "invalid_origin",
+                "{wrong} is not an origin; an origin is a scheme, a host and perhaps a port, as in https://example.org",
+                {"wrong": repr(wrong)},
+            )
+        return value
 
     @field_validator("tasks")
     @classmethod

@@ -1,13 +1,17 @@
 """From an HTTP request to the bytes of its images. Nothing is decoded here."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from foursight.serving import text_images
 from foursight.serving.errors import ApiError
+
+Parsed = TypeVar("Parsed")
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
@@ -15,7 +19,9 @@ TIMEOUT_S = 60
 # reading. So an upload over the limit is read and discarded, up to this multiple of the limit.
 DRAIN_FACTOR = 4
 # These types can only be a mistake. All others are accepted, because curl and fetch send unrelated types by default.
-_NEVER_AN_IMAGE = ("text/", "application/json", "application/xml", "video/", "audio/")
+_NEVER_AN_IMAGE = ("text/", "application/xml", "video/", "audio/")
+# Shorter texts are decoded on the event loop: 64 KiB take less time than a thread switch.
+_LONG_TEXT = 2**16
 
 
 class _InMemoryParser(MultiPartParser):
@@ -25,29 +31,68 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_images(request: Request, max_bytes: int) -> list[bytes]:
-    """Return the images of a request: its body, or the fields `image` of its multipart body, at most MAX_IMAGES.
+    """Return the images of a request, at most MAX_IMAGES: its body, the files of its multipart body, or base64 in JSON.
 
-    Raises ApiError (body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, too_many_images).
+    Raises ApiError (body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, invalid_json,
+    invalid_base64, truncated_image, too_many_images).
     """
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type.startswith(_NEVER_AN_IMAGE):
+    media_type = media_type_of(request)
+    if media_type.startswith(_NEVER_AN_IMAGE) and media_type not in text_images.TEXT_TYPES:
         raise ApiError(
             "unsupported_media_type",
             f"Content-Type {media_type} is not an image type.",
-            "Send an image as the body, or as the field `image` of multipart/form-data.",
+            "Send an image as the body, as a file of multipart/form-data, or in base64 as application/json.",
+        )
+    body = await read_body(request, max_bytes)
+    if isinstance(body, list):
+        images = body
+    else:
+        parse = text_images.parser(body, media_type)
+        images = [body] if parse is None else await in_thread_if_long(parse, body)
+    if len(images) > MAX_IMAGES:
+        raise ApiError(
+            "too_many_images",
+            f"The upload has {len(images)} images.",
+            f"Send at most {MAX_IMAGES} images in one request.",
+        )
+    return images
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes | list[bytes]:
+    """Return the body of a request, or the files of a multipart body.
+
+    Raises ApiError (body_too_large, upload_timeout, unsupported_media_type, invalid_multipart).
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            "unsupported_media_type",
+            f"The body is compressed: Content-Encoding {coding}.",
+            "Send the image without Content-Encoding: image files are compressed already.",
+            {"Accept-Encoding": "identity"},
         )
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > DRAIN_FACTOR * max_bytes:
         raise _too_large(max_bytes, {"Connection": "close"})
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            if media_type == "multipart/form-data":
+            if media_type_of(request) == "multipart/form-data":
                 return await _read_multipart(request, max_bytes)
-            return [b"".join([chunk async for chunk in _limited(request, max_bytes)])]
+            return b"".join([chunk async for chunk in _limited(request, max_bytes)])
     except TimeoutError:
         raise ApiError(
             "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
         ) from None
+
+
+def media_type_of(request: Request) -> str:
+    """Return the Content-Type of a request, in lower case and without parameters."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+async def in_thread_if_long(parse: Callable[[bytes], Parsed], body: bytes) -> Parsed:
+    """Parse a body, off the event loop if that takes long."""
+    return await asyncio.to_thread(parse, body) if len(body) > _LONG_TEXT else parse(body)
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -63,7 +108,7 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
 
 
 async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
-    hint = "Send each image as a field named `image`, as in: curl -F image=@photo.jpg"
+    hint = "Send each image as a file, as in: curl -F image=@photo.jpg"
     try:
         form = await _InMemoryParser(request.headers, _limited(request, max_bytes), max_files=1000).parse()
     except ClientDisconnect:
@@ -73,19 +118,12 @@ async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
         raise ApiError("invalid_multipart", detail, hint) from None
     images = []
     for name, value in form.multi_items():
-        if name != "image":
-            raise ApiError("invalid_multipart", f"Unknown field {name!r} in the multipart body.", hint)
         if not isinstance(value, UploadFile):
-            raise ApiError("invalid_multipart", "The field `image` is text, not a file.", hint)
+            wrong = f"The field {name!r} of the multipart body is text, not a file."
+            raise ApiError("invalid_multipart", wrong, f"{hint}. Options are query parameters, as in ?top_k=3.")
         images.append(await value.read())
     if not images:
-        raise ApiError("invalid_multipart", "The multipart body has no field `image`.", hint)
-    if len(images) > MAX_IMAGES:
-        raise ApiError(
-            "too_many_images",
-            f"The upload has {len(images)} images.",
-            f"Send at most {MAX_IMAGES} images in one request.",
-        )
+        raise ApiError("invalid_multipart", "The multipart body has no file.", hint)
     return images
 
 

@@ -1,13 +1,16 @@
-"""The web page at `/`: static files, without a build step, under a strict Content-Security-Policy."""
+"""The web page at `/`: static files, without a build step, under a strict Content-Security-Policy; and other pages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 FOLDER = Path(__file__).parent / "page"
 HEADERS = {
@@ -41,6 +44,20 @@ class Files(StaticFiles):
         response = super().file_response(*args, **kwargs)
         response.headers.update(HEADERS)
         return response
+
+
+def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let the web pages of `origins` call an application; unchanged without origins."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+        expose_headers=["Cache-Status", "Retry-After", "Server-Timing", "X-Request-ID"],
+        max_age=3600,
+    )
 
 
 def routes() -> list[BaseRoute]:

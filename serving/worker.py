@@ -9,12 +9,14 @@ from time import perf_counter
 
 from PIL import Image
 from ray import ObjectRef, serve
+from starlette.types import ASGIApp
 
 from foursight.models import catalogue
 from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
+from foursight.serving import web
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.finetuned.loader import ModelLoader
@@ -46,9 +48,9 @@ class Worker:
         self._cached_summary = lru_cache(maxsize=16)(self._summarize)
         self._warm_up()
 
-    def __serve_build_asgi_app__(self) -> Endpoint:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application. Serve calls this method."""
-        return self._endpoint
+        return web.with_cors(self._endpoint, self._settings.allowed_origins)
 
     async def check_health(self) -> None:
         """Raise RuntimeError if the compute thread has ended; Serve then replaces this worker.
