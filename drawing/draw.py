@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from foursight.drawing import palette
 from foursight.drawing.layout import Rect, TagRequest, place_tags
 from foursight.drawing.panel import draw_panel
-from foursight.drawing.text import TextStyle, one_line, paste_frame, paste_rounded
+from foursight.drawing.text import TextStyle, paste_frame, paste_rounded, tag_text
 from foursight.schema import Polygons, Prediction, Rle, rle
 
 _FILL = 0.4
@@ -67,7 +67,7 @@ def tag_forms(item: Item, style: Style, width: int) -> list[tuple[str, TextStyle
 
     If the object is much narrower than its tag, the first form already has the small text.
     """
-    label = one_line(item.prediction.label)
+    label = tag_text(item.prediction.label, item.prediction.class_id)
     score = f"{100 * item.prediction.score:.0f} %"
     narrow = item.rect[2] - item.rect[0] < 0.6 * style.text.width(f"{label} {score}")
     forms = []

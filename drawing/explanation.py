@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from foursight.drawing import palette
-from foursight.drawing.text import TextStyle, one_line
+from foursight.drawing.text import TextStyle, tag_text
 
 if TYPE_CHECKING:
     from foursight.models.inspection.explain import Explanation
@@ -36,7 +36,7 @@ def draw_explanation(image: Image.Image, found: "Explanation", model: str) -> Im
     paper = Image.new("RGB", (WIDTH, grid + rows * (cell + _SMALL.height + _GAP // 2) + _MARGIN - _GAP), _PAPER)
 
     _TITLE.write(paper, _MARGIN, _MARGIN - 8, _TITLE.shorten(_heading(found), WIDTH - 2 * _MARGIN), _INK)
-    about = f"{model}: where in the image the evidence for “{one_line(found.label)}” lies"
+    about = f"{model}: where in the image the evidence for “{tag_text(found.label, found.class_id)}” lies"
     _TEXT.write(paper, _MARGIN, _MARGIN + _TITLE.height - 4, _TEXT.shorten(about, WIDTH - 2 * _MARGIN), _GREY)
     second = _MARGIN + column + _GAP
     for left, picture in ((_MARGIN, shown), (second, _overlay(shown, frame, found))):
@@ -65,7 +65,7 @@ def draw_explanation(image: Image.Image, found: "Explanation", model: str) -> Im
 
 def _heading(found: "Explanation") -> str:
     share = f"{100 * found.score:.1f} %" if found.score >= 0.0005 else "below 0.1 %"
-    return f"{one_line(found.label)}  {share}"
+    return f"{tag_text(found.label, found.class_id)}  {share}"
 
 
 def _overlay(shown: Image.Image, frame: tuple[int, ...], found: "Explanation") -> Image.Image:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from foursight.drawing import palette
 from foursight.drawing.layout import Rect, overlap
-from foursight.drawing.text import TextStyle, one_line, paste_rounded
+from foursight.drawing.text import TextStyle, paste_rounded, tag_text
 from foursight.schema import Prediction
 
 _GROUND, _OPACITY = (16, 18, 23), 0.74
@@ -31,7 +31,10 @@ def draw_panel(
     if min(picture.size) < 12 * em:
         margin, pad, gap = margin // 2, pad // 2, gap // 2
     room = min(picture.width - 2 * margin, max(picture.width // 2, 14 * em)) - 2 * pad
-    labels = [text_style.shorten(one_line(prediction.label), room - gap - share_width) for prediction in predictions]
+    labels = [
+        text_style.shorten(tag_text(prediction.label, prediction.class_id), room - gap - share_width)
+        for prediction in predictions
+    ]
     width = max(map(text_style.width, labels)) + gap + share_width
     fit = (picture.height - 2 * margin - 2 * pad) // row
     # Beyond its first row, the panel takes at most three fifths of the height, so that the image stays visible.

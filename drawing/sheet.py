@@ -25,6 +25,6 @@ def contact_sheet(tiles: Sequence[tuple[Image.Image, str]]) -> Image.Image:
         small = image.copy()
         small.thumbnail(_TILE)
         sheet.paste(small, (left + (_TILE[0] - small.width) // 2, top + (_TILE[1] - small.height) // 2))
-        text = _TEXT.shorten(one_line(caption), _TILE[0])
+        text = _TEXT.shorten(one_line(caption, "?"), _TILE[0])
         _TEXT.write(sheet, left, top + _TILE[1], text, WHITE)
     return sheet

@@ -3,16 +3,13 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
-from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from foursight.drawing import typefaces
 from foursight.drawing.layout import Rect
 from foursight.drawing.palette import Rgb
 
-# Pillow's default font has ASCII letters only; this one has Latin, Greek and Cyrillic.
-_FONT = "fonts/Inter-SemiBold.otf"
 _CAPITAL = 0.727  # height of a capital letter in em
 _OVERSAMPLE = 4
 
@@ -35,7 +32,7 @@ class TextStyle:
 
     def width(self, text: str) -> int:
         """Return the width of a line of text in pixels, without padding."""
-        return round(_font(self.em).getlength(text))
+        return round(sum(typefaces.load(face, self.em).getlength(part) for face, part in typefaces.runs(text)))
 
     def tag(self, text: str) -> tuple[int, int]:
         """Return the (width, height) in pixels of the tag around a line of text."""
@@ -44,7 +41,11 @@ class TextStyle:
     def write(self, picture: Image.Image, left: int, top: int, text: str, ink: Rgb) -> None:
         """Write a line at `left`, its capitals vertically centred in a tag whose upper edge is at `top`."""
         baseline = top + (self.height + round(_CAPITAL * self.em)) // 2
-        ImageDraw.Draw(picture).text((left, baseline), text, fill=ink, font=_font(self.em), anchor="ls")
+        pen, x = ImageDraw.Draw(picture), float(left)
+        for face, part in typefaces.runs(text):
+            font = typefaces.load(face, self.em)
+            pen.text((x, baseline), part, fill=ink, font=font, anchor="ls")
+            x += font.getlength(part)
 
     def shorten(self, text: str, room: int) -> str:
         """Return the text, cut with an ellipsis if it is wider than `room` pixels."""
@@ -60,9 +61,14 @@ class TextStyle:
         return text[:fits].rstrip() + "…"
 
 
-def one_line(label: str) -> str:
-    """Return a label in one line, with composed accents, because the font has no combining ones."""
-    return " ".join(unicodedata.normalize("NFC", label).split())
+def one_line(text: str, otherwise: str) -> str:
+    """Return text in one line, with composed accents; `otherwise` if no font has its characters."""
+    return typefaces.drawable(" ".join(unicodedata.normalize("NFC", text).split()), otherwise)
+
+
+def tag_text(label: str, class_id: int) -> str:
+    """Return a label as tags show it: in one line; the class id if it cannot be drawn."""
+    return one_line(label, f"#{class_id}")
 
 
 def paste_rounded(picture: Image.Image, rect: Rect, radius: int, colour: Rgb, *, alpha: float = 1.0) -> None:
@@ -126,10 +132,3 @@ def _corner(radius: int, stroke: int, level: int) -> Image.Image:
     if stroke < radius:
         pen.ellipse((edge, edge, end - edge, end - edge), fill=0)
     return large.reduce(_OVERSAMPLE)
-
-
-@lru_cache(maxsize=64)
-def _font(em: int) -> ImageFont.FreeTypeFont:
-    # Raqm, the other layout engine, is missing from some builds of Pillow.
-    data = BytesIO(files("foursight.drawing").joinpath(_FONT).read_bytes())
-    return ImageFont.truetype(data, em, layout_engine=ImageFont.Layout.BASIC)

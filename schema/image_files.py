@@ -1,3 +1,4 @@
 """The file suffixes that count as images when a folder is searched."""
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+SUFFIXES = frozenset((*_JPEG, ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"))

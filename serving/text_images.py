@@ -13,7 +13,7 @@ from foursight.serving.errors import ApiError
 # What clients send with text that holds an image, and with any file.
 TEXT_TYPES = ("", "application/x-www-form-urlencoded", "text/plain")
 
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}|[A-Za-z0-9+/_-]{4,}={0,2}\s*\Z")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24}")
 _HINT = 'Send {"image": "<base64>"}. Options are query parameters, as in ?top_k=3.'
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 MAX_QUEUE = 16
+ALLOWED_ORIGIN = "https://app.example"
 _pids: dict[str, int] = {}
 
 
@@ -53,7 +54,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[str]:
     """The URL of a server with all four tasks of the tiny profile."""
-    environment = {"FOURSIGHT_MAX_QUEUE": str(MAX_QUEUE), "FOURSIGHT_MODELS_DIR": str(models_dir)}
+    environment = {
+        "FOURSIGHT_MAX_QUEUE": str(MAX_QUEUE),
+        "FOURSIGHT_MODELS_DIR": str(models_dir),
+        "FOURSIGHT_ALLOWED_ORIGINS": ALLOWED_ORIGIN,
+    }
     with Running(free_port(), tmp_path_factory.mktemp("server") / "log", **environment) as running:
         yield running.url
 

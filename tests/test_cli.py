@@ -431,3 +431,39 @@ def test_local_answers_need_no_web_framework(here: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"starlette", "fastapi", "ray"}.isdisjoint(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+@pytest.mark.parametrize("form", ["--jsonl", "--json"])
+def test_a_file_name_that_is_not_text_is_escaped(server: str, tmp_path: Path, locale: str, form: str) -> None:
+    name = os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80.png")
+    for file in ("a.png", name):
+        (tmp_path / file).write_bytes(encoded(photo("coffee").resize((60, 40))))
+    environment = os.environ | {
+        "LC_ALL": locale,
+        "FOURSIGHT_URL": server,
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+    command = [sys.executable, "-m", "foursight", "classify", "--top-k", "1", form, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
+    text = done.stdout.decode()
+    answers = json.loads(text) if form == "--json" else [json.loads(line) for line in text.splitlines()]
+    assert [os.fsencode(answer["file"]) for answer in answers] == [
+        os.fsencode(tmp_path / file) for file in ("a.png", name)
+    ]
+    assert all(answer["predictions"] for answer in answers)
+
+
+def test_a_folder_is_searched_for_what_can_be_read_and_the_rest_is_counted(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpeg = encoded(photo("coffee").resize((60, 40)), "JPEG")
+    for name in ("a.jfif", "b.JPE", "c.mpo", "sub/d.jpg", "e.heic", "f.txt", "g", ".hidden.jpg", ".thumbs/h.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg)
+    monkeypatch.setenv("FOURSIGHT_URL", server)
+    assert main(["classify", "--top-k", "1", str(tmp_path)]) == 0
+    out, errors = capsys.readouterr()
+    assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["a.jfif", "b.JPE", "c.mpo", "d.jpg"]
+    assert errors == f"{tmp_path}: skipped 3 files without an image's suffix (.heic, .txt, no suffix)\n"

@@ -2,14 +2,19 @@
 
 import colorsys
 import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 from skimage import draw as shapes
 
-from foursight.drawing import palette
+from foursight.drawing import palette, typefaces
 from foursight.drawing.draw import draw
 from foursight.drawing.layout import Rect, TagPlacement, TagRequest, overlap, place_tags
 from foursight.drawing.text import TextStyle
@@ -244,3 +249,58 @@ def test_text_on_a_tag_has_the_contrast_that_wcag_requires():
 def test_contrast_is_computed_as_wcag_defines_it():
     assert palette.contrast(palette.BLACK, palette.WHITE) == pytest.approx(21)
     assert palette.contrast((119, 119, 119), palette.WHITE) == pytest.approx(4.48, abs=0.01)
+
+
+FONT_CONFIG = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>"""
+
+
+@pytest.fixture
+def other_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Let fontconfig know the fonts of one folder only."""
+
+    def use(folder: Path) -> None:
+        (tmp_path / "fonts.conf").write_text(FONT_CONFIG.format(fonts=folder, cache=tmp_path / "cache"))
+        monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+
+    def forget() -> None:
+        typefaces._found.clear()
+        typefaces._ask_fontconfig.cache_clear()
+
+    forget()
+    yield use
+    forget()
+
+
+def tagged(label: str) -> NDArray[np.uint8]:
+    one = Prediction(label=label, class_id=17, score=0.9, box=(20, 60, 380, 280))
+    return np.asarray(draw(Image.new("RGB", (400, 300), "grey"), [one]))
+
+
+@pytest.mark.parametrize("label", ["杯子", "カップ", "컵", "كوب", "כוס", "ถ้วย", "कप", "☕"])
+def test_a_label_that_no_font_has_is_drawn_as_its_class_id(
+    label: str, tmp_path: Path, other_fonts: Callable[[Path], None]
+) -> None:
+    other_fonts(tmp_path / "nothing")
+    assert np.array_equal(tagged(label), tagged("#17"))
+
+
+def test_emoji_are_left_out_of_a_label(tmp_path: Path, other_fonts: Callable[[Path], None]) -> None:
+    other_fonts(tmp_path / "nothing")
+    assert np.array_equal(tagged("☕ cup 👩🏽‍🚒"), tagged("cup"))
+
+
+@pytest.mark.skipif(shutil.which("fc-list") is None, reason="needs fontconfig")
+@pytest.mark.parametrize("label", ["كوب القهوة", "ბაბუა", "ⴰⵎⵓⵛ"])
+def test_a_font_that_fontconfig_finds_is_used(label: str, other_fonts: Callable[[Path], None]) -> None:
+    other_fonts(Path(matplotlib.get_data_path()) / "fonts" / "ttf")
+    assert not np.array_equal(tagged(label), tagged("#17"))
+    *parts, (_, score) = typefaces.runs(f"{label} 90 %")
+    text = "".join(part for _, part in parts)
+    face = parts[0][0]
+    assert (Path(face[0]).name.startswith("DejaVuSans"), text, score) == (True, label, " 90 %")
+
+
+def test_a_long_label_in_another_script_is_shortened(other_fonts: Callable[[Path], None]) -> None:
+    other_fonts(Path(matplotlib.get_data_path()) / "fonts" / "ttf")
+    assert tagged("كوب القهوة " * 30).shape == (300, 400, 3)

@@ -1,8 +1,10 @@
 """Wrong input over a real socket: status, code and hint, no internals leaked, and the server stays up."""
 
+import gzip
 import http.client
 import json
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -19,11 +21,17 @@ CASES = {
     "an empty body": (("POST", "/v1/classify", b"", {}), 400, "empty_body"),
     "text": (("POST", "/v1/classify", b"hello world, this is text", {}), 415, "not_an_image"),
     "a PDF": (("POST", "/v1/detect", b"%PDF-1.7 blah", {}), 415, "unsupported_image_type"),
-    "JSON by its type": (
-        ("POST", "/v1/detect", b"{}", {"Content-Type": "application/json"}),
+    "a video by its type": (
+        ("POST", "/v1/detect", b"\x00\x00\x00\x18ftypmp42", {"Content-Type": "video/mp4"}),
         415,
         "unsupported_media_type",
     ),
+    "a compressed body": (
+        ("POST", "/v1/detect", gzip.compress(JPEG), {"Content-Encoding": "gzip"}),
+        415,
+        "unsupported_media_type",
+    ),
+    "an open quote": (("POST", '/v1/detect?classes="dog', JPEG, {}), 400, "invalid_parameter"),
     "half a JPEG": (("POST", "/v1/segment", JPEG[: len(JPEG) // 2], {}), 422, "truncated_image"),
     "half a PNG": (("POST", "/v1/segment", PNG[: len(PNG) // 2], {}), 422, "truncated_image"),
     "an unknown parameter": (("POST", "/v1/classify?topk=3", JPEG, {}), 400, "unknown_parameter"),
@@ -71,7 +79,26 @@ def test_wrong_input_is_answered_with_problem_details(client: httpx.Client, case
 def test_errors_name_the_first_bytes_the_closest_class_and_the_field(client: httpx.Client) -> None:
     assert "68 65 6c 6c 6f" in client.post("/v1/classify", content=b"hello").json()["detail"]
     assert "person" in client.post("/v1/detect?classes=persn", content=JPEG).json()["hint"]
-    assert "image" in client.post("/v1/detect", files={"photo": JPEG}).json()["hint"]
+    assert "image" in client.post("/v1/detect", data={"photo": "x"}, files={"image": JPEG}).json()["hint"]
+    compressed = client.post("/v1/detect", content=gzip.compress(JPEG), headers={"Content-Encoding": "gzip"})
+    assert "gzip" in compressed.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/v1/detect?classes=caf\u00e9", "/v1/detect?classes=dining table", "/v1/detect?classes=" + 20_000 * "x"],
+    ids=["not ASCII", "a space", "20 kB"],
+)
+def test_a_url_that_is_not_encoded_or_too_long_is_named(server: str, target: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        problem = Problem.model_validate_json(response.read())
+    assert response.getheader("Content-Type") == "application/problem+json"
+    assert (response.status, problem.status, problem.code) == (400, 400, "malformed_request")
+    assert "ercent-encode" in problem.hint
 
 
 def test_a_body_without_length_is_cut_off_at_the_limit(server: str) -> None:

@@ -6,6 +6,7 @@ No command's module imports anything heavy at its top, so help is fast and works
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import TextIOWrapper
 
 import click
 
@@ -39,6 +40,9 @@ click.version_option(__version__, prog_name="foursight", message="%(prog)s %(ver
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 3 no server, 130 interrupted."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # The name of a file may be any bytes, and labels any text: what the terminal cannot show is escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments)
     except SystemExit as end:

@@ -54,7 +54,8 @@ class Json:
             answer = {"error": _to_json(outcome.error)}
         else:
             answer = outcome.model_dump(mode="json", exclude_none=True)
-        line = json.dumps({"file": name} | answer, ensure_ascii=False)
+        # Escapes of other encodings would not be JSON's.
+        line = json.dumps({"file": name} | answer, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
         if self._array:
             sys.stdout.write(f"{'[' if self._first else ','}\n{line}")
         else:

@@ -8,6 +8,9 @@ from pathlib import Path
 from foursight.clients.sdk.images import ImageInput, is_url
 from foursight.schema.image_files import SUFFIXES
 
+# Suffixes of skipped files that are named.
+_SHOWN_KINDS = 6
+
 
 @dataclass(frozen=True)
 class Source:
@@ -19,7 +22,10 @@ class Source:
 
 
 def find(words: Iterable[str]) -> list[Source]:
-    """Return all images that `words` name. Folders are searched recursively for files with an image's suffix."""
+    """Return all images that `words` name. Folders are searched recursively for files with an image's suffix.
+
+    Hidden files and folders are left out, and how many other files were skipped is printed to standard error.
+    """
     found = []
     for word in words:
         if word == "-":
@@ -27,7 +33,12 @@ def find(words: Iterable[str]) -> list[Source]:
         elif is_url(word):
             found.append(Source(word, word))
         elif Path(word).is_dir():
-            found += [Source(str(path), path, Path(word)) for path in _images(Path(word))]
+            images, others = _search(Path(word))
+            found += [Source(str(path), path, Path(word)) for path in images]
+            if others:
+                kinds = ", ".join(sorted({path.suffix.lower() or "no suffix" for path in others})[:_SHOWN_KINDS])
+                count = f"{len(others)} file{'s' if len(others) > 1 else ''}"
+                print(f"{word}: skipped {count} without an image's suffix ({kinds})", file=sys.stderr)
         else:
             found.append(Source(word, Path(word)))
     return found
@@ -49,15 +60,20 @@ def watch(folder: Path, without: Path | None) -> Generator[list[Source], None, N
         yield [Source(str(path), path, folder) for path in ready]
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _search(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the images in a folder and its subfolders, and the other files, without hidden ones."""
+    images, others = [], []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            (images if path.suffix.lower() in SUFFIXES else others).append(path)
+    return images, others
 
 
 def _states(folder: Path, without: Path | None) -> dict[Path, tuple[int, int]]:
     """Return the size in bytes and the time of change in nanoseconds of each image."""
     states = {}
     left_out = without.resolve() if without else None
-    for path in _images(folder):
+    for path in _search(folder)[0]:
         if left_out and path.resolve().is_relative_to(left_out):
             continue
         try:
