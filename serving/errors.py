@@ -29,7 +29,6 @@ CODES = {
     "invalid_multipart": ErrorCode(400, "The multipart body is malformed, has no file, or has a field that is none."),
     "invalid_json": ErrorCode(400, "The JSON body is malformed, or does not hold an image."),
     "invalid_base64": ErrorCode(400, "An image that is sent as text is not valid base64."),
-    "malformed_request": ErrorCode(400, "The request line or a header is malformed or too long."),
     "too_many_images": ErrorCode(400, "The upload has more images than one request may have."),
     "invalid_model_name": ErrorCode(400, "The name is not valid for a model."),
     "not_found": ErrorCode(404, "The path does not exist."),

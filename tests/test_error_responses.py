@@ -4,7 +4,6 @@ import gzip
 import http.client
 import json
 import re
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -82,23 +81,6 @@ def test_errors_name_the_first_bytes_the_closest_class_and_the_field(client: htt
     assert "image" in client.post("/v1/detect", data={"photo": "x"}, files={"image": JPEG}).json()["hint"]
     compressed = client.post("/v1/detect", content=gzip.compress(JPEG), headers={"Content-Encoding": "gzip"})
     assert "gzip" in compressed.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    "target",
-    ["/v1/detect?classes=caf\u00e9", "/v1/detect?classes=dining table", "/v1/detect?classes=" + 20_000 * "x"],
-    ids=["not ASCII", "a space", "20 kB"],
-)
-def test_a_url_that_is_not_encoded_or_too_long_is_named(server: str, target: str) -> None:
-    host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
-        response = http.client.HTTPResponse(connection)
-        response.begin()
-        problem = Problem.model_validate_json(response.read())
-    assert response.getheader("Content-Type") == "application/problem+json"
-    assert (response.status, problem.status, problem.code) == (400, 400, "malformed_request")
-    assert "ercent-encode" in problem.hint
 
 
 def test_a_body_without_length_is_cut_off_at_the_limit(server: str) -> None:

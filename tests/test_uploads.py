@@ -109,7 +109,7 @@ def test_labels_are_quoted_repeated_or_separated_by_commas(client: httpx.Client,
     assert {one["label"] for one in answer.json()["predictions"]} == {"person"}
 
 
-@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models/classify/", "/v1/models/classify/layers/", "/readyz/"])
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models/classify/layers/", "/readyz/"])
 def test_a_slash_at_the_end_of_a_path_changes_nothing(client: httpx.Client, path: str) -> None:
     response, without = client.get(path), client.get(path.rstrip("/"))
     assert (response.status_code, response.content) == (200, without.content)
@@ -139,7 +139,7 @@ def test_hugging_faces_client_classifies(hugging: Callable[[str], InferenceClien
     found = hugging("classify").image_classification(JPEG)
     assert [(one.label, one.score) for one in found] == [(one["label"], one["score"]) for one in ours]
     assert len(hugging("classify").image_classification(JPEG, top_k=2, function_to_apply="softmax")) == 2
-    with pytest.raises(HfHubHTTPError, match="400"):
+    with pytest.raises(HfHubHTTPError, match="Bad request"):
         hugging("classify").image_classification(JPEG, function_to_apply="sigmoid")
 
 

@@ -5,7 +5,6 @@ The template has unsafe defaults that no variable changes:
 - the metrics page on :9101 and the statistics page on :8404 listen on all interfaces: both are removed;
 - the admin socket is world-writable: it is made private;
 - HAProxy's own 502, 503 and 504 are sent as a plain 500: they become 503 problem details with Retry-After;
-- HAProxy's own 400 is a page of HTML: it becomes problem details;
 - one line per request is logged to a syslog that does not exist: logging is removed;
 - a client may take any time to send its headers: it gets a timeout.
 """
@@ -16,8 +15,6 @@ from pathlib import Path
 HEADER_TIMEOUT_S = 30
 # A file beside the configuration with the reason why it was rejected.
 REJECTED = "haproxy-rejected.txt"
-# A file beside the error file with the response to a request that cannot be parsed.
-MALFORMED = "malformed.http"
 
 # The lines of the template that patch_config changes.
 TEMPLATE_LINES = (
@@ -32,7 +29,7 @@ TEMPLATE_LINES = (
 
 
 def patch_config(config: str, error_file: Path) -> str:
-    """Return the hardened configuration; `error_file` holds the response for 502, 503 and 504, MALFORMED that for 400.
+    """Return the hardened configuration; `error_file` holds the response for 502, 503 and 504.
 
     Raises RuntimeError if an unsafe default remains, which means that Ray's template has changed.
     """
@@ -40,10 +37,6 @@ def patch_config(config: str, error_file: Path) -> str:
     config = re.sub(r"(?m)^ *log .*\n", "", config)
     config = re.sub(r"(stats socket \S+) mode 666", r"\1 mode 600", config)
     config = re.sub(r"(?m)^( *errorfile 50[234]) .*$", rf"\1 {error_file}", config)
-    config = re.sub(r"(?m)^ *errorfile 400 .*\n", "", config)
-    config = re.sub(
-        r"(?m)^( *)errorfile 502 ", rf"\1errorfile 400 {error_file.with_name(MALFORMED)}\n\g<0>", config, count=1
-    )
     config = re.sub(
         r"(?m)^( *)timeout connect ",
         rf"\1timeout http-request {HEADER_TIMEOUT_S}s\n\1timeout connect ",
