@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from foursight.drawing import palette
-from foursight.drawing.text import TextStyle, tag_text
+from foursight.drawing.text import TextStyle, one_line
 
 if TYPE_CHECKING:
     from foursight.models.inspection.explain import Explanation
@@ -20,6 +20,8 @@ _COLUMNS = 6
 _BAR = 14
 # Opacity of the colours at the least and at the most evidence.
 _CLEAR, _DENSE = 0.3, 0.72
+# In place of a label that no font has.
+_UNREADABLE = "label"
 
 
 def draw_explanation(image: Image.Image, found: "Explanation", model: str) -> Image.Image:
@@ -36,7 +38,7 @@ def draw_explanation(image: Image.Image, found: "Explanation", model: str) -> Im
     paper = Image.new("RGB", (WIDTH, grid + rows * (cell + _SMALL.height + _GAP // 2) + _MARGIN - _GAP), _PAPER)
 
     _TITLE.write(paper, _MARGIN, _MARGIN - 8, _TITLE.shorten(_heading(found), WIDTH - 2 * _MARGIN), _INK)
-    about = f"{model}: where in the image the evidence for “{tag_text(found.label, found.class_id)}” lies"
+    about = f"{model}: where in the image the evidence for “{one_line(found.label, _UNREADABLE)}” lies"
     _TEXT.write(paper, _MARGIN, _MARGIN + _TITLE.height - 4, _TEXT.shorten(about, WIDTH - 2 * _MARGIN), _GREY)
     second = _MARGIN + column + _GAP
     for left, picture in ((_MARGIN, shown), (second, _overlay(shown, frame, found))):
@@ -65,7 +67,7 @@ def draw_explanation(image: Image.Image, found: "Explanation", model: str) -> Im
 
 def _heading(found: "Explanation") -> str:
     share = f"{100 * found.score:.1f} %" if found.score >= 0.0005 else "below 0.1 %"
-    return f"{tag_text(found.label, found.class_id)}  {share}"
+    return f"{one_line(found.label, _UNREADABLE)}  {share}"
 
 
 def _overlay(shown: Image.Image, frame: tuple[int, ...], found: "Explanation") -> Image.Image:

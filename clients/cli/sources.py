@@ -62,7 +62,8 @@ def watch(folder: Path, without: Path | None) -> Generator[list[Source], None, N
 
 def _search(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images in a folder and its subfolders, and the other files, without hidden ones."""
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             (images if path.suffix.lower() in SUFFIXES else others).append(path)
