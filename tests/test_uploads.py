@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from foursight.schema.tasks import TASKS
 from tests.conftest import ALLOWED_ORIGIN
 from tests.photos import encoded, photo
 
@@ -182,3 +183,12 @@ def test_the_hugging_face_form_names_what_is_wrong(client: httpx.Client) -> None
     ):
         assert client.post(path, **request).json()["code"] == code
     assert client.get(path).status_code == 405
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)])
+@pytest.mark.parametrize("task", TASKS)
+def test_an_image_of_any_shape_is_answered_and_drawn(client: httpx.Client, task: str, size: tuple[int, int]) -> None:
+    thin = encoded(photo("coffee").resize(size))
+    response = client.post(f"/v1/{task}", content=thin)
+    assert (response.status_code, response.json()["image"]) == (200, {"width": size[0], "height": size[1]})
+    assert client.post(f"/v1/{task}", content=thin, headers={"Accept": "image/png"}).status_code == 200
