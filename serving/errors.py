@@ -39,6 +39,7 @@ CODES = {
     "builtin_model": ErrorCode(409, "A built-in model cannot be replaced or removed."),
     "model_exists": ErrorCode(409, "A model of that name exists already."),
     "model_corrupt": ErrorCode(409, "A model's files are incomplete or damaged."),
+    "model_list_corrupt": ErrorCode(409, "The server's list of models cannot be read."),
     "model_mismatch": ErrorCode(409, "The model was made for another task or another backbone."),
     "checkpoint_mismatch": ErrorCode(409, "A training checkpoint belongs to another run."),
     "body_too_large": ErrorCode(413, "The upload is larger than the limit."),

@@ -1,6 +1,7 @@
 """Fine-tuned models on disk and in a server: refused files, shared weights, and no request lost while models change."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from foursight import models
 from foursight.clients.cli.app import main
 from foursight.models.errors import ModelError, OptionError, StoreError
 from foursight.models.finetuned import store
+from foursight.models.networks import backbone
 from foursight.models.networks.head import pool
 from foursight.models.tasks import classify
 from foursight.models.tasks.classify import Classification
@@ -334,3 +336,26 @@ def test_a_worker_killed_while_loading_comes_back_with_what_it_served(
             time.sleep(0.2)
         assert answer.json()["predictions"] == before
         assert http.delete("/v1/models/kept").status_code == 204
+
+
+@pytest.mark.parametrize("file", [store.SPEC, store.WEIGHTS])
+def test_a_file_that_is_no_regular_file_is_not_waited_for(tmp_path: Path, file: str) -> None:
+    whole = tmp_path / "birds"
+    write_model(whole, backbone.load("tiny"), seed=1)
+    (whole / file).unlink()
+    os.mkfifo(whole / file)
+    with pytest.raises(StoreError, match="not a regular file") as caught:
+        store.read_weights("birds", whole, store.read_spec("birds", whole))
+    assert caught.value.code == "model_corrupt"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": {"task": "classify"}}', b"\xff"])
+def test_a_damaged_list_keeps_what_is_loaded(tmp_path: Path, task: Classification, content: bytes) -> None:
+    settings = Settings(models_dir=tmp_path)
+    loader = ModelLoader("classify", task, settings)
+    assert loader.sync() == {}
+    served_models.path(settings).write_bytes(content)
+    assert loader.sync() == {}
+    with pytest.raises(StoreError) as caught:
+        served_models.read(settings)
+    assert caught.value.code == "model_list_corrupt"

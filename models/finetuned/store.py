@@ -4,12 +4,14 @@ model.json is the root of trust: it describes the tensors and contains the SHA-2
 folder is ever run: tensors are read by safetensors, never unpickled. torch is imported only to read tensors.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +84,7 @@ def names(folder: Path) -> list[str]:
 def read_spec(name: str, folder: Path) -> ModelSpec:
     """Read model.json from a model's folder. Raises StoreError (unknown_model, model_corrupt)."""
     try:
-        text = (folder / SPEC).read_bytes()
+        text = _read_file(folder / SPEC)
     except FileNotFoundError:
         raise StoreError(
             "unknown_model", f"There is no model {name!r}.", f"A model is a folder that contains {SPEC} and {WEIGHTS}."
@@ -97,10 +99,17 @@ def read_spec(name: str, folder: Path) -> ModelSpec:
         raise _corrupt(name, f"{SPEC} is not valid: {where + ': ' if where else ''}{first['msg']}") from None
 
 
+def _read_file(path: Path) -> bytes:
+    """Read a regular file. Raises OSError; a FIFO or a device could block for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
+
+
 def read_weights(name: str, folder: Path, spec: ModelSpec) -> bytes:
     """Read the file of a model's tensors and check its SHA-256. Raises StoreError (model_corrupt)."""
     try:
-        data = (folder / WEIGHTS).read_bytes()
+        data = _read_file(folder / WEIGHTS)
     except OSError as error:
         raise _corrupt(name, f"{WEIGHTS} cannot be read ({error.strerror})") from None
     if hashlib.sha256(data).hexdigest() != spec.sha256:

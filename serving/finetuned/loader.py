@@ -28,15 +28,20 @@ class ModelLoader:
     def sync(self) -> dict[str, tuple[str, str, str]]:
         """Load and remove models until they match the list; return the rejected ones as {name: (code, detail, hint)}.
 
-        If a new version is rejected, the old one keeps serving.
+        If a new version is rejected, the old one keeps serving. If the list cannot be read, nothing changes.
         """
         with self._lock:
-            listed = served_models.read(self._settings)
+            try:
+                listed = served_models.read(self._settings)
+            except StoreError as unreadable:
+                # A worker outlives the list: what is loaded keeps serving.
+                logger.warning("%s", unreadable)
+                return {}
             wanted = {name: entry for name, entry in listed.items() if entry.task == self._task_name}
             for name in self._entries.keys() - wanted.keys():
                 self._host().remove(name)
                 del self._entries[name]
-            rejected = {}
+            rejected: dict[str, tuple[Entry, ModelError]] = {}
             for name, entry in wanted.items():
                 if self._entries.get(name) == entry:
                     continue

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
 from foursight.serving.settings import Settings
@@ -26,18 +28,27 @@ class Entry:
     version: str
 
 
+_ENTRIES = TypeAdapter(dict[str, Entry])
+
+
 def path(settings: Settings) -> Path:
     """Return the path of the list. Its name contains the port, because two servers may share a models folder."""
     return settings.models_dir / f".served-{settings.port}.json"
 
 
 def read(settings: Settings) -> dict[str, Entry]:
-    """Return the entries by model name; empty if the file does not exist."""
+    """Return the entries by model name; empty if the file does not exist. Raises StoreError (model_list_corrupt)."""
+    file = path(settings)
     try:
-        rows = json.loads(path(settings).read_bytes())
+        return _ENTRIES.validate_json(file.read_bytes())
     except FileNotFoundError:
         return {}
-    return {name: Entry(**row) for name, row in rows.items()}
+    except (OSError, ValidationError):
+        raise StoreError(
+            "model_list_corrupt",
+            f"The list of served models, {file.name}, cannot be read.",
+            "The models that were loaded are still served. Restart the server, which writes the list again.",
+        ) from None
 
 
 def write(settings: Settings, entries: dict[str, Entry]) -> None:
