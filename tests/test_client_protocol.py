@@ -131,13 +131,16 @@ def test_the_request_id_of_the_response_is_reported(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", twins.KINDS)
 def test_a_server_that_does_not_respond_times_out_and_is_not_retried(kind: str, pauses: list[float]) -> None:
+    given_up = threading.Event()
+
     def slow(_: Asked) -> Reply:
-        threading.Event().wait(1)
+        given_up.wait(60)
         return GOOD
 
-    with Scripted(slow) as server, twins.make(kind, server.url, timeout=0.2) as asking:
+    with Scripted(slow) as server, twins.make(kind, server.url, timeout=1) as asking:
         with pytest.raises(TimedOut):
             asking.classify(PHOTO)
+        given_up.set()
         assert len(server.asked) == 1
 
 

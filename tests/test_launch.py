@@ -20,7 +20,7 @@ from tests.conftest import free_port, gone
 
 # The minimum for a deployment: Ray with one GPU, and Serve without HTTP.
 DEPLOY = """
-import logging, os, sys
+import logging, os, signal
 import ray
 from ray import serve
 from foursight.serving.deploy import DeployError, deploy, time_limit
@@ -46,19 +46,33 @@ def target(name, cls, gpus=0):
     )
     return serve.RunTarget(deployment.bind(), name=name, route_prefix=f"/{name}")
 
-def attempt(limit, *targets):
+def attempt(*targets):
     try:
-        with time_limit(limit):
+        with time_limit(300):
             deploy(targets)
     except DeployError as error:
         print("attempt:", error)
     else:
         print("attempt: running")
 
-attempt(100, target("ready", Ready), target("whole", Ready, gpus=1))
-attempt(300, target("ready", Ready), target("broken", Broken))
-attempt(300, target("ready", Ready), target("killed", Killed))
-attempt(15, target("ready", Ready), target("greedy", Ready, gpus=2))
+attempt(target("ready", Ready), target("whole", Ready, gpus=1))
+attempt(target("broken", Broken))
+attempt(target("killed", Killed))
+
+status, waits = serve.status, False
+
+def expiring():
+    # The time limit expires once Serve has reported what `greedy` waits for and that `ready` runs.
+    global waits
+    if waits:
+        signal.raise_signal(signal.SIGALRM)
+    found = status()
+    messages = [one.message for one in found.applications["greedy"].deployments.values()]
+    waits = found.applications["ready"].status == "RUNNING" and any("GPU" in message for message in messages)
+    return found
+
+serve.status = expiring
+attempt(target("ready", Ready), target("greedy", Ready, gpus=2))
 serve.shutdown()
 ray.shutdown()
 """
