@@ -3,6 +3,7 @@
 The list of tasks is in schema/tasks.py.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -51,8 +52,11 @@ class Task(Protocol):
 class SupportsFineTuned(Protocol):
     """A task that also serves fine-tuned models, which requests choose by the option `model`."""
 
-    def install(self, name: str, folder: Path) -> None:
-        """Add or replace a model, read from its folder. Raises StoreError, and then changes nothing."""
+    def install(self, name: str, folder: Path) -> Callable[[], None]:
+        """Add or replace a model, read from its folder. Returns a function that undoes it.
+
+        Raises StoreError, and then changes nothing.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered."""

@@ -10,7 +10,7 @@ copying; messages between processes carry only a reference. Each worker admits o
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -33,7 +33,6 @@ from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
 from foursight.serving.decoding import ImagePool
 from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
-from foursight.serving.finetuned import served_models
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
 from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
@@ -51,10 +50,17 @@ CHECK_INTERVAL_S = 2.0
 
 
 class Analyzer:
-    """Answers POST /v1/analyze."""
+    """Answers POST /v1/analyze. `task_of` returns the task of a fine-tuned model."""
 
-    def __init__(self, settings: Settings, metrics: RequestMetrics, handles: TaskHandles) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: RequestMetrics,
+        handles: TaskHandles,
+        task_of: Callable[[str], str | None],
+    ) -> None:
         self._settings = settings
+        self._task_of = task_of
         self._metrics = metrics
         self._admission = AdmissionControl("analyze", settings.max_queue + settings.max_batch, metrics)
         self._pool = ImagePool(settings.decode_timeout_s)
@@ -166,10 +172,6 @@ class Analyzer:
     def _decode(self, content: bytes, guard: Guard) -> tuple[ObjectRef, tuple[int, int]]:
         image = images.decode(content, self._settings.max_image_pixels, guard)
         return ray.put(np.asarray(image)), image.size
-
-    def _task_of(self, name: str) -> str | None:
-        entry = served_models.read(self._settings).get(name)
-        return entry.task if entry else None
 
 
 def _regions(part: Answer | ApiError, size: tuple[int, int]) -> list[Region | None]:

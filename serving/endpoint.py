@@ -24,7 +24,7 @@ from foursight.serving.batching import Batcher, BatcherFailed
 from foursight.serving.cached_pipeline import CachedAnswer, CachedPipeline
 from foursight.serving.decoding import ImagePool
 from foursight.serving.encoding import Format, to_json
-from foursight.serving.errors import ApiError, as_api_error, unavailable
+from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.settings import Settings
@@ -176,12 +176,7 @@ class Endpoint:
 
 def _require_post(http: requests.Request) -> None:
     if http.method != "POST":
-        raise ApiError(
-            "method_not_allowed",
-            f"{http.url.path} does not support {http.method}.",
-            "Use POST with an image as the body.",
-            {"Allow": "POST"},
-        )
+        raise method_not_allowed(http.method, http.url.path, "POST")
 
 
 def _cut(pixels: Pixels, regions: Sequence[Region] | None) -> list[PixelImage]:

@@ -108,6 +108,11 @@ def unavailable(task: str) -> ApiError:
     )
 
 
+def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    """Return the error for a method that a path does not support; `allowed` lists those that it does."""
+    return ApiError("method_not_allowed", f"{path} does not support {method}.", f"Use {allowed}.", {"Allow": allowed})
+
+
 def problem(code: str, detail: str, hint: str) -> Problem:
     """Return the problem details of an error."""
     status = CODES[code].status

@@ -20,7 +20,7 @@ from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
 from foursight.serving import metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
-from foursight.serving.errors import ApiError, as_api_error
+from foursight.serving.errors import ApiError, as_api_error, method_not_allowed
 from foursight.serving.finetuned.manager import ModelManager, unknown_model
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.query import parse_options
@@ -41,8 +41,8 @@ class Gateway:
         self._origins = settings.allowed_origins
         self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
         self._handles = TaskHandles()
-        self._analyzer = Analyzer(settings, self._metrics, self._handles)
         self._manager = ModelManager(settings, self._handles)
+        self._analyzer = Analyzer(settings, self._metrics, self._handles, self._manager.task_of)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application. Serve calls this method."""
@@ -162,9 +162,8 @@ class Gateway:
 async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if status == 405:
-        detail = f"{request.method} is not allowed on {request.url.path}."
         allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
-        return responses.error_response(ApiError("method_not_allowed", detail, f"Use {allowed}.", {"Allow": allowed}))
+        return responses.error_response(method_not_allowed(request.method, request.url.path, allowed))
     missing = ApiError("not_found", f"The path {request.url.path} does not exist.", "GET /docs lists all paths.")
     return responses.error_response(missing)
 

@@ -86,6 +86,10 @@ class Worker:
         # In a thread, so that requests are answered meanwhile.
         return await asyncio.to_thread(self._loader.sync)
 
+    async def settle_models(self) -> None:
+        """Keep the models that were loaded; see ModelLoader.settle."""
+        await asyncio.to_thread(self._loader.settle)
+
     async def answer(
         self, image: list[ObjectRef], options: Options, regions: list[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:

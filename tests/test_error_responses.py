@@ -83,6 +83,14 @@ def test_errors_name_the_first_bytes_the_closest_class_and_the_field(client: htt
     assert "gzip" in compressed.json()["detail"]
 
 
+def test_a_method_that_a_path_lacks_is_refused_in_the_same_words_everywhere(client: httpx.Client) -> None:
+    for method, path, allowed in (("GET", "/v1/detect", "POST"), ("GET", "/v1/analyze", "POST")):
+        refused = client.request(method, path)
+        assert refused.headers["allow"] == allowed
+        assert refused.json()["detail"] == f"{path} does not support {method}."
+        assert refused.json()["hint"] == f"Use {allowed}."
+
+
 def test_a_body_without_length_is_cut_off_at_the_limit(server: str) -> None:
     connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=60)
     chunks = (bytes(2**20) for _ in range(64))

@@ -204,6 +204,29 @@ def test_a_worker_that_starts_later_serves_the_listed_models(hosting: tuple[Clas
     assert ModelLoader("detect", object(), settings).sync() == {}
 
 
+def test_workers_return_to_the_same_version_if_one_of_them_rejects_the_next(
+    hosting: tuple[Classification, Path],
+) -> None:
+    task, folder = hosting
+    settings = Settings(models_dir=folder, port=1)
+    served_models.write(settings, {"plain": served_models.inspect(settings, "plain")})
+    tasks = [task, classify.load("tiny", "cpu")]
+    workers = [ModelLoader("classify", one, settings) for one in tasks]
+    assert [worker.sync() for worker in workers] == [{}, {}]
+    before, scores = served_models.read(settings), ask(task, "plain").scores
+    # The folder has a new version, which is damaged after the first worker has loaded it.
+    shutil.rmtree(folder / "plain")
+    write_model(folder / "plain", task.base, seed=5)
+    served_models.write(settings, {"plain": served_models.inspect(settings, "plain")})
+    assert workers[0].sync() == {}
+    assert (ask(task, "plain").scores != scores).any()
+    (folder / "plain" / store.WEIGHTS).write_bytes(b"short")
+    assert workers[1].sync().keys() == {"plain"}
+    served_models.write(settings, before)
+    assert [worker.sync() for worker in workers] == [{}, {}]
+    assert all((ask(one, "plain").scores == scores).all() for one in tasks)
+
+
 @pytest.mark.parametrize("name", ["../plain", ".plain", "a/b", "", "x" * 65, "detect", "a\n"])
 def test_a_name_is_never_a_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="Invalid model name"):

@@ -110,8 +110,8 @@ class Classification:
     features: engine.Engine
     options: type[ClassifyOptions] = ClassifyOptions
 
-    def install(self, name: str, folder: Path) -> None:
-        """Add or replace a fine-tuned model, read from its folder.
+    def install(self, name: str, folder: Path) -> Callable[[], None]:
+        """Add or replace a fine-tuned model, read from its folder. Returns a function that undoes it.
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
@@ -127,7 +127,7 @@ class Classification:
             dtype="float32" if model.stages else self.card.dtype,
             **devices.count_parameters(model),
         )
-        self._variants.add(Classifier(card, model.head, model))
+        return self._variants.add(Classifier(card, model.head, model))
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""

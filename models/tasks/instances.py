@@ -5,7 +5,7 @@ models share the built-in network's backbone and proposals, so a batch may mix m
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +44,8 @@ class Rcnn:
         """Card of the built-in model."""
         return self.published.card
 
-    def install(self, name: str, folder: Path) -> None:
-        """Add or replace a fine-tuned model, read from its folder.
+    def install(self, name: str, folder: Path) -> Callable[[], None]:
+        """Add or replace a fine-tuned model, read from its folder. Returns a function that undoes it.
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
@@ -55,7 +55,7 @@ class Rcnn:
         card = replace(self.card, name=name, labels=spec.labels, **devices.count_parameters(heads))
         finetuned_detector.share(heads, self.network.roi_heads)
         class_ids, names = (0, *range(len(card.labels))), ("background", *card.labels)
-        self._variants.add(Detector(card, heads, class_ids, names))
+        return self._variants.add(Detector(card, heads, class_ids, names))
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""

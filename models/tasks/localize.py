@@ -174,8 +174,8 @@ class Localization:
         """Shorter side in pixels that a reduced image keeps."""
         return max(2 * localizer.INPUT_SIZE, self.main_object.short_side if self.main_object else 0)
 
-    def install(self, name: str, folder: Path) -> None:
-        """Add or replace a fine-tuned model, read from its folder.
+    def install(self, name: str, folder: Path) -> Callable[[], None]:
+        """Add or replace a fine-tuned model, read from its folder. Returns a function that undoes it.
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
@@ -186,7 +186,7 @@ class Localization:
             bytes=sum(value.numel() * value.element_size() for value in tensors.values()),
         )
         card = replace(self.card, name=name, labels=spec.labels, input_size=SQUARE, dtype=self.run.dtype, **weight)
-        self._variants.add(Model(card, model))
+        return self._variants.add(Model(card, model))
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""

@@ -1,6 +1,6 @@
 """The models of one task: the built-in one, and the fine-tuned ones over the same network, by name."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -52,9 +52,19 @@ class Variants(Generic[V]):
         self._finetuned: dict[str, tuple[int, V]] = {}
         self._revisions = count(1)
 
-    def add(self, variant: V) -> None:
-        """Add or replace a model."""
-        self._finetuned[variant.card.name] = next(self._revisions), variant
+    def add(self, variant: V) -> Callable[[], None]:
+        """Add or replace a model. Returns a function that undoes it."""
+        name = variant.card.name
+        before = self._finetuned.get(name)
+        self._finetuned[name] = next(self._revisions), variant
+
+        def undo() -> None:
+            if before is None:
+                self.remove(name)
+            else:
+                self._finetuned[name] = before
+
+        return undo
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from foursight.models.catalogue import SupportsFineTuned, Task
@@ -23,6 +24,8 @@ class ModelLoader:
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._rejected: dict[str, tuple[Entry, ModelError]] = {}
+        # What each new version replaced, and how to return to it: by then, the files may be those of the new version.
+        self._replaced: dict[str, tuple[Entry, Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
     def sync(self) -> dict[str, tuple[str, str, str]]:
@@ -43,7 +46,7 @@ class ModelLoader:
                 del self._entries[name]
             rejected: dict[str, tuple[Entry, ModelError]] = {}
             for name, entry in wanted.items():
-                if self._entries.get(name) == entry:
+                if self._entries.get(name) == entry or self._returned(name, entry):
                     continue
                 before = self._rejected.get(name)
                 error = before[1] if before and before[0] == entry else self._install(name, entry)
@@ -51,6 +54,11 @@ class ModelLoader:
                     rejected[name] = (entry, error)
             self._rejected = rejected
             return {name: (error.code, error.detail, error.hint) for name, (_, error) in rejected.items()}
+
+    def settle(self) -> None:
+        """Forget the versions that were replaced: the list will not return to them."""
+        with self._lock:
+            self._replaced.clear()
 
     def cards(self) -> list[Card]:
         """Return the cards of the models that are served."""
@@ -62,12 +70,23 @@ class ModelLoader:
 
     def _install(self, name: str, entry: Entry) -> ModelError | None:
         try:
-            self._host().install(name, Path(entry.folder))
+            undo = self._host().install(name, Path(entry.folder))
         except ModelError as error:
             logger.warning("%s", error)
             return error
+        if name in self._entries:
+            self._replaced[name] = self._entries[name], undo
         self._entries[name] = entry
         return None
+
+    def _returned(self, name: str, entry: Entry) -> bool:
+        """Return to the version that was replaced, if that is what the list names again."""
+        replaced, undo = self._replaced.pop(name, (None, None))
+        if undo is None or replaced != entry:
+            return False
+        undo()
+        self._entries[name] = entry
+        return True
 
     def _host(self) -> SupportsFineTuned:
         if not isinstance(self._task, SupportsFineTuned):

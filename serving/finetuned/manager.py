@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from foursight.schema import ModelCard
 from foursight.serving.errors import ApiError
 from foursight.serving.finetuned import served_models
+from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
 
@@ -22,7 +23,14 @@ class ModelManager:
     def __init__(self, settings: Settings, handles: TaskHandles) -> None:
         self._settings = settings
         self._handles = handles
+        # The list as it is in the file, so that no request waits for a disk.
+        self._entries = served_models.read(settings)
         self._lock = asyncio.Lock()
+
+    def task_of(self, name: str) -> str | None:
+        """Return the task of a fine-tuned model that is served."""
+        entry = self._entries.get(name)
+        return entry.task if entry else None
 
     async def load(self, name: str, builtin: Sequence[str]) -> None:
         """Serve a model, read again from its folder; if a worker rejects it, everything stays as it was.
@@ -38,28 +46,32 @@ class ModelManager:
                 raise ApiError(
                     "model_mismatch", f"The model {name!r} is for the task {entry.task}.", f"Tasks here: {served}."
                 )
-            before = served_models.read(self._settings)
-            served_models.write(self._settings, before | {name: entry})
+            before = self._entries
+            await self._write(before | {name: entry})
             results = await self._sync(entry.task)
             rejections = [rejected[name] for rejected in results if name in rejected]
             if rejections or not results:
-                served_models.write(self._settings, before)
+                await self._write(before)
                 await self._sync(entry.task)
             if rejections:
                 raise ApiError(*rejections[0])
             if not results:
                 raise ApiError("unavailable", f"No worker of {entry.task} answers.", "Try again in a few seconds.")
+            await self._handles.broadcast(entry.task, "settle_models")
 
     async def unload(self, name: str, cards: Sequence[ModelCard]) -> None:
         """Stop serving a model; its folder stays. Raises ApiError (builtin_model, unknown_model)."""
         _require_fine_tuned(name, [card.name for card in cards if not card.finetuned])
         async with self._lock:
-            before = served_models.read(self._settings)
+            before = self._entries
             if name not in before:
                 raise unknown_model(name, cards)
-            remaining = {other: entry for other, entry in before.items() if other != name}
-            served_models.write(self._settings, remaining)
+            await self._write({other: entry for other, entry in before.items() if other != name})
             await self._sync(before[name].task)
+
+    async def _write(self, entries: dict[str, Entry]) -> None:
+        await asyncio.to_thread(served_models.write, self._settings, entries)
+        self._entries = entries
 
     async def _sync(self, task: str) -> list[dict[str, tuple[str, str, str]]]:
         return await self._handles.broadcast(task, "sync_models", timeout_s=LOAD_TIMEOUT_S)
