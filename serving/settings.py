@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for all interfaces.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on, 1 to 65535.")
-    profile: Profile = Field("tiny", description="Weights: tiny (bundled) or standard (torchvision's, downloaded).")
+    profile: Profile = Field("tiny", description="Weights: tiny (built in) or standard (torchvision's, downloaded).")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
         tuple(TASKS), description=f"Tasks to serve, comma-separated: {', '.join(TASKS)}."
     )
@@ -62,7 +62,10 @@ class Settings(BaseSettings):
     replicas: int = Field(1, ge=1, le=64, description="Worker processes per task, 1 to 64.")
     max_batch: int = Field(8, ge=1, le=256, description="Largest number of images in one batch, 1 to 256.")
     max_queue: int = Field(
-        64, ge=1, le=10_000, description="Images that may wait per worker, 1 to 10000; above that it answers 503."
+        64,
+        ge=1,
+        le=10_000,
+        description="Images that may wait per worker, 1 to 10000; beyond it, or for a wait over 60 s, it answers 503.",
     )
     max_upload_bytes: int = Field(
         32 * 2**20, ge=1024, le=2**30, description="Largest upload in bytes, 1024 to 1073741824."

@@ -238,6 +238,24 @@ def test_the_code_for_one_task_and_for_several_runs(
         assert f"label='{part['predictions'][0]['label']}'" in told
 
 
+@pytest.mark.parametrize(
+    ("tasks", "asked"),
+    [
+        (("detect", "segment"), ["/v1/analyze?tasks=detect,segment&score_threshold=0.7"]),
+        # The slider is not for labels, so these need a request of their own.
+        (("classify", "detect"), ["/v1/classify", "/v1/detect?score_threshold=0.7"]),
+    ],
+)
+def test_the_code_for_several_tasks_has_the_sliders_threshold(
+    server: str, page: Page, tasks: tuple[str, ...], asked: list[str]
+) -> None:
+    choose(page, *tasks)
+    drop(page, PHOTO, "photo.jpg", "image/jpeg")
+    page.get_by_role("slider", name="Score").fill("70")
+    lines = page.locator("#code-text").inner_text().splitlines()
+    assert [line.rpartition(" ")[2].strip("'").removeprefix(server) for line in lines] == asked
+
+
 def test_errors_are_shown_in_words(server: str, page: Page) -> None:
     choose(page, "classify", "detect")
     drop(page, b"shopping: milk, bread", "notes.txt", "text/plain")

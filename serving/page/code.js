@@ -9,7 +9,7 @@ const METHODS = ["classify", "localize", "detect", "segment"];
 
 /**
  * Return a command for a shell. `photo` is `{name, sample}`; `chosen` has, for each task, `{task, model}`. Several
- * tasks share one upload, unless two of them use fine-tuned models.
+ * tasks share one upload, unless two of them use fine-tuned models or the threshold is not for all of them.
  */
 export function curl(photo, chosen, threshold) {
   const upload = photo.sample
@@ -36,14 +36,23 @@ export function python(photo, chosen, threshold) {
 
 function requests(chosen, threshold) {
   const models = chosen.filter(({ model }) => model);
-  if (chosen.length > 1 && models.length < 2) {
-    const tasks = chosen.map(({ task }) => task.name);
-    return [{ path: "analyze", options: { tasks, ...modelOf(models[0]) } }];
+  const tasks = chosen.map(({ task }) => task);
+  const score = sharedScore(tasks, threshold);
+  if (chosen.length > 1 && models.length < 2 && score) {
+    return [{ path: "analyze", options: { tasks: tasks.map(({ name }) => name), ...score, ...modelOf(models[0]) } }];
   }
   return chosen.map(({ task, model }) => {
-    const score = isCounted(task) && task.options.score_threshold ? { score_threshold: threshold } : {};
-    return { path: task.name, options: { ...score, ...modelOf({ model }) } };
+    const own = isCounted(task) && task.options.score_threshold ? { score_threshold: threshold } : {};
+    return { path: task.name, options: { ...own, ...modelOf({ model }) } };
   });
+}
+
+/** Return the option for the slider's threshold in one request for all tasks; null if it would change other tasks. */
+function sharedScore(tasks, threshold) {
+  const scored = tasks.filter(({ options }) => options.score_threshold);
+  const counted = scored.filter(isCounted);
+  if (counted.every(({ options }) => options.score_threshold.default === threshold)) return {};
+  return counted.length === scored.length ? { score_threshold: threshold } : null;
 }
 
 function modelOf(choice) {
