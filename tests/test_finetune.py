@@ -238,6 +238,60 @@ def test_folders_train_and_val_are_the_split(tmp_path: Path) -> None:
     assert "train/ and val/" in found.split
 
 
+@pytest.mark.parametrize(
+    ("training", "held_out"),
+    [
+        ("train", "test"),
+        ("Train", "TEST"),
+        ("training_set", "test_set"),
+        ("training", "valid"),
+        ("in/train", "in/test"),
+    ],
+)
+def test_split_folders_are_never_classes(training: str, held_out: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    folders(root / training, each=3)
+    folders(root / held_out, each=2)
+    for leftover in ("__MACOSX/train", ".ipynb_checkpoints"):
+        folders(root / leftover, each=1)
+    folders(root / training / KINDS[0] / ".ipynb_checkpoints", each=1)
+    found = classification_data.read(root, 0)
+    assert found.labels == tuple(sorted(KINDS))
+    assert {sample.path.parent.parent for sample in found.training} == {root / training}
+    assert {sample.path.parent.parent for sample in found.validation} == {root / held_out}
+    assert (len(found.training), len(found.validation)) == (9, 6)
+
+
+def test_test_is_not_read_beside_train_and_val(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        folders(tmp_path / name, each=2)
+    found = classification_data.read(tmp_path, 0)
+    assert {sample.path.parent.parent.name for sample in found.validation} == {"val"}
+    assert "left out: test/, beside the split" in found.notes
+
+
+def test_folders_that_could_be_the_same_side_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "valid"):
+        folders(tmp_path / name, each=2)
+    with pytest.raises(DataError, match="val/ and valid/"):
+        classification_data.read(tmp_path, 0)
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("val", "test"), ("JPEGImages", "Annotations")])
+def test_parts_of_a_data_set_are_not_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        folders(tmp_path / name, each=2)
+    with pytest.raises(DataError) as refused:
+        classification_data.read(tmp_path, 0)
+    assert {line.split("/")[0] for line in refused.value.problems} == set(names)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    folders(tmp_path, each=3)
+    (tmp_path / KINDS[0]).rename(tmp_path / "train")
+    assert "train" in classification_data.read(tmp_path, 0).labels
+
+
 def test_all_problems_of_folders_are_reported_at_once(tmp_path: Path) -> None:
     root = folders(tmp_path / "data", each=3)
     (root / "empty").mkdir()

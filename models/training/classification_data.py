@@ -10,16 +10,16 @@ from PIL import Image
 
 from foursight.models.errors import DataError, ImageError
 from foursight.models.image import decode
-from foursight.models.training import coco_file
+from foursight.models.training import coco_file, layout
 from foursight.models.training.coco_file import CocoFile
 from foursight.models.training.datasets import (
     VALIDATION_PART,
     bad_data,
     digest_of,
-    split_folders,
     unreadable_line,
     validation_split,
 )
+from foursight.models.training.layout import Splits
 from foursight.schema.image_files import SUFFIXES
 
 # An object is cut out with a square window, this much larger than its longer side.
@@ -82,15 +82,16 @@ class _Part:
 def read(data: Path, seed: int) -> Dataset:
     """Read a classification set: a folder per class (torchvision's ImageFolder), or a COCO file with its images.
 
-    Subfolders `train` and `val` are the split, if they exist. Otherwise a fifth of each class (of a COCO file's images)
-    is for validation, chosen by the hash of seed and content. Each object of 32 pixels or more in a COCO file is an
-    example, cut out with a square window; crowds are left out.
+    Subfolders `train` and `val` (or `test`) are the split, if they exist. Otherwise a fifth of each class (of a COCO
+    file's images) is for validation, chosen by the hash of seed and content. Each object of 32 pixels or more in a COCO
+    file is an example, cut out with a square window; crowds are left out.
 
     Raises DataError (no_data; bad_data with all problems).
     """
-    folders = split_folders(data)
-    if folders is not None:
-        return _read_split(*folders)
+    data = layout.unwrap(data)
+    splits = layout.splits(data)
+    if splits is not None:
+        return _read_split(splits)
     part = _read_part(data)
     _check_classes(part)
     is_coco = coco_file.find(data) is not None
@@ -102,9 +103,10 @@ def read(data: Path, seed: int) -> Dataset:
     return _finish(part, sides, f"1 in {VALIDATION_PART} {unit}, by SHA-256 of seed {seed} and content")
 
 
-def _read_split(training: Path, validation: Path) -> Dataset:
+def _read_split(splits: Splits) -> Dataset:
+    training, validation = splits.training, splits.validation
     first, second = _read_part(training), _read_part(validation)
-    part = _Part(first.labels, first.samples)
+    part = _Part(first.labels, first.samples, notes=[*splits.note])
     for folder, side in ((training, first), (validation, second)):
         part.problems += [f"{folder.name}/{line}" for line in side.problems]
         part.notes += [f"{folder.name}/{line}" for line in side.notes]
@@ -145,13 +147,16 @@ def _read_part(folder: Path) -> _Part:
     file = coco_file.find(folder)
     if file is not None:
         return _read_objects(coco_file.read(file))
-    classes = sorted(path for path in folder.glob("*/") if not path.name.startswith(".")) if folder.is_dir() else []
+    classes = layout.subfolders(folder)
     if not classes:
         raise DataError(
             "no_data",
             f"{folder} has neither a folder per class nor a COCO file.",
             "Pass a folder that has a folder for each class, or instances.json and images/.",
         )
+    lines = layout.not_classes([path.name for path in classes])
+    if lines:
+        raise bad_data(lines)
     return _read_folders(classes)
 
 
@@ -159,7 +164,7 @@ def _read_folders(classes: Sequence[Path]) -> _Part:
     part = _Part([folder.name for folder in classes])
     others = 0
     for label, folder in enumerate(classes):
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        files = layout.files_below(folder)
         images = [path for path in files if path.suffix.lower() in SUFFIXES]
         others += len(files) - len(images)
         part.samples += [Sample(path, label, digest_of(path)) for path in images]

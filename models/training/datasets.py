@@ -1,4 +1,4 @@
-"""Shared by both kinds of data sets: the split into training and validation, file digests, and errors."""
+"""Shared by both kinds of data sets: the choice of images for validation, file digests, and errors."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,18 +6,8 @@ from pathlib import Path
 
 from foursight.models.errors import DataError
 
-TRAINING_NAMES, VALIDATION_NAMES = ("train", "training"), ("val", "valid", "validation")
 # Without a given split, 1 of VALIDATION_PART files is for validation.
 VALIDATION_PART = 5
-
-
-def split_folders(data: Path) -> tuple[Path, Path] | None:
-    """Return the folders `train` and `val` of a data set that is already split, else None."""
-    training, validation = (
-        next((data / name for name in names if (data / name).is_dir()), None)
-        for names in (TRAINING_NAMES, VALIDATION_NAMES)
-    )
-    return None if training is None or validation is None else (training, validation)
 
 
 def validation_split(digests: Iterable[str], seed: int) -> frozenset[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foursight.models.errors import DataError
 from foursight.models.image import decode
-from foursight.models.training import coco_file, datasets
+from foursight.models.training import coco_file, datasets, layout
 from foursight.models.training.coco_file import Content
 
 Split = Literal["content", "name"]
@@ -122,14 +122,15 @@ def _objects_digest(image: AnnotatedImage) -> str:
 def read(paths: Sequence[Path], seed: int, split: Split, *, masks: bool) -> DetectionDataset:
     """Read COCO files with their images as one data set; categories with the same name are one label.
 
-    A single path with subfolders `train` and `val` is split that way. Otherwise a fifth of the images is for
-    validation: by the hash of seed and content, so that copies stay together, or (`name`) of "folder/file_name". With
+    A single path with subfolders `train` and `val` (or `test`) is split that way. Otherwise a fifth is for validation:
+    by the hash of seed and content, so that copies stay together, or (`name`) of "folder/file_name". With
     `masks` every object needs a segmentation; without, an object that has none gets its box as mask.
 
     Raises DataError (no_data; bad_data with all problems).
     """
-    folders = datasets.split_folders(paths[0]) if len(paths) == 1 else None
-    parts = _Parts()
+    splits = layout.splits(layout.unwrap(paths[0])) if len(paths) == 1 else None
+    folders = (splits.training, splits.validation) if splits else None
+    parts = _Parts(notes=[*splits.note] if splits else [])
     sides: tuple[list[AnnotatedImage], list[AnnotatedImage]] = ([], [])
     for side, path in enumerate(folders or paths):
         before = len(parts.images)

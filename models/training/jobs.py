@@ -60,7 +60,8 @@ def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, 
     base = backbone.load(profile)
     return Job(
         (
-            f"{len(examples.labels)} classes: {len(examples.training)} training examples, "
+            f"{len(examples.labels)} classes ({', '.join(examples.labels)}): "
+            f"{len(examples.training)} training examples, "
             f"{len(examples.validation)} validation examples (split: {examples.split}).",
             *(f"note: {note}" for note in examples.notes),
         ),
@@ -77,8 +78,8 @@ def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Jo
     found = localizer.keep_largest(detection_data.read(data, options.seed, options.split, masks=False))
     return Job(
         (
-            f"{len(found.labels)} labels: {len(found.training)} training images, {len(found.validation)} validation "
-            f"images, each with its largest object (split: {found.split}).",
+            f"{len(found.labels)} labels ({', '.join(found.labels)}): {len(found.training)} training images, "
+            f"{len(found.validation)} validation images, each with its largest object (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
         lambda on_progress, work: localizer.finetune(found, options, devices.resolve(device), on_progress, work),
@@ -100,7 +101,8 @@ def _detect(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any],
     training, validation = (sum(found.count(images)) for images in (found.training, found.validation))
     return Job(
         (
-            f"{len(found.labels)} labels: {len(found.training)} training images ({training} objects), "
+            f"{len(found.labels)} labels ({', '.join(found.labels)}): "
+            f"{len(found.training)} training images ({training} objects), "
             f"{len(found.validation)} validation images ({validation} objects) (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
