@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,10 +254,10 @@ def test_all_problems_of_a_data_set_are_reported_at_once(tmp_path: Path) -> None
         "annotation 1: the box [300, 10, 90, 90] is outside 1.png (320 x 200)",
         "annotation 2: unknown category 12",
     ]
-    empty = pasted(tmp_path / "empty", 4, categories=[{"id": n, "name": str(n)} for n in (10, 11, 12)])
-    with pytest.raises(DataError) as refused:
-        detection_data.read([empty], 0, "content", masks=False)
-    assert refused.value.problems == ("class '12' is empty",)
+    unused = pasted(tmp_path / "unused", 4, categories=[{"id": n, "name": str(n)} for n in (10, 11, 12)])
+    found = detection_data.read([unused], 0, "content", masks=False)
+    assert found.labels == ("10", "11")
+    assert "left out: no annotation has the category 12" in found.notes
     with pytest.raises(DataError, match="has no COCO file"):
         detection_data.read([tmp_path], 0, "content", masks=False)
 
@@ -282,6 +283,37 @@ def test_a_segmenter_needs_segmentations_and_a_detector_does_not(tmp_path: Path)
     assert "annotation 1: the segmentation is neither polygons nor RLE" in first
     assert "annotation 2: the mask is 9 x 9, 1.png is 320 x 200" in second
     assert "annotation 4: no segmentation" in third
+    # Boxes need no outlines.
+    assert len(detection_data.read([root], 0, "content", masks=False).training) == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "prefix"),
+    [
+        ("result.json", "images", "images/"),  # Label Studio
+        ("annotations/instances_default.json", "images", ""),  # CVAT
+        ("_annotations.coco.json", ".", ""),  # Roboflow
+        ("labels.json", "data", ""),  # FiftyOne
+        ("set/annotations/instances_default.json", "set/images", ""),  # an archive's own folder around it
+    ],
+)
+def test_the_layouts_of_tools_give_the_same_examples(file: str, images: str, prefix: str, tmp_path: Path) -> None:
+    plain = pasted(tmp_path / "plain", 4)
+    listing = json.loads((plain / "instances.json").read_text())
+    expected = detection_data.read([plain], 0, "content", masks=True)
+    for image in listing["images"]:
+        image["file_name"] = prefix + image["file_name"]
+    for row in listing["annotations"]:
+        row["iscrowd"] = None
+    listing["categories"].insert(0, {"id": 0, "name": "root"})
+    root = tmp_path / "exported"
+    (root / file).parent.mkdir(parents=True)
+    shutil.copytree(plain / "images", root / images, dirs_exist_ok=True)
+    (root / file).write_text(json.dumps(listing))
+    found = detection_data.read([root], 0, "content", masks=True)
+    assert found.labels == expected.labels
+    for side, other in ((found.training, expected.training), (found.validation, expected.validation)):
+        assert [(one.digest, one.objects) for one in side] == [(one.digest, one.objects) for one in other]
 
 
 def test_unreadable_images_are_reported_after_the_pass(tmp_path: Path) -> None:

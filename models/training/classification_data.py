@@ -183,7 +183,9 @@ def _read_folders(classes: Sequence[Path]) -> _Part:
 
 def _read_objects(file: CocoFile) -> _Part:
     content = file.content
-    part = _Part([category.name for category in content.categories], problems=list(file.problems))
+    part = _Part(
+        [category.name for category in content.categories], problems=list(file.problems), notes=list(file.notes)
+    )
     if part.problems:
         return part
     indices = {category.id: index for index, category in enumerate(content.categories)}

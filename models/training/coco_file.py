@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from foursight.models.errors import ImageError
+from foursight.models.training import layout
 
 # Annotation tools often round boxes outwards.
 TOLERANCE_PX = 1.0
@@ -32,7 +33,7 @@ class Annotation(BaseModel):
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
+    iscrowd: int | None = 0
     area: float | None = None
     segmentation: Any = None
 
@@ -54,33 +55,59 @@ class Content(BaseModel):
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The content of a COCO file, the folder of its images, and one line for each problem in it."""
+    """The content of a COCO file, the folder of its images, and one line for each problem in it.
+
+    `notes` names the categories that have no annotation; `content` is without them.
+    """
 
     content: Content
     folder: Path
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def find(folder: Path) -> Path | None:
-    """Return a folder's COCO file: `instances.json`, or its only JSON file. None if there is neither."""
+    """Return a folder's COCO file: `instances.json`, or its only JSON file; in the folder or in its `annotations/`.
+
+    None if there is neither.
+    """
     if folder.is_file():
         return folder if folder.suffix == ".json" else None
-    found = sorted(folder.glob("*.json"))
-    return next((path for path in found if path.name == "instances.json"), found[0] if len(found) == 1 else None)
+    folder = layout.unwrap(folder)
+    for place in (folder, folder / "annotations"):
+        found = sorted(path for path in place.glob("*.json") if layout.is_visible(path))
+        named = [path for path in found if path.name == "instances.json"] or found
+        if len(named) == 1:
+            return named[0]
+    return None
 
 
 def read(path: Path) -> CocoFile:
-    """Read a COCO file; its images are in `images/` beside it, or in its own folder."""
-    folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    """Read a COCO file. Its images are in `images/` or `data/` beside it, or in its own folder.
+
+    From `annotations/`, these are looked for in the folder above. The folder that has the most of the images is taken.
+    """
     empty = Content(images=[], annotations=[], categories=[])
     try:
         content = Content.model_validate(json.loads(path.read_bytes()))
     except ValidationError as error:
         lines = [f"{path.name}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        return CocoFile(empty, folder, tuple(lines))
+        return CocoFile(empty, path.parent, tuple(lines))
     except ValueError as error:
-        return CocoFile(empty, folder, (f"{path.name}: not JSON: {error}",))
-    return CocoFile(content, folder, tuple(f"{path.name}: {line}" for line in _problems(content, folder)))
+        return CocoFile(empty, path.parent, (f"{path.name}: not JSON: {error}",))
+    folder = _images_folder(path, content)
+    problems = tuple(f"{path.name}: {line}" for line in _problems(content, folder))
+    used = {annotation.category_id for annotation in content.annotations}
+    unused = [category.name for category in content.categories if category.id not in used]
+    kept = [category for category in content.categories if category.id in used]
+    notes = (f"left out: no annotation has the category {', '.join(unused)}",) if unused else ()
+    return CocoFile(content.model_copy(update={"categories": kept}), folder, problems, notes)
+
+
+def _images_folder(path: Path, content: Content) -> Path:
+    above = path.parent.parent if path.parent.name == "annotations" else path.parent
+    places = [place for place in (above / "images", above / "data", above, path.parent) if place.is_dir()]
+    return max(places, key=lambda place: sum((place / image.file_name).is_file() for image in content.images))
 
 
 def check_size(image: Image.Image, size: tuple[int, int]) -> None:

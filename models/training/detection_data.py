@@ -187,17 +187,20 @@ def _read_file(path: Path, parts: _Parts, *, masks: bool, prefix: str) -> None:
     parts.problems += [prefix + line for line in lines]
     if lines:
         return
+    parts.notes += [prefix + note for note in file.notes]
     parts.labels += [category.name for category in content.categories if category.name not in parts.labels]
     category_ids = {category.id: parts.labels.index(category.name) + 1 for category in content.categories}
     items: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {p.id: ([], []) for p in content.images}
     sizes = {image.id: (image.height, image.width) for image in content.images}
     for annotation in content.annotations:
-        segmentation = annotation.segmentation or _rectangle(annotation.bbox)
+        size = sizes[annotation.image_id]
+        has_outline = annotation.segmentation and (masks or _outline_problem(annotation.segmentation, size) is None)
+        segmentation = annotation.segmentation if has_outline else _rectangle(annotation.bbox)
         row = {
             "bbox": list(annotation.bbox),
             "category_id": category_ids[annotation.category_id],
             "area": annotation.bbox[2] * annotation.bbox[3] if annotation.area is None else annotation.area,
-            "segmentation": as_rle(segmentation, *sizes[annotation.image_id]),
+            "segmentation": as_rle(segmentation, *size),
         }
         items[annotation.image_id][bool(annotation.iscrowd)].append(row)
     crowds = sum(len(groups) for _, groups in items.values())
@@ -212,25 +215,31 @@ def _read_file(path: Path, parts: _Parts, *, masks: bool, prefix: str) -> None:
 
 
 def _mask_problems(content: Content, *, masks: bool) -> Iterable[str]:
+    """Yield a line for each object whose segmentation is missing or invalid; boxes alone need none."""
     objects = [annotation for annotation in content.annotations if not annotation.iscrowd]
-    if masks and objects and not any(annotation.segmentation for annotation in objects):
+    if not masks:
+        return
+    if objects and not any(annotation.segmentation for annotation in objects):
         yield "no object has a segmentation; the task segment needs them, detect does not"
         return
     images = {image.id: image for image in content.images}
     for annotation in content.annotations:
         image = images[annotation.image_id]
-        if not annotation.segmentation:
-            if masks and not annotation.iscrowd:
-                yield f"annotation {annotation.id}: no segmentation"
-            continue
-        try:
-            height, width = as_rle(annotation.segmentation, image.height, image.width)["size"]
-        except Exception as error:
-            yield f"annotation {annotation.id}: the segmentation is neither polygons nor RLE ({error})"
-            continue
-        if (height, width) != (image.height, image.width):
-            size = f"{image.file_name} is {image.width} x {image.height}"
-            yield f"annotation {annotation.id}: the mask is {width} x {height}, {size}"
+        if annotation.segmentation:
+            problem = _outline_problem(annotation.segmentation, (image.height, image.width))
+        else:
+            problem = None if annotation.iscrowd else "no segmentation"
+        if problem:
+            yield f"annotation {annotation.id}: {problem}, {image.file_name} is {image.width} x {image.height}"
+
+
+def _outline_problem(segmentation: Any, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with a segmentation for an image of `size` (height, width), or None."""
+    try:
+        height, width = as_rle(segmentation, *size)["size"]
+    except Exception as error:
+        return f"the segmentation is neither polygons nor RLE ({error})"
+    return None if (height, width) == size else f"the mask is {width} x {height}"
 
 
 def as_rle(segmentation: Any, height: int, width: int) -> Any:
