@@ -316,6 +316,18 @@ def test_the_layouts_of_tools_give_the_same_examples(file: str, images: str, pre
         assert [(one.digest, one.objects) for one in side] == [(one.digest, one.objects) for one in other]
 
 
+def test_the_official_layout_of_coco_is_a_split(tmp_path: Path) -> None:
+    for name, count in (("train2017", 4), ("val2017", 3)):
+        plain = pasted(tmp_path / "plain" / name, count)
+        shutil.copytree(plain / "images", tmp_path / "coco" / name)
+        (tmp_path / "coco" / "annotations").mkdir(exist_ok=True)
+        shutil.copy(plain / "instances.json", tmp_path / "coco" / "annotations" / f"instances_{name}.json")
+    found = detection_data.read([tmp_path / "coco"], 0, "content", masks=True)
+    assert (len(found.training), len(found.validation)) == (4, 3)
+    assert {image.path.parent.name for image in found.validation} == {"val2017"}
+    assert not [note for note in found.notes if "annotations" in note]
+
+
 def test_unreadable_images_are_reported_after_the_pass(tmp_path: Path) -> None:
     root = pasted(tmp_path / "cut", 4)
     for number in (1, 2):

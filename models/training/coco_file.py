@@ -69,7 +69,7 @@ class CocoFile:
 def find(folder: Path) -> Path | None:
     """Return a folder's COCO file: `instances.json`, or its only JSON file; in the folder or in its `annotations/`.
 
-    None if there is neither.
+    For a folder `train2017` also `instances_train2017.json` in `annotations/` beside it. None if there is none of them.
     """
     if folder.is_file():
         return folder if folder.suffix == ".json" else None
@@ -79,7 +79,8 @@ def find(folder: Path) -> Path | None:
         named = [path for path in found if path.name == "instances.json"] or found
         if len(named) == 1:
             return named[0]
-    return None
+    beside = folder.parent / "annotations" / f"instances_{folder.name}.json"
+    return beside if beside.is_file() else None
 
 
 def read(path: Path) -> CocoFile:
@@ -106,7 +107,8 @@ def read(path: Path) -> CocoFile:
 
 def _images_folder(path: Path, content: Content) -> Path:
     above = path.parent.parent if path.parent.name == "annotations" else path.parent
-    places = [place for place in (above / "images", above / "data", above, path.parent) if place.is_dir()]
+    part = above / path.stem.removeprefix("instances_")
+    places = [place for place in (above / "images", above / "data", part, above, path.parent) if place.is_dir()]
     return max(places, key=lambda place: sum((place / image.file_name).is_file() for image in content.images))
 
 

@@ -83,7 +83,9 @@ def splits(data: Path) -> Splits | None:
                 "bad_data", f"{data} has {names}: both could be the same side of the split.", "Keep one of them."
             )
     chosen = (training[0], validation[0])
-    return Splits(*chosen, tuple(folder.name for folder in folders if folder not in chosen))
+    return Splits(
+        *chosen, tuple(folder.name for folder in folders if folder not in chosen and folder.name != "annotations")
+    )
 
 
 def not_classes(names: list[str]) -> tuple[str, ...]:
