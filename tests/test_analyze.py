@@ -173,7 +173,8 @@ def test_a_wrong_query_is_refused(client: httpx.Client, case: str) -> None:
         (ASTRONAUT[: len(ASTRONAUT) // 2], {}, 422, "truncated_image"),
         (encoded(Image.new("1", (8000, 7000))), {}, 413, "too_many_pixels"),
         (bytes(33 * 2**20), {}, 413, "body_too_large"),
-        (b"{}", {"Content-Type": "application/json"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/xml"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/json"}, 400, "invalid_json"),
         (ASTRONAUT, {"Accept": "image/png"}, 406, "not_acceptable"),
     ],
 )

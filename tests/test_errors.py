@@ -29,7 +29,7 @@ def raised_codes() -> Iterator[str]:
         for call in (node for node in nodes if isinstance(node, ast.Call)):
             name = getattr(call.func, "id", getattr(call.func, "attr", ""))
             if name in RAISED:
-                yield from strings(call.args[:1], r"[a-z_]+")
+                yield from strings(call.args[:1], r"[a-z][a-z0-9_]*")
             elif name in makers:
                 yield from strings(call.args, r"[a-z]+(_[a-z]+)+")
 
