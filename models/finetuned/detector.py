@@ -18,7 +18,7 @@ from foursight.models import coco
 from foursight.models.finetuned import store
 from foursight.models.finetuned.store import ModelSpec
 from foursight.models.networks import stages
-from foursight.models.networks.roi_align import Pool, in_batch, roi_align_cpu
+from foursight.models.networks.roi_align import Align, Pool, in_batch, roi_align_cpu
 from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPredictor, mask_pool
 from foursight.models.networks.ssd_rcnn.network import SigmoidHeads, SsdProposals
@@ -62,20 +62,21 @@ class LabelPool(Pool):
         semantic, texture = features[SEMANTIC[0]], features[TEXTURE[0]]
         counts = torch.tensor([len(rows) for rows in proposals], device=semantic.device)
         evidence = (
-            self.average(self.semantic(semantic), boxes)
-            + self.average(self.texture(texture), boxes)
+            average(self.semantic(semantic), boxes, self.align)
+            + average(self.texture(texture), boxes, self.align)
             + self.scene(semantic).mean((2, 3)).repeat_interleave(counts, 0)
         )
         return torch.cat([rows[:, 4:] for rows in proposals]), evidence
-
-    def average(self, level: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Return the mean of a map, float [N, C, h, w], in each image's boxes [P, 4] xyxy: float [sum P, C]."""
-        return self.align(level, in_batch(boxes), 2, level.shape[3] / FINE_SIDE, 4, True).mean((2, 3))
 
     def weigh(self, semantic: Tensor, texture: Tensor, scene: Tensor) -> Tensor:
         """Map means in boxes, [P, 1280] and [P, 576], and in the image, [P, 1280], to evidence [P, K]."""
         parts = ((semantic, self.semantic), (texture, self.texture), (scene, self.scene))
         return sum((F.linear(means, conv.weight.flatten(1), conv.bias) for means, conv in parts), torch.zeros(()))
+
+
+def average(level: Tensor, boxes: list[Tensor], align: Align) -> Tensor:
+    """Return the mean of a map, float [N, C, h, w], in each image's boxes [P, 4] xyxy: float [sum P, C]."""
+    return align(level, in_batch(boxes), 2, level.shape[3] / FINE_SIDE, 4, True).mean((2, 3))
 
 
 class LabelHead(nn.Module):

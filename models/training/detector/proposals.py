@@ -17,12 +17,12 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, roi_align
 from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models import folders
 from foursight.models.errors import ImageError
-from foursight.models.finetuned.detector import SEMANTIC, TEXTURE, LabelPool
+from foursight.models.finetuned.detector import SEMANTIC, TEXTURE, average
 from foursight.models.networks.roi_align import Align, roi_align_cpu
 from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, mask_pool
@@ -94,15 +94,13 @@ def run_frozen(network: GeneralizedRCNN, image: AnnotatedImage, device: torch.de
     objects: Tensor = target["boxes"]
     boxes = torch.cat([rows[:, :4], objects])
     overlaps = box_iou(objects, rows[:, :4])
-    pool = LabelPool(1)
-    align: Align = roi_align_cpu if device.type == "cpu" else pool.align
-    pool.align = align
+    align: Align = roi_align_cpu if device.type == "cpu" else roi_align
     semantic = features[SEMANTIC[0]]
     found = CachedProposals(
         boxes,
         torch.cat([rows[:, 4:], rows[overlaps.argmax(1), 4:]]).half(),
-        pool.average(semantic, [boxes]).half(),
-        pool.average(features[TEXTURE[0]], [boxes]).half(),
+        average(semantic, [boxes], align).half(),
+        average(features[TEXTURE[0]], [boxes], align).half(),
         semantic.mean((2, 3)).half(),
         torch.tensor(len(objects)),
     )
