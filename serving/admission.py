@@ -1,4 +1,7 @@
-"""Admission control: a request that cannot be answered soon is refused at once, before its body is read.
+"""Admission control: an image that cannot be answered soon is refused at once.
+
+Images take their places when they have arrived, so slow uploads hold none. That there is a place is checked before the
+body is read, too, so that a request that would be refused costs no memory.
 
 The queue is bounded by the number of images in it, and by the time they are expected to take: the standard profile
 needs 8 s per image on a CPU, so a queue of 72 would outlast every proxy's timeout.
@@ -28,20 +31,24 @@ class AdmissionControl:
         self._measured = False
         self.admitted = 0
 
-    @contextmanager
-    def reserve(self, count: int) -> Iterator[None]:
-        """Reserve places for `count` images while the context lasts. Raises ApiError (overloaded)."""
-        if count and self.admitted + count > self._capacity:
+    def check(self, count: int) -> None:
+        """Raise ApiError (overloaded) if there are no places for `count` images."""
+        if self.admitted + count > self._capacity:
             raise self._overloaded(
                 f"The queue for {self._name!r} is full ({self.admitted} of {self._capacity}).", self.admitted
             )
         # An image with nothing queued before it is always admitted, however slow the model is.
-        if count and self.admitted and self._wait_s(self.admitted + count) > self._max_wait_s:
+        if self.admitted and self._wait_s(self.admitted + count) > self._max_wait_s:
             raise self._overloaded(
                 f"The queue for {self._name!r} would take {self._wait_s(self.admitted + count):.0f} s; "
                 f"the limit is {self._max_wait_s:.0f} s.",
                 self.admitted,
             )
+
+    @contextmanager
+    def reserve(self, count: int) -> Iterator[None]:
+        """Reserve places for `count` images while the context lasts. Raises ApiError (overloaded)."""
+        self.check(count)
         self._admit(count)
         try:
             yield

@@ -63,6 +63,7 @@ class Analyzer:
         self._task_of = task_of
         self._metrics = metrics
         self._admission = AdmissionControl("analyze", settings.max_queue + settings.max_batch, metrics)
+        self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
         self._pool = ImagePool(settings.decode_timeout_s)
         self._handles = handles
 
@@ -81,14 +82,17 @@ class Analyzer:
     async def _respond(self, http: Request, start: float) -> Response:
         request = read_query(http.url.query, self._settings.tasks, self._task_of)
         responses.negotiate(http.headers.get("accept", ""), ("application/json",))
-        with self._admission.reserve(1):
-            bodies = await upload.read_images(http, self._settings.max_upload_bytes)
+        self._admission.check(1)
+        with self._uploads.upload() as count:
+            bodies = await upload.read_images(http, self._settings.max_upload_bytes, count)
             if len(bodies) > 1:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
-            body, seconds = await self._analyze(bodies.pop(), request, start)
-            seconds["total"] = perf_counter() - start
-            # Little's law: with `admitted` requests in flight, one is answered every total / admitted seconds.
-            self._admission.observe(seconds["total"] / self._admission.admitted)
+            with self._admission.reserve(1):
+                admitted = perf_counter()
+                body, seconds = await self._analyze(bodies.pop(), request, start)
+                # Little's law: with `admitted` images in flight, one is answered every (time of one) / admitted seconds.
+                self._admission.observe((perf_counter() - admitted) / self._admission.admitted)
+        seconds["total"] = perf_counter() - start
         timing = ", ".join(f"{step};dur={1000 * duration:.1f}" for step, duration in seconds.items())
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 

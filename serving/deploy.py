@@ -92,7 +92,8 @@ def applications(settings: Settings) -> list[serve.RunTarget]:
     )
     gateway = serve.deployment(
         serve.ingress()(Gateway),
-        max_ongoing_requests=1000,
+        # Slow uploads to `analyze`, which refuses requests itself, must not stop requests to the other paths.
+        max_ongoing_requests=100_000,
         ray_actor_options={"num_cpus": 0},
         logging_config=LOGGING,
     )

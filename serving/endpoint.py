@@ -1,6 +1,6 @@
 """A task's HTTP endpoint, in its worker: the ASGI application, and the same answers for `analyze`.
 
-    request --> admission --> read the body --> answer cache --> pipeline: decode, predict, encode --> response
+    request --> read the body --> admission --> answer cache --> pipeline: decode, predict, encode --> response
 
 With the cache on, images that were answered recently or are in flight skip the pipeline.
 """
@@ -48,6 +48,7 @@ class Endpoint:
         self._task = task
         self._max_bytes = settings.max_upload_bytes
         self._metrics = metrics
+        self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
         self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, self._observe, is_fatal)
         self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher, ImagePool(settings.decode_timeout_s))
@@ -98,16 +99,16 @@ class Endpoint:
             if self._path_below(http) == huggingface.PATH:
                 return await self._respond_to_huggingface(http, start)
             request, media_type = self._read_head(http)
-            # Before the body is read: a request that is refused must not cost memory.
-            with self.admission.reserve(1):
-                images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes)]
+            self.admission.check(1)
+            with self._uploads.upload() as count:
+                images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes, count)]
                 if len(images) > 1 and media_type != "application/json":
                     raise ApiError(
                         "not_acceptable",
                         f"{media_type} is available for one image, not for {len(images)}.",
                         "Accept application/json, or send one image.",
                     )
-                with self.admission.reserve(len(images) - 1):
+                with self.admission.reserve(len(images)):
                     answers = await self._answer_all(images, request, media_type)
         except ClientDisconnect:
             return Response(status_code=499)
@@ -117,12 +118,14 @@ class Endpoint:
 
     async def _respond_to_huggingface(self, http: requests.Request, start: float) -> Response:
         _require_post(http)
-        with self.admission.reserve(1):
-            content, parameters = await huggingface.read(http, self._max_bytes)
+        self.admission.check(1)
+        with self._uploads.upload() as count:
+            content, parameters = await huggingface.read(http, self._max_bytes, count)
             options = query.to_options(query.parse_query(http.url.query) | parameters, self._task.options)
             image = EncodedImage(content)
             del content
-            answer = await self._cached.render(image, self._task.resolve(options), "huggingface")
+            with self.admission.reserve(1):
+                answer = await self._cached.render(image, self._task.resolve(options), "huggingface")
         return self._to_response([answer], "huggingface", perf_counter() - start)
 
     def _path_below(self, http: requests.Request) -> str:

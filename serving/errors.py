@@ -59,6 +59,7 @@ CODES = {
     "weights_corrupt": ErrorCode(500, "A weights file does not match its checksum."),
     "out_of_memory": ErrorCode(503, "The server has too little memory to decode the image now."),
     "overloaded": ErrorCode(503, "The queue is full. Retry after the delay in Retry-After."),
+    "too_many_uploads": ErrorCode(503, "The uploads in flight hold as many bytes as the limit allows."),
     "unavailable": ErrorCode(503, "The task's worker is starting or restarting. Retry after the delay in Retry-After."),
     "weights_unavailable": ErrorCode(503, "A weights file could not be downloaded."),
 }

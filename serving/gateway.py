@@ -22,6 +22,7 @@ from foursight.serving import metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed
 from foursight.serving.finetuned.manager import ModelManager, unknown_model
+from foursight.serving.limits import limits
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.query import parse_options
 from foursight.serving.ray_internals import loopback
@@ -39,6 +40,7 @@ class Gateway:
         loopback.bind_replica()
         self._tasks = settings.tasks
         self._origins = settings.allowed_origins
+        self._limits = limits(settings)
         self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
         self._handles = TaskHandles()
         self._manager = ModelManager(settings, self._handles)
@@ -50,6 +52,7 @@ class Gateway:
             "/healthz": self.healthz,
             "/readyz": self.readyz,
             "/metrics": self.metrics,
+            "/v1/limits": self.limits,
             "/v1/models": self.models,
             "/v1/models/{name}/layers": self.layers,
             "/openapi.json": self.openapi,
@@ -91,6 +94,10 @@ class Gateway:
         pages = [page for pages in (await self._broadcast_all("metrics")).values() for page in pages]
         pages.append(self._metrics.page())
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
+
+    async def limits(self, request: Request) -> Response:
+        """Show every limit of this server."""
+        return Response(self._limits.model_dump_json(), media_type="application/json")
 
     async def models(self, request: Request) -> Response:
         """List all models, built-in and fine-tuned."""

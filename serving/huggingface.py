@@ -24,12 +24,12 @@ _FIXED: dict[str, object] = {"function_to_apply": "softmax", "mask_threshold": 0
 _HINT = 'Send the bytes of one image, or {"inputs": "<base64>", "parameters": {...}}.'
 
 
-async def read(request: Request, max_bytes: int) -> tuple[bytes, dict[str, list[str]]]:
+async def read(request: Request, max_bytes: int, count: upload.Count) -> tuple[bytes, dict[str, list[str]]]:
     """Return the image of a request and its options, as those of a query string.
 
     Raises ApiError: those of upload.read_body, invalid_json, invalid_base64, unknown_parameter, invalid_parameter.
     """
-    body = await upload.read_body(request, max_bytes)
+    body = await upload.read_body(request, max_bytes, count)
     if isinstance(body, list):
         raise ApiError("invalid_multipart", "This path does not take multipart bodies.", _HINT)
     if upload.media_type_of(request) != "application/json":

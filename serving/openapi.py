@@ -8,6 +8,7 @@ from typing import Any
 from foursight.schema import Analysis, Answer, Answers, LayerTable, ModelCards, Problem
 from foursight.schema.analyze import AnalyzeOptions
 from foursight.schema.layers import LayersOptions
+from foursight.schema.limits import Limits
 from foursight.schema.options import Options
 from foursight.schema.tasks import TASKS, TaskSpec
 from foursight.serving.errors import CODES, MEDIA_TYPE
@@ -28,7 +29,7 @@ def document(tasks: Iterable[str]) -> dict[str, Any]:
     """Return the document of a server that serves these tasks."""
     specs = [TASKS[name] for name in tasks]
     schemas: dict[str, Any] = {}
-    for model in (Analysis, Answer, Answers, LayerTable, ModelCards, Problem):
+    for model in (Analysis, Answer, Answers, LayerTable, Limits, ModelCards, Problem):
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -180,6 +181,7 @@ _GATEWAY = {
             },
         }
     },
+    "/v1/limits": _get("Show every limit.", {"application/json": {"schema": _ref("Limits")}}),
     "/v1/models": _get("List all models.", {"application/json": {"schema": _ref("ModelCards")}}),
     "/v1/models/{name}": {
         "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],

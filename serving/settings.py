@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         MAX_PIXELS, ge=1, le=10**9, description="Largest image in pixels (width x height), 1 to 1000000000."
     )
+    max_uploads_mib: int = Field(
+        512, ge=1, le=2**20, description="Memory for uploads in flight per worker in MiB, 1 to 1048576."
+    )
     decode_timeout_s: int = Field(
         10, ge=1, le=3600, description="Time limit for decoding one image in seconds, 1 to 3600."
     )

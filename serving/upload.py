@@ -1,7 +1,8 @@
 """From an HTTP request to the bytes of its images. Nothing is decoded here."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from starlette.datastructures import UploadFile
@@ -12,6 +13,8 @@ from foursight.serving import text_images
 from foursight.serving.errors import ApiError
 
 Parsed = TypeVar("Parsed")
+# Counts bytes of an upload that have arrived.
+Count = Callable[[int], None]
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
@@ -24,17 +27,53 @@ _NEVER_AN_IMAGE = ("text/", "application/xml", "video/", "audio/")
 _LONG_TEXT = 2**16
 
 
+class UploadBudget:
+    """Bounds the bytes of all uploads in flight."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+
+    @contextmanager
+    def upload(self) -> Iterator[Count]:
+        """Yield the function that counts the bytes of one upload; they are given back at the end of the context.
+
+        It raises ApiError (too_many_uploads).
+        """
+        held = 0
+
+        def count(arrived: int) -> None:
+            nonlocal held
+            if self._held + arrived > self._max_bytes:
+                raise self._exceeded()
+            held += arrived
+            self._held += arrived
+
+        try:
+            yield count
+        finally:
+            self._held -= held
+
+    def _exceeded(self) -> ApiError:
+        return ApiError(
+            "too_many_uploads",
+            f"The uploads in flight hold {self._held:,} of {self._max_bytes:,} bytes.",
+            "Retry after the delay in Retry-After.",
+            {"Retry-After": "1", "Connection": "close"},
+        )
+
+
 class _InMemoryParser(MultiPartParser):
     """Starlette's parser without its temporary files: uploads are limited, and a disk would block the event loop."""
 
     spool_max_size = 2**62
 
 
-async def read_images(request: Request, max_bytes: int) -> list[bytes]:
+async def read_images(request: Request, max_bytes: int, count: Count) -> list[bytes]:
     """Return the images of a request, at most MAX_IMAGES: its body, the files of its multipart body, or base64 in JSON.
 
-    Raises ApiError (body_too_large, upload_timeout, unsupported_media_type, invalid_multipart, invalid_json,
-    invalid_base64, truncated_image, too_many_images).
+    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, unsupported_media_type, invalid_multipart,
+    invalid_json, invalid_base64, truncated_image, too_many_images).
     """
     media_type = media_type_of(request)
     if media_type.startswith(_NEVER_AN_IMAGE) and media_type not in text_images.TEXT_TYPES:
@@ -43,7 +82,7 @@ async def read_images(request: Request, max_bytes: int) -> list[bytes]:
             f"Content-Type {media_type} is not an image type.",
             "Send an image as the body, as a file of multipart/form-data, or in base64 as application/json.",
         )
-    body = await read_body(request, max_bytes)
+    body = await read_body(request, max_bytes, count)
     if isinstance(body, list):
         images = body
     else:
@@ -58,10 +97,10 @@ async def read_images(request: Request, max_bytes: int) -> list[bytes]:
     return images
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes | list[bytes]:
+async def read_body(request: Request, max_bytes: int, count: Count) -> bytes | list[bytes]:
     """Return the body of a request, or the files of a multipart body.
 
-    Raises ApiError (body_too_large, upload_timeout, unsupported_media_type, invalid_multipart).
+    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, unsupported_media_type, invalid_multipart).
     """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
@@ -77,8 +116,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes | list[bytes]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             if media_type_of(request) == "multipart/form-data":
-                return await _read_multipart(request, max_bytes)
-            return b"".join([chunk async for chunk in _limited(request, max_bytes)])
+                return await _read_multipart(request, max_bytes, count)
+            return b"".join([chunk async for chunk in _limited(request, max_bytes, count)])
     except TimeoutError:
         raise ApiError(
             "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
@@ -95,11 +134,12 @@ async def in_thread_if_long(parse: Callable[[bytes], Parsed], body: bytes) -> Pa
     return await asyncio.to_thread(parse, body) if len(body) > _LONG_TEXT else parse(body)
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, max_bytes: int, count: Count) -> AsyncGenerator[bytes, None]:
     total = 0
     async for chunk in request.stream():
         total += len(chunk)
         if total <= max_bytes:
+            count(len(chunk))
             yield chunk
         elif total > DRAIN_FACTOR * max_bytes:
             raise _too_large(max_bytes, {"Connection": "close"})
@@ -107,10 +147,10 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         raise _too_large(max_bytes)
 
 
-async def _read_multipart(request: Request, max_bytes: int) -> list[bytes]:
+async def _read_multipart(request: Request, max_bytes: int, count: Count) -> list[bytes]:
     hint = "Send each image as a file, as in: curl -F image=@photo.jpg"
     try:
-        form = await _InMemoryParser(request.headers, _limited(request, max_bytes), max_files=1000).parse()
+        form = await _InMemoryParser(request.headers, _limited(request, max_bytes, count), max_files=1000).parse()
     except ClientDisconnect:
         raise
     except (MultiPartException, KeyError, ValueError) as error:

@@ -17,7 +17,7 @@ from PIL import Image
 from foursight.schema import Analysis, Answer, Failure, Problem
 from foursight.schema.tasks import TASKS
 from tests.conftest import MAX_QUEUE, kill_worker
-from tests.photos import encoded, photo
+from tests.photos import encoded, photo, run_length_bmp
 from tests.test_server import counted
 
 # Places of each task and of analyze: the queue and one batch of 8.
@@ -213,15 +213,20 @@ def test_concurrent_analyses_each_answer_their_own_image(client: httpx.Client) -
             assert_same(found.tasks[task], expected[task])
 
 
+# As large as is allowed: images of this size are decoded one at a time.
+SLOW = run_length_bmp(49_000, 1_000)
+
+
 @contextmanager
 def full(server: str, client: httpx.Client, path: str) -> Iterator[None]:
-    """Fill a task's queue with uploads that never end: a place is reserved before the body is read."""
+    """Fill a task's queue with images that take seconds to decode, one after the other, until their callers leave."""
     host, port = server.removeprefix("http://").split(":")
     task = path.split("?", maxsplit=1)[0]
     with ExitStack() as stack:
         for _ in range(PLACES):
             caller = stack.enter_context(socket.create_connection((host, int(port))))
-            caller.sendall(f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+            head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SLOW)}\r\n\r\n"
+            caller.sendall(head.encode() + SLOW)
         until(lambda: waiting(client, task) == PLACES)
         yield
     until(lambda: waiting(client, task) == 0)
@@ -282,10 +287,10 @@ def test_a_full_analyze_queue_refuses_analyses_and_not_the_tasks(client: httpx.C
 def test_hanging_up_leaves_no_work_behind(client: httpx.Client, server: str) -> None:
     before = metric(client, "foursight_images_total", "segment")
     host, port = server.removeprefix("http://").split(":")
-    head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n".encode()
+    head = f"POST /v1/analyze?tasks=segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(ASTRONAUT)}\r\n\r\n"
     callers = [socket.create_connection((host, int(port))) for _ in range(20)]
     for caller in callers:
-        caller.sendall(head + ASTRONAUT)
+        caller.sendall(head.encode() + ASTRONAUT)
     until(lambda: waiting(client, "segment") >= 10)
     for caller in callers:
         caller.close()

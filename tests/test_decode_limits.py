@@ -19,7 +19,7 @@ from foursight.models.decode_guard import DecodeCancelled, Guard, LargeImage, co
 from foursight.models.errors import ImageError
 from foursight.models.image import decode
 from foursight.serving.decoding import LARGE_PIXELS, ImagePool
-from tests.photos import encoded, photo
+from tests.photos import encoded, photo, run_length_bmp
 
 COFFEE = photo("coffee")
 
@@ -102,15 +102,6 @@ def test_a_tiff_of_many_strips_is_refused_before_they_are_read() -> None:
 def test_a_side_that_no_photo_has_is_refused(size: tuple[int, int]) -> None:
     assert refusal(encoded(Image.new("L", size))).code == "side_too_long"
     assert decode(encoded(Image.new("L", (decode_guard.MAX_SIDE, 1)))).width == decode_guard.MAX_SIDE
-
-
-def run_length_bmp() -> bytes:
-    """A BMP whose every line ends at once: Pillow fills each up pixel by pixel."""
-    width, height = 30_000, 1_500
-    body = b"\x01\x00\x00\x00" * height + b"\x00\x01"
-    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
-    start = 14 + len(head) + 1024
-    return struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + head + bytes(1024) + body
 
 
 SLOW = {

@@ -1,0 +1,89 @@
+"""What one client can take from the others, over a real socket: nothing that lasts."""
+
+import asyncio
+import base64
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from foursight.schema.limits import Limits
+from foursight.serving.endpoint import Endpoint
+from foursight.serving.metrics import WorkerMetrics
+from foursight.serving.settings import Settings
+from tests.photos import encoded, photo
+from tests.test_analyze import PLACES
+from tests.test_pipeline import Brightness
+
+PHOTO = encoded(photo("coffee").resize((64, 48)))
+# 1.6 MB, and 2.2 MB in base64.
+BMP = encoded(photo("coffee").resize((900, 600)), "BMP")
+TEXT = base64.b64encode(BMP).decode()
+
+
+@pytest.fixture(scope="module")
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client
+
+
+@contextmanager
+def endpoint(task: Brightness, **settings: int) -> Iterator[Endpoint]:
+    made = Endpoint("classify", task, Settings(**settings), WorkerMetrics("classify", "one"))
+    try:
+        yield made
+    finally:
+        task.gate.set()
+        made.close()
+
+
+def client_of(endpoint: Endpoint) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://x")
+
+
+def test_every_limit_is_shown(client: httpx.Client) -> None:
+    found = Limits.model_validate_json(client.get("/v1/limits").content)
+    assert found.queue_images == PLACES
+    assert found.image_pixels == Settings().max_image_pixels
+
+
+def test_bodies_that_never_end_take_no_place(server: str, client: httpx.Client) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for path in ("classify", "classify/huggingface", "analyze"):
+            for _ in range(2 * PLACES):
+                slow = stack.enter_context(socket.create_connection((host, int(port))))
+                slow.sendall(f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx".encode())
+        for _ in range(3):
+            assert client.post("/v1/classify", content=PHOTO).status_code == 200
+            assert client.post("/v1/analyze?tasks=classify", content=PHOTO).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/", {"content": BMP}),
+        ("/", {"files": {"image": BMP}}),
+        ("/", {"json": {"image": TEXT}}),
+        ("/huggingface", {"json": {"inputs": TEXT}}),
+    ],
+    ids=["bytes", "multipart", "JSON", "Hugging Face"],
+)
+def test_bytes_in_flight_are_bounded_and_given_back(path: str, body: dict[str, Any]) -> None:
+    task = Brightness()
+
+    async def test(made: Endpoint) -> list[int | str]:
+        async with client_of(made) as client:
+            first = asyncio.create_task(client.post(path, **body))
+            await asyncio.to_thread(task.started.wait, 60)
+            second = await client.post(path, **body)
+            task.gate.set()
+            third = (await first, await client.post(path, **body))
+            assert second.headers["retry-after"] == "1"
+            return [*(one.status_code for one in third), second.json()["code"]]
+
+    with endpoint(task, max_uploads_mib=3) as made:
+        assert asyncio.run(test(made)) == [200, 200, "too_many_uploads"]
