@@ -20,3 +20,4 @@ class Limits(Wire):
     decode_seconds: float = Field(description="Time for decoding an image: decode_timeout.")
     queue_images: int = Field(description="Images admitted and not yet answered, per worker: overloaded.")
     queue_seconds: float = Field(description="Expected time in the queue: overloaded.")
+    request_seconds: float = Field(description="Time for answering a request, or Request-Timeout: deadline_exceeded.")

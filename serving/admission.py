@@ -31,24 +31,24 @@ class AdmissionControl:
         self._measured = False
         self.admitted = 0
 
-    def check(self, count: int) -> None:
-        """Raise ApiError (overloaded) if there are no places for `count` images."""
+    def check(self, count: int, within_s: float = math.inf) -> None:
+        """Raise ApiError (overloaded) if there are no places for `count` images, or no answers `within_s` seconds."""
         if self.admitted + count > self._capacity:
             raise self._overloaded(
                 f"The queue for {self._name!r} is full ({self.admitted} of {self._capacity}).", self.admitted
             )
+        wait_s = self._wait_s(self.admitted + count)
+        limit_s = min(within_s, self._max_wait_s)
         # An image with nothing queued before it is always admitted, however slow the model is.
-        if self.admitted and self._wait_s(self.admitted + count) > self._max_wait_s:
+        if self.admitted and wait_s > limit_s:
             raise self._overloaded(
-                f"The queue for {self._name!r} would take {self._wait_s(self.admitted + count):.0f} s; "
-                f"the limit is {self._max_wait_s:.0f} s.",
-                self.admitted,
+                f"The queue for {self._name!r} would take {wait_s:.3g} s; the limit is {limit_s:.3g} s.", self.admitted
             )
 
     @contextmanager
-    def reserve(self, count: int) -> Iterator[None]:
-        """Reserve places for `count` images while the context lasts. Raises ApiError (overloaded)."""
-        self.check(count)
+    def reserve(self, count: int, within_s: float = math.inf) -> Iterator[None]:
+        """Reserve places for `count` images while the context lasts. Raises as `check` does."""
+        self.check(count, within_s)
         self._admit(count)
         try:
             yield

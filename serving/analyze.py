@@ -31,19 +31,16 @@ from foursight.schema.options import ClassifyOptions, Options
 from foursight.serving import responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
+from foursight.serving.deadline import Deadline, read_deadline
 from foursight.serving.decoding import ImagePool
 from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
-from foursight.serving.ray_internals.environment import SERVER_TIMEOUT_S
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
 
 Value = TypeVar("Value")
 
-# For all of a request's calls to workers together. It ends before HAProxy's timeout, which would discard the results of
-# all tasks.
-ANSWER_TIMEOUT_S = SERVER_TIMEOUT_S - 20
 # A call to a task whose workers are all down waits for a new one. At this interval, the call checks that the task still
 # has a worker.
 CHECK_INTERVAL_S = 2.0
@@ -82,24 +79,29 @@ class Analyzer:
     async def _respond(self, http: Request, start: float) -> Response:
         request = read_query(http.url.query, self._settings.tasks, self._task_of)
         responses.negotiate(http.headers.get("accept", ""), ("application/json",))
-        self._admission.check(1)
+        deadline = read_deadline(http, start, self._settings.request_timeout_s)
+        self._admission.check(1, deadline.remaining_s)
         with self._uploads.upload() as count:
-            bodies = await upload.read_images(http, self._settings.max_upload_bytes, count)
+            async with deadline.enforced():
+                bodies = await upload.read_images(http, self._settings.max_upload_bytes, count)
             if len(bodies) > 1:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
-            with self._admission.reserve(1):
+            with self._admission.reserve(1, deadline.remaining_s):
                 admitted = perf_counter()
-                body, seconds = await self._analyze(bodies.pop(), request, start)
-                # Little's law: with `admitted` images in flight, one is answered every (time of one) / admitted seconds.
+                body, seconds = await self._analyze(bodies.pop(), request, deadline)
+                # Little's law: of `admitted` images that each take t seconds, one is ready every t / admitted.
                 self._admission.observe((perf_counter() - admitted) / self._admission.admitted)
         seconds["total"] = perf_counter() - start
         timing = ", ".join(f"{step};dur={1000 * duration:.1f}" for step, duration in seconds.items())
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 
-    async def _analyze(self, content: bytes, request: AnalyzeRequest, start: float) -> tuple[str, dict[str, float]]:
+    async def _analyze(
+        self, content: bytes, request: AnalyzeRequest, deadline: Deadline
+    ) -> tuple[str, dict[str, float]]:
         """Return the answer as JSON, and the seconds that each step took."""
-        deadline = start + ANSWER_TIMEOUT_S
-        image, size = await self._pool.decode(partial(self._decode, content))
+        start = perf_counter()
+        async with deadline.enforced():
+            image, size = await self._pool.decode(partial(self._decode, content))
         del content
         seconds = {"decode": perf_counter() - start}
 
@@ -127,7 +129,7 @@ class Analyzer:
 
     async def _classify_objects(
         self,
-        deadline: float,
+        deadline: Deadline,
         image: ObjectRef,
         parts: Mapping[str, Answer | ApiError],
         options: ClassifyOptions,
@@ -144,7 +146,7 @@ class Analyzer:
         return {region: answer.content.predictions for region, answer in zip(regions, answers, strict=True)}
 
     async def _call(
-        self, deadline: float, task: str, image: ObjectRef, options: Options, regions: list[Region] | None = None
+        self, deadline: Deadline, task: str, image: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:
         try:
             # Passed by reference, so that messages do not carry the pixels, and in a list, so that Ray does not fetch
@@ -153,21 +155,23 @@ class Analyzer:
             call: DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]
             call = handle.answer.remote([image], options, regions)
             return await self._wait(call, task, deadline)
+        except ApiError as error:
+            return error
         except Exception as error:
             logger.warning("no answer from the task %s: %s", task, type(error).__name__)
             return unavailable(task)
 
-    async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: float) -> Value:
-        """Return a worker's answer. Raises TimeoutError if it is late or the task has no worker, and Ray's errors."""
+    async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: Deadline) -> Value:
+        """Return a worker's answer. Raises Ray's errors and ApiError (deadline_exceeded; unavailable: no worker)."""
         answer: asyncio.Future[Value] = asyncio.ensure_future(call)
         try:
-            while perf_counter() < deadline:
-                done, _ = await asyncio.wait({answer}, timeout=CHECK_INTERVAL_S)
+            while (left_s := deadline.remaining_s) > 0:
+                done, _ = await asyncio.wait({answer}, timeout=min(left_s, CHECK_INTERVAL_S))
                 if done:
                     return answer.result()
-                if not await self._handles.broadcast(task, "ping"):
-                    break
-            raise TimeoutError
+                if left_s > CHECK_INTERVAL_S and not await self._handles.broadcast(task, "ping"):
+                    raise unavailable(task)
+            raise deadline.exceeded()
         finally:
             if not answer.done():
                 answer.cancel()

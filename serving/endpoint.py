@@ -22,12 +22,16 @@ from foursight.serving import huggingface, query, responses, upload
 from foursight.serving.admission import AdmissionControl
 from foursight.serving.batching import Batcher, BatcherFailed
 from foursight.serving.cached_pipeline import CachedAnswer, CachedPipeline
+from foursight.serving.deadline import Deadline, read_deadline
 from foursight.serving.decoding import ImagePool
 from foursight.serving.encoding import Format, to_json
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.settings import Settings
+
+# The answer, or the error, for each image of a request.
+Answers = list[CachedAnswer | ApiError]
 
 
 class Endpoint:
@@ -47,6 +51,7 @@ class Endpoint:
         self._name = name
         self._task = task
         self._max_bytes = settings.max_upload_bytes
+        self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
         self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
         self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
@@ -96,37 +101,42 @@ class Endpoint:
 
     async def _respond(self, http: requests.Request, start: float) -> Response:
         try:
-            if self._path_below(http) == huggingface.PATH:
-                return await self._respond_to_huggingface(http, start)
-            request, media_type = self._read_head(http)
-            self.admission.check(1)
-            with self._uploads.upload() as count:
-                images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes, count)]
-                if len(images) > 1 and media_type != "application/json":
-                    raise ApiError(
-                        "not_acceptable",
-                        f"{media_type} is available for one image, not for {len(images)}.",
-                        "Accept application/json, or send one image.",
-                    )
-                with self.admission.reserve(len(images)):
-                    answers = await self._answer_all(images, request, media_type)
+            deadline = read_deadline(http, start, self._timeout_s)
+            async with deadline.enforced():
+                if self._path_below(http) == huggingface.PATH:
+                    answers, media_type = await self._answer_huggingface(http, deadline)
+                else:
+                    answers, media_type = await self._answer_request(http, deadline)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
             return responses.error_response(self._as_api_error(error))
         return self._to_response(answers, media_type, perf_counter() - start)
 
-    async def _respond_to_huggingface(self, http: requests.Request, start: float) -> Response:
+    async def _answer_request(self, http: requests.Request, deadline: Deadline) -> tuple[Answers, Format]:
+        request, media_type = self._read_head(http)
+        self.admission.check(1, deadline.remaining_s)
+        with self._uploads.upload() as count:
+            images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes, count)]
+            if len(images) > 1 and media_type != "application/json":
+                raise ApiError(
+                    "not_acceptable",
+                    f"{media_type} is available for one image, not for {len(images)}.",
+                    "Accept application/json, or send one image.",
+                )
+            with self.admission.reserve(len(images), deadline.remaining_s):
+                return await self._answer_all(images, request, media_type), media_type
+
+    async def _answer_huggingface(self, http: requests.Request, deadline: Deadline) -> tuple[Answers, Format]:
         _require_post(http)
-        self.admission.check(1)
+        self.admission.check(1, deadline.remaining_s)
         with self._uploads.upload() as count:
             content, parameters = await huggingface.read(http, self._max_bytes, count)
             options = query.to_options(query.parse_query(http.url.query) | parameters, self._task.options)
             image = EncodedImage(content)
             del content
-            with self.admission.reserve(1):
-                answer = await self._cached.render(image, self._task.resolve(options), "huggingface")
-        return self._to_response([answer], "huggingface", perf_counter() - start)
+            with self.admission.reserve(1, deadline.remaining_s):
+                return [await self._cached.render(image, self._task.resolve(options), "huggingface")], "huggingface"
 
     def _path_below(self, http: requests.Request) -> str:
         """Return what follows the task's path, without a slash at its end."""
@@ -140,9 +150,7 @@ class Endpoint:
         options = query.parse_options(http.url.query, self._task.options)
         return self._task.resolve(options), responses.negotiate(http.headers.get("accept", ""))
 
-    async def _answer_all(
-        self, images: list[EncodedImage], request: Request, media_type: Format
-    ) -> list[CachedAnswer | ApiError]:
+    async def _answer_all(self, images: list[EncodedImage], request: Request, media_type: Format) -> Answers:
         """Answer each image. If one of several fails, the others are still answered; a lone image's error is raised."""
         if len(images) == 1:
             return [await self._cached.render(images[0], request, media_type)]
@@ -155,7 +163,7 @@ class Endpoint:
 
         return await run_all([answer(image) for image in images])
 
-    def _to_response(self, answers: list[CachedAnswer | ApiError], media_type: Format, total_s: float) -> Response:
+    def _to_response(self, answers: Answers, media_type: Format, total_s: float) -> Response:
         contents = [
             to_json(responses.failure(one)) if isinstance(one, ApiError) else one.answer.content for one in answers
         ]

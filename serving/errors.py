@@ -30,6 +30,7 @@ CODES = {
     "invalid_json": ErrorCode(400, "The JSON body is malformed, or does not hold an image."),
     "invalid_base64": ErrorCode(400, "An image that is sent as text is not valid base64."),
     "too_many_images": ErrorCode(400, "The upload has more images than one request may have."),
+    "invalid_timeout": ErrorCode(400, "The header Request-Timeout is not a positive number of seconds."),
     "invalid_model_name": ErrorCode(400, "The name is not valid for a model."),
     "not_found": ErrorCode(404, "The path does not exist."),
     "unknown_model": ErrorCode(404, "No task or model of that name is served."),
@@ -62,6 +63,7 @@ CODES = {
     "too_many_uploads": ErrorCode(503, "The uploads in flight hold as many bytes as the limit allows."),
     "unavailable": ErrorCode(503, "The task's worker is starting or restarting. Retry after the delay in Retry-After."),
     "weights_unavailable": ErrorCode(503, "A weights file could not be downloaded."),
+    "deadline_exceeded": ErrorCode(504, "The answer was not ready within Request-Timeout, or the server's limit."),
 }
 # Hints for errors of foursight.models that are specific to the HTTP API.
 _HTTP_HINTS = {

@@ -5,6 +5,7 @@ Requests to a task do not pass through it: HAProxy sends them to the task's work
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any
 
 from ray import serve
@@ -20,6 +21,7 @@ from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
 from foursight.serving import metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
+from foursight.serving.deadline import read_deadline
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed
 from foursight.serving.finetuned.manager import ModelManager, unknown_model
 from foursight.serving.limits import limits
@@ -28,9 +30,6 @@ from foursight.serving.query import parse_options
 from foursight.serving.ray_internals import loopback
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
-
-# The standard profile's Mask R-CNN at 1088 x 800 takes 8 s on two cores; workers cache the table.
-LAYERS_TIMEOUT_S = 120.0
 
 
 class Gateway:
@@ -41,6 +40,7 @@ class Gateway:
         self._tasks = settings.tasks
         self._origins = settings.allowed_origins
         self._limits = limits(settings)
+        self._timeout_s = settings.request_timeout_s
         self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
         self._handles = TaskHandles()
         self._manager = ModelManager(settings, self._handles)
@@ -120,16 +120,16 @@ class Gateway:
 
     async def layers(self, request: Request) -> Response:
         """Return the layers of a network for an input size; the path names a task or a fine-tuned model."""
+        deadline = read_deadline(request, perf_counter(), self._timeout_s)
         options = parse_options(request.url.query, LayersOptions)
         task, model = await self._network_of(request.path_params["name"])
         response = (await self._handles.get(task)).layers.remote(options.size, model)
         try:
-            table: LayerTable | ApiError = await asyncio.wait_for(response, LAYERS_TIMEOUT_S)
-        except TimeoutError:
+            async with deadline.enforced():
+                table: LayerTable | ApiError = await response
+        except ApiError:
             response.cancel()
-            raise ApiError(
-                "unavailable", f"The worker of {task!r} did not answer in time.", "Try again when it is less busy."
-            ) from None
+            raise
         if isinstance(table, ApiError):
             raise table
         return Response(table.model_dump_json(), media_type="application/json")

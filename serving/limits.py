@@ -21,4 +21,5 @@ def limits(settings: Settings) -> Limits:
         decode_seconds=settings.decode_timeout_s,
         queue_images=settings.max_queue + settings.max_batch,
         queue_seconds=admission.MAX_WAIT_S,
+        request_seconds=settings.request_timeout_s,
     )

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     max_uploads_mib: int = Field(
         512, ge=1, le=2**20, description="Memory for uploads in flight per worker in MiB, 1 to 1048576."
     )
+    request_timeout_s: int = Field(
+        100, ge=1, le=110, description="Time limit for answering a request in seconds, 1 to 110."
+    )
     decode_timeout_s: int = Field(
         10, ge=1, le=3600, description="Time limit for decoding one image in seconds, 1 to 3600."
     )

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -87,3 +87,52 @@ def test_bytes_in_flight_are_bounded_and_given_back(path: str, body: dict[str, A
 
     with endpoint(task, max_uploads_mib=3) as made:
         assert asyncio.run(test(made)) == [200, 200, "too_many_uploads"]
+
+
+async def _slowly() -> AsyncIterator[bytes]:
+    yield PHOTO[:100]
+    await asyncio.sleep(3600)
+
+
+def answer_of(made: Endpoint, seconds: str, body: Any = PHOTO, path: str = "/") -> httpx.Response:
+    """The answer to a request with this Request-Timeout."""
+
+    async def ask() -> httpx.Response:
+        async with client_of(made) as client:
+            return await client.post(path, content=body, headers={"Request-Timeout": seconds})
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", ["/", "/huggingface"])
+@pytest.mark.parametrize("body", [PHOTO, None], ids=["computing", "uploading"])
+def test_what_is_not_answered_in_the_clients_time_is_ended(path: str, body: bytes | None) -> None:
+    with endpoint(Brightness()) as made:
+        late = answer_of(made, "0.2", body or _slowly(), path)
+        assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        assert made.admission.admitted == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/huggingface"])
+def test_a_queue_that_is_too_long_for_the_client_refuses_before_the_body_is_read(path: str) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError
+        yield b""
+
+    with endpoint(Brightness()) as made:
+        made.admission.assume(8)
+        with made.admission.reserve(1):
+            assert answer_of(made, "10", never(), path).json()["code"] == "overloaded"
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])
+def test_a_timeout_that_is_no_time_is_refused(text: str) -> None:
+    with endpoint(Brightness()) as made:
+        refused = answer_of(made, text)
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_timeout")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/analyze"), ("GET", "/v1/models/segment/layers?size=640")])
+def test_the_gateway_keeps_to_the_clients_time(client: httpx.Client, method: str, path: str) -> None:
+    late = client.request(method, path, content=PHOTO, headers={"Request-Timeout": "0.001"})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
