@@ -21,3 +21,4 @@ class Limits(Wire):
     queue_images: int = Field(description="Images admitted and not yet answered, per worker: overloaded.")
     queue_seconds: float = Field(description="Expected time in the queue: overloaded.")
     request_seconds: float = Field(description="Time for answering a request, or Request-Timeout: deadline_exceeded.")
+    layer_tables: int = Field(description="Tables of layers that are computed or wait, per worker: overloaded.")

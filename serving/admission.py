@@ -59,6 +59,11 @@ class AdmissionControl:
         """Set the estimate until the first measurement."""
         self._seconds_per_image = seconds_per_image
 
+    @property
+    def seconds_per_image(self) -> float:
+        """The estimate of the time that one image takes."""
+        return self._seconds_per_image
+
     def observe(self, seconds_per_image: float) -> None:
         """Update the estimate, a moving average, with a measurement in seconds; the first one replaces the estimate."""
         weight = 0.2 if self._measured else 1.0

@@ -60,6 +60,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._closed = False
         self._failure: BatcherFailed | None = None
+        self._computing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
@@ -70,6 +71,12 @@ class Batcher(Generic[Item, Result]):
     def alive(self) -> bool:
         """Whether the batcher can compute: its thread is running, and no error was fatal."""
         return self._thread.is_alive() and self._failure is None
+
+    @property
+    def computing_s(self) -> float:
+        """Seconds since the current batch was begun; 0 without one."""
+        since = self._computing_since
+        return 0.0 if since is None else perf_counter() - since
 
     async def submit(self, item: Item) -> tuple[Result, Timing]:
         """Queue an item and return its result. An item whose caller is cancelled before it starts is never computed.
@@ -120,7 +127,7 @@ class Batcher(Generic[Item, Result]):
         """Compute a batch and set its results. Raises BatcherFailed after a fatal error."""
         if not batch:
             return
-        start = perf_counter()
+        start = self._computing_since = perf_counter()
         try:
             results = self._compute([waiting.item for waiting in batch])
             if len(results) != len(batch):
@@ -135,6 +142,8 @@ class Batcher(Generic[Item, Result]):
             for waiting in batch:
                 self._answer([waiting])
             return
+        finally:
+            self._computing_since = None
         inference_s = perf_counter() - start
         if self._observe:
             self._observe(len(batch), inference_s)

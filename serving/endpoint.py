@@ -30,6 +30,9 @@ from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.settings import Settings
 
+# A batch that takes longer than STUCK_S and STUCK_FACTOR times its usual time will not end.
+STUCK_S = 30.0
+STUCK_FACTOR = 3
 # The answer, or the error, for each image of a request.
 Answers = list[CachedAnswer | ApiError]
 
@@ -51,6 +54,7 @@ class Endpoint:
         self._name = name
         self._task = task
         self._max_bytes = settings.max_upload_bytes
+        self._max_batch = settings.max_batch
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
         self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
@@ -70,6 +74,12 @@ class Endpoint:
             response = await self._respond(requests.Request(scope, receive), start)
             self._metrics.answered(response.status_code, perf_counter() - start)
             await response(scope, receive, send)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the engine does not return from a batch."""
+        usual_s = self.admission.seconds_per_image * self._max_batch
+        return self.batcher.computing_s > STUCK_S + STUCK_FACTOR * usual_s
 
     def close(self) -> None:
         """End the threads; work in the queue is cancelled."""

@@ -5,6 +5,9 @@ from foursight.schema.limits import Limits
 from foursight.serving import admission, upload
 from foursight.serving.settings import Settings
 
+# Tables of layers that a worker computes or queues. Each takes seconds of a core, which requests need.
+MAX_SUMMARIES = 4
+
 
 def limits(settings: Settings) -> Limits:
     """Return the limits under these settings."""
@@ -21,5 +24,6 @@ def limits(settings: Settings) -> Limits:
         decode_seconds=settings.decode_timeout_s,
         queue_images=settings.max_queue + settings.max_batch,
         queue_seconds=admission.MAX_WAIT_S,
+        layer_tables=MAX_SUMMARIES,
         request_seconds=settings.request_timeout_s,
     )

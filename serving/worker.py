@@ -1,10 +1,11 @@
 """A worker: one Serve replica of a task. It holds the models and gets HTTP requests directly from HAProxy."""
 
 import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
 
 from PIL import Image
@@ -18,9 +19,10 @@ from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
 from foursight.serving import web
 from foursight.serving.endpoint import Endpoint
-from foursight.serving.errors import ApiError, as_api_error
+from foursight.serving.errors import ApiError, as_api_error, logger
 from foursight.serving.finetuned.loader import ModelLoader
 from foursight.serving.finetuned.served_models import Entry
+from foursight.serving.limits import MAX_SUMMARIES
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import Pixels, TimedAnswer
 from foursight.serving.ray_internals import loopback
@@ -44,7 +46,10 @@ class Worker:
         self._loader = ModelLoader(name, self._task, settings)
         self._loader.sync()
         self._endpoint = Endpoint(name, self._task, settings, self._metrics, devices.is_fatal_device_error)
-        self._summary_lock = Lock()
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="models")
+        # One at a time, because layers compete with requests for the cores.
+        self._summarizing = ThreadPoolExecutor(1, thread_name_prefix="layers")
+        self._summaries = 0
         self._cached_summary = lru_cache(maxsize=16)(self._summarize)
         self._warm_up()
 
@@ -53,13 +58,18 @@ class Worker:
         return web.with_cors(self._endpoint, self._settings.allowed_origins)
 
     async def check_health(self) -> None:
-        """Raise RuntimeError if the compute thread has ended; Serve then replaces this worker.
+        """Raise RuntimeError if the compute thread has ended, and end the process if it is stuck.
 
-        It also synchronises the models, because a worker that was starting during a broadcast has missed it.
+        In both cases, Serve starts a new worker. The check also synchronises the models, because a worker that was
+        starting during a broadcast has missed it.
         """
-        await self.sync_models()
+        if self._endpoint.is_stuck:
+            logger.critical("the worker of %s ends: its engine does not return from a batch", self._name)
+            # An error would make Serve close the worker, which would wait for the thread.
+            os._exit(1)
         if not self._endpoint.batcher.alive:
             raise RuntimeError("the compute thread has ended")
+        await self.sync_models()
 
     async def ping(self) -> str:
         """Return the name of the task if the worker is healthy."""
@@ -83,12 +93,12 @@ class Worker:
 
     async def sync_models(self) -> dict[str, tuple[str, str, str]]:
         """Load and remove fine-tuned models; see ModelLoader.sync."""
-        # In a thread, so that requests are answered meanwhile.
-        return await asyncio.to_thread(self._loader.sync)
+        # In a thread, so that requests are answered meanwhile; of its own, so that health checks wait for nothing else.
+        return await asyncio.get_running_loop().run_in_executor(self._loading, self._loader.sync)
 
     async def settle_models(self) -> None:
         """Keep the models that were loaded; see ModelLoader.settle."""
-        await asyncio.to_thread(self._loader.settle)
+        await asyncio.get_running_loop().run_in_executor(self._loading, self._loader.settle)
 
     async def answer(
         self, image: list[ObjectRef], options: Options, regions: list[Region] | None = None
@@ -117,23 +127,32 @@ class Worker:
         entry = self._loader.entry(model) if model else None
         if model and entry is None:
             return ApiError("unknown_model", f"{model!r} is no longer served.", "GET /v1/models lists all models.")
+        if self._summaries == MAX_SUMMARIES:
+            return ApiError(
+                "overloaded",
+                f"The worker of {self._name!r} computes {MAX_SUMMARIES} tables of layers already.",
+                "Retry after the delay in Retry-After.",
+                {"Retry-After": "2"},
+            )
+        self._summaries += 1
         try:
-            return await asyncio.to_thread(self._cached_summary, size, model, entry)
+            work = partial(self._cached_summary, size, model, entry)
+            return await asyncio.get_running_loop().run_in_executor(self._summarizing, work)
         except ModelError as error:
             return as_api_error(error)
+        finally:
+            self._summaries -= 1
 
     def _summarize(self, size: tuple[int, int] | None, model: str | None, entry: Entry | None) -> LayerTable:
         from foursight.models.finetuned import networks  # noqa: PLC0415
         from foursight.models.inspection import summary  # noqa: PLC0415
 
-        # One at a time, because it competes with requests for the cores. The network is loaded again, because engines
-        # have replaced the modules of the one that answers.
-        with self._summary_lock:
-            if model and entry:
-                network = networks.load(model, Path(entry.folder))
-            else:
-                network = summary.build(self._name, self._settings.profile)
-            found = summary.summarize(network, size)
+        # The network is loaded again, because engines have replaced the modules of the one that answers.
+        if model and entry:
+            network = networks.load(model, Path(entry.folder))
+        else:
+            network = summary.build(self._name, self._settings.profile)
+        found = summary.summarize(network, size)
         return LayerTable.model_validate({"model": model or self._task.card.name, **asdict(found)})
 
     def _warm_up(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -60,6 +61,19 @@ def test_bodies_that_never_end_take_no_place(server: str, client: httpx.Client) 
         for _ in range(3):
             assert client.post("/v1/classify", content=PHOTO).status_code == 200
             assert client.post("/v1/analyze?tasks=classify", content=PHOTO).status_code == 200
+
+
+def test_tables_of_layers_are_bounded_and_health_does_not_wait_for_them(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(40) as pool:
+        sizes = range(128, 448, 8)
+        asked = [pool.submit(client.get, f"/v1/models/classify/layers?size={size}") for size in sizes]
+        for _ in range(5):
+            assert client.get("/readyz").status_code == 200
+        answers = [one.result() for one in asked]
+    refused = [one for one in answers if one.status_code != 200]
+    assert 0 < len(refused) < len(answers)
+    assert {(one.status_code, one.json()["code"]) for one in refused} == {(503, "overloaded")}
+    assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +150,22 @@ def test_a_timeout_that_is_no_time_is_refused(text: str) -> None:
 def test_the_gateway_keeps_to_the_clients_time(client: httpx.Client, method: str, path: str) -> None:
     late = client.request(method, path, content=PHOTO, headers={"Request-Timeout": "0.001"})
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+
+
+def test_an_engine_that_does_not_return_from_a_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foursight.serving.endpoint.STUCK_S", 0)
+    task = Brightness()
+    with endpoint(task) as made:
+
+        async def test() -> None:
+            async with client_of(made) as client:
+                assert not made.is_stuck
+                asked = asyncio.create_task(client.post("/", content=PHOTO))
+                await asyncio.to_thread(task.started.wait, 60)
+                while not made.is_stuck:
+                    await asyncio.sleep(0.01)
+                task.gate.set()
+                assert (await asked).status_code == 200
+                assert not made.is_stuck
+
+        asyncio.run(test())
