@@ -78,7 +78,7 @@ def load(name: str, profile: Profile = "tiny", device: Device = "auto", precisio
 def fetch(name: str) -> None:
     """Download a task's weights of the standard profile unless they are cached. Raises WeightsError."""
     weights = import_module("foursight.models.networks.weights")
-    weights.fetch(import_module(TASKS[name].module).PUBLISHED)
+    weights.fetch(import_module(TASKS[name].module).published())
 
 
 def run(task: Task, image: Image.Image, **options: object) -> Predictions:

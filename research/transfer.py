@@ -73,7 +73,8 @@ def main() -> None:
         row = ROWS[name]
         for seed in chosen.seeds:
             base = backbone.load("tiny")
-            base = replace(base, crop=row.crop, resize=base.resize * row.crop // base.crop)
+            view = replace(base.view, crop=row.crop, resize=base.view.resize * row.crop // base.view.crop)
+            base = replace(base, view=view)
             if not row.pretrained:
                 base = replace(base, network=_random(base, data, seed))
             options = Options.model_validate(row.options | {"seed": seed})

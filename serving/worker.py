@@ -13,6 +13,8 @@ from ray import ObjectRef, serve
 from starlette.types import ASGIApp
 
 from foursight.models import catalogue
+from foursight.models.engines import devices, environment
+from foursight.models.engines.precision import has_openvino
 from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
@@ -34,11 +36,12 @@ class Worker:
 
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
-        # Imported here, because the process that starts the server imports this class but needs no torch (270 MB).
-        from foursight.models.engines import devices, engine  # noqa: PLC0415
+        # Ray sets one OpenMP thread per actor: right beside OpenVINO, which has threads of its own.
+        device = devices.resolve(settings.device)
+        if device != "cpu" or not has_openvino():
+            import torch  # noqa: PLC0415
 
-        # Ray sets one OpenMP thread per actor; a task that computes alone should use all cores.
-        engine.share_cores(devices.resolve(settings.device))
+            torch.set_num_threads(environment.available_cpus())
         self._name = name
         self._settings = settings
         self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)

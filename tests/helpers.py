@@ -1,12 +1,15 @@
 """Helpers shared by tests: pycocotools' masks, and networks with random weights that react to their input."""
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
+
+from foursight.models.engines import engine, loader
 
 # A second thread helps small networks little and is expensive on busy cores, because it waits by spinning.
 torch.set_num_threads(1)
@@ -36,3 +39,9 @@ def settle(network: nn.Module, pixels: Tensor) -> None:
     with torch.no_grad():
         network.train()(pixels)
     network.eval()
+
+
+def without_openvino(patch: pytest.MonkeyPatch) -> None:
+    """Pretend that OpenVINO is not installed."""
+    for module in (engine, loader):
+        patch.setattr(module, "has_openvino", lambda: False)

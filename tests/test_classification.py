@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from foursight.models import catalogue, labels
 from foursight.models.errors import OptionError
-from foursight.models.networks import backbone, lite0
+from foursight.models.networks import lite0
+from foursight.models.networks.presets import CentreCrop, lite0_weights
 from foursight.models.tasks import classify
 from tests.photos import photo
 
@@ -28,7 +29,7 @@ def ask(task: classify.Classification) -> Callable:
 
 
 def test_the_network_has_exactly_the_tensors_of_the_published_file() -> None:
-    published = torch.load(lite0.weights_path(), weights_only=True)
+    published = torch.load(lite0_weights(), weights_only=True)
     loaded = lite0.load().state_dict()
     assert loaded.keys() == published.keys()
     for name, value in published.items():
@@ -100,12 +101,12 @@ def test_the_crop_equals_resizing_the_whole_image_and_cropping(
     size: tuple[int, int], resample: Image.Resampling
 ) -> None:
     image = photo("chelsea").resize(size)
-    base = backbone.Backbone(torch.nn.Identity(), "", 256, 224, resample, (0.0,) * 3, (1.0,) * 3)
+    view = CentreCrop(256, 224, resample)
     short = min(size)
     resized = image.resize((int(256 * size[0] / short), int(256 * size[1] / short)), resample)
     left, top = (round((side - 224) / 2) for side in resized.size)
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))).astype(int)
-    difference = np.abs(base.crop_image(image) - expected)
+    difference = np.abs(view.crop_image(image) - expected)
     # Pillow may run the two passes of a resize in another order, and each rounds: one sample in 30,000 is off by two.
     assert (difference > 1).mean() < 1e-4
     assert difference.max() <= 2

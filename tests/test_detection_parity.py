@@ -23,12 +23,12 @@ from torchvision.models.detection.image_list import ImageList
 
 from foursight.models import image as images
 from foursight.models import labels, load, run
-from foursight.models.engines import engine
 from foursight.models.errors import OptionError
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.results import Predictions
 from foursight.models.tasks import instances
 from foursight.schema.options import DetectOptions, SegmentOptions
-from tests.helpers import as_tensor, settle
+from tests.helpers import as_tensor, settle, without_openvino
 from tests.photos import photo
 
 COCO = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
@@ -55,12 +55,12 @@ def loud(network: GeneralizedRCNN) -> GeneralizedRCNN:
 
 def fasterrcnn() -> instances.Rcnn:
     network = loud(fasterrcnn_mobilenet_v3_large_320_fpn(**RANDOM, box_detections_per_img=50))
-    return instances.load(network, "faster-rcnn", "tiny", "cpu", DetectOptions, instances.published_categories(COCO))
+    return instances.of_torchvision("faster-rcnn", network, COCO.meta["categories"], DetectOptions, "cpu")
 
 
 def maskrcnn() -> instances.Rcnn:
     network = loud(maskrcnn_resnet50_fpn(**RANDOM, box_detections_per_img=8))
-    return instances.load(network, "mask-rcnn", "tiny", "cpu", SegmentOptions, instances.published_categories(COCO))
+    return instances.of_torchvision("mask-rcnn", network, COCO.meta["categories"], SegmentOptions, "cpu")
 
 
 RANDOM_TASKS: dict[str, Callable[[], Any]] = {"random faster r-cnn": fasterrcnn, "random mask r-cnn": maskrcnn}
@@ -83,7 +83,7 @@ PHOTOS = {
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run tasks without engines and without reducing large images; both have separate tests."""
-    monkeypatch.setattr(engine, "has_openvino", lambda: False)
+    without_openvino(monkeypatch)
     monkeypatch.setattr(images, "reduce", lambda whole, short_side: whole)
 
 
@@ -91,6 +91,14 @@ def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(name: str) -> instances.Rcnn:
     torch.manual_seed(0)
     return TASKS[name]()
+
+
+@cache
+def torchvisions(name: str) -> GeneralizedRCNN:
+    """Return the network of a task as torchvision's own class."""
+    if name in RANDOM_TASKS:
+        return made(name).network.network
+    return ssd_rcnn.load(masks=name == "tiny segment")
 
 
 @cache
@@ -143,10 +151,10 @@ def chosen(found: Predictions, keep: NDArray[np.bool_]) -> Predictions:
 
 
 @pytest.mark.parametrize("photo_name", PHOTOS)
-def test_an_image_is_prepared_as_torchvision_does(name: str, photo_name: str) -> None:
-    task, image = made(name), PHOTOS[photo_name]
-    prepared = task.prepare(image)
-    expected, _ = task.network.transform([as_tensor(image)])
+def test_an_image_is_prepared_as_torchvision_does(random: str, photo_name: str) -> None:
+    image = PHOTOS[photo_name]
+    prepared = made(random).prepare(image)
+    expected, _ = torchvisions(random).transform([as_tensor(image)])
     height, width = expected.image_sizes[0]
     assert prepared.size == (image.height, image.width)
     assert tuple(prepared.pixels.shape) == (3, height, width)
@@ -160,34 +168,38 @@ def test_an_image_has_the_results_of_torchvisions_own_forward(
     task, image = made(name), PHOTOS[photo_name]
     # Both start from our resized pixels, because a random network amplifies the last bits of a pixel to visible
     # differences.
-    transform, pixels = task.network.transform, task.prepare(image).pixels
+    network, pixels = torchvisions(name), task.prepare(image).pixels
+    transform = network.transform
+    if name not in RANDOM_TASKS:
+        # Stretched by Pillow, in 8 bits.
+        pixels = transform.normalize(torch.tensor(pixels).permute(2, 0, 1) / 255)
     resized = ImageList(transform.batch_images([pixels]), [tuple(pixels.shape[1:])])
     monkeypatch.setattr(transform, "forward", lambda images, targets=None: (resized, targets))
     with torch.inference_mode():
-        (expected,) = task.network([as_tensor(image)])
+        (expected,) = network([as_tensor(image)])
     found = everything_in(name, photo_name)
     assert found.labels == tuple(task.published.names[index] for index in expected["labels"])
     assert found.class_ids.tolist() == [task.published.class_ids[index] for index in expected["labels"]]
-    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-6)
+    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
     if "masks" in expected:
-        np.testing.assert_array_equal(full(found, image), expected["masks"][:, 0].numpy() > 0.5)
+        # A pixel between a 0 and a 1 is .5 but for rounding.
+        assert (full(found, image) != (expected["masks"][:, 0].numpy() > 0.5)).mean() < 1e-3
     else:
         assert found.masks is None
 
 
 @pytest.mark.parametrize("task_name", ["tiny detect", "tiny segment"])
 @pytest.mark.parametrize("photo_name", PHOTOS)
-def test_trained_weights_have_the_results_of_torchvision_from_the_image_on(task_name: str, photo_name: str) -> None:
+def test_resizing_by_pillow_changes_little(task_name: str, photo_name: str) -> None:
     task, image = made(task_name), PHOTOS[photo_name]
     with torch.inference_mode():
-        (expected,) = task.network([as_tensor(image)])
-    found = everything_in(task_name, photo_name)
-    assert found.labels == tuple(task.published.names[index] for index in expected["labels"])
-    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
-    np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
-    if "masks" in expected:
-        np.testing.assert_array_equal(full(found, image), expected["masks"][:, 0].numpy() > 0.5)
+        (expected,) = torchvisions(task_name)([as_tensor(image)])
+    found, sure = everything_in(task_name, photo_name), expected["scores"] >= 0.5
+    labels = tuple(task.published.names[index] for index in expected["labels"][sure])
+    assert found.labels[: len(labels)] == labels
+    np.testing.assert_allclose(found.scores[: len(labels)], expected["scores"][sure], atol=0.05)
+    np.testing.assert_allclose(found.boxes[: len(labels)], expected["boxes"][sure], atol=0.01 * max(image.size))
 
 
 def test_the_networks_find_enough_for_these_tests(name: str) -> None:

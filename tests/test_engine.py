@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from foursight.models import load
 from foursight.models.engines import cache as engine_cache
-from foursight.models.engines import engine, rcnn
+from foursight.models.engines import engine
+from tests.helpers import without_openvino
 from tests.photos import photo
 
 CPU = torch.device("cpu")
 PHOTOS = ("chelsea", "coffee", "astronaut")
+SAMPLE = Path(__file__).parents[1] / "serving" / "page" / "samples" / "riders.jpg"
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend that OpenVINO is not installed."""
-    monkeypatch.setattr(engine, "has_openvino", lambda: False)
+    without_openvino(monkeypatch)
 
 
 @pytest.fixture
@@ -77,9 +79,7 @@ def answers(task: Any, **options: float) -> list[Any]:
 
 def pytorchs(name: str, monkeypatch: pytest.MonkeyPatch, **options: float) -> list[Any]:
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "has_openvino", lambda: False)
-        # This also leaves RoI pooling to torchvision.
-        patch.setattr(rcnn, "install", lambda *_: "float32")
+        without_openvino(patch)
         return answers(load(name, "tiny", "cpu"), **options)
 
 
@@ -230,3 +230,42 @@ assert sys.modules["openvino_telemetry"] is None
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["foursight"]
+
+
+# Loads a task, answers an image, and prints whether PyTorch was imported.
+ANSWER = """
+import sys
+from PIL import Image
+from foursight import models
+task = models.load(sys.argv[1], "tiny", "cpu")
+models.run(task, Image.open(sys.argv[2]).convert("RGB"))
+print("torch" in sys.modules)
+"""
+
+
+def imports_pytorch(task: str, image: Path) -> bool:
+    """Whether a process that answers an image imports PyTorch."""
+    done = subprocess.run([sys.executable, "-c", ANSWER, task, str(image)], capture_output=True, text=True, check=True)
+    return {"True\n": True, "False\n": False}[done.stdout]
+
+
+@pytest.mark.parametrize("name", ["classify", "localize", "detect", "segment"])
+def test_a_task_on_its_engines_needs_no_pytorch(name: str) -> None:
+    assert not imports_pytorch(name, SAMPLE)
+
+
+def test_networks_are_built_by_another_process_and_rebuilt_if_their_file_is_damaged(cache: Path) -> None:
+    assert not imports_pytorch("classify", SAMPLE)
+    files = sorted(cache.iterdir())
+    assert len(files) == 2
+    before = [file.stat().st_ino for file in files]
+    assert not imports_pytorch("classify", SAMPLE)
+    flip(files[0])
+    assert not imports_pytorch("classify", SAMPLE)
+    assert [file.stat().st_ino == inode for file, inode in zip(files, before, strict=True)] == [False, True]
+
+
+def test_networks_are_built_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert imports_pytorch("classify", SAMPLE)

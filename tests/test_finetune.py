@@ -41,7 +41,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def base() -> Backbone:
     """The tiny profile's backbone, with a tenth of its pixels."""
-    return replace(backbone.load("tiny"), resize=72, crop=64)
+    whole = backbone.load("tiny")
+    return replace(whole, view=replace(whole.view, resize=72, crop=64))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,18 @@ from pycocotools import mask as coco_mask
 from foursight import models
 from foursight.clients.cli.app import main
 from foursight.models import coco
-from foursight.models.engines import engine
 from foursight.models.errors import DataError, OptionError, StoreError
 from foursight.models.finetuned import detector as finetuned_detector
 from foursight.models.finetuned import networks, store
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
-from foursight.models.tasks import instances, localize, rcnn_forward
+from foursight.models.tasks import instances, localize, objects
 from foursight.models.training import detection_data, detector, jobs
 from foursight.models.training.detection_data import DetectionDataset
 from foursight.models.training.detector import Options, Outcome, heads
 from foursight.models.training.detector.finetune import predict
 from foursight.models.training.loop import Progress
 from foursight.schema.options import SegmentOptions
-from tests.helpers import as_tensor, iou
+from tests.helpers import as_tensor, iou, without_openvino
 from tests.photos import encoded, photo
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Use no engines, and a separate cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(engine, "has_openvino", lambda: False)
+        without_openvino(patch)
         yield
 
 
@@ -126,7 +126,8 @@ def test_the_served_model_returns_what_torchvisions_forward_returns_with_its_lab
     segmenter.install("pets", written)
     (card,) = segmenter.finetuned_cards()
     assert (card.labels, card.parameters) == (LABELS, sum(t.numel() for t in outcome.tensors.values()))
-    image = Image.open(folder / "images" / "1.png").convert("RGB")
+    # Of the size that the network sees: nothing is resized.
+    image = Image.open(folder / "images" / "1.png").convert("RGB").resize((480, 480))
     found = models.run(segmenter, image, model="pets", score_threshold=0.05)
     with torch.inference_mode():
         (expected,) = networks.load("pets", written)([as_tensor(image)])
@@ -136,7 +137,7 @@ def test_the_served_model_returns_what_torchvisions_forward_returns_with_its_lab
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.01)
     assert all(
-        iou(ours.full(200, 320), theirs > 0.5) > 0.99
+        iou(ours.full(480, 480), theirs > 0.5) > 0.99
         for ours, theirs in zip(found.masks, expected["masks"][:, 0].numpy(), strict=True)
     )
     assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == set(LABELS)
@@ -151,10 +152,11 @@ def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
     options = [SegmentOptions(model=name, score_threshold=0.05) for name in (None, "pets", "pets")]
     requests = [segmenter.resolve(one) for one in options]
     alone = [segmenter.finish(*answer(segmenter, one, mine)) for one, mine in zip(photos, requests, strict=True)]
-    seen = []
-    watch = segmenter.network.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    outputs = segmenter.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, requests, strict=True)])
-    watch.remove()
+    seen: list[int] = []
+    scene = segmenter.network.scene
+    watched = replace(scene, run=lambda images: seen.append(len(images)) or scene.run(images))
+    watching = replace(segmenter, network=replace(segmenter.network, scene=watched))
+    outputs = watching.predict([(segmenter.prepare(one), mine) for one, mine in zip(photos, requests, strict=True)])
     assert seen == [3]
     assert alone[0].labels != alone[2].labels
     for output, mine, expected in zip(outputs, requests, alone, strict=True):
@@ -170,8 +172,8 @@ def test_a_batch_of_mixed_models_takes_one_pass_and_returns_the_same_answers(
 
 
 def answer(
-    task: instances.Rcnn, image: Image.Image, request: rcnn_forward.Request
-) -> tuple[rcnn_forward.RawDetections, rcnn_forward.Request]:
+    task: instances.Rcnn, image: Image.Image, request: objects.Request
+) -> tuple[objects.RawDetections, objects.Request]:
     (output,) = task.predict([(task.prepare(image), request)])
     return output, request
 
@@ -223,11 +225,14 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 def test_untrained_heads_for_known_labels_find_what_the_built_in_network_finds(own: finetuned_detector.Own) -> None:
     network, image = ssd_rcnn.load(masks=True), as_tensor(photo("chelsea"))
     own_heads = finetuned_detector.build(3, own)
-    said = heads.initialize(own_heads, ("dog", "Cat", "thing"), network.roi_heads)
+    said = heads.initialize(own_heads, ("dog", "Cat", "thing"))
     assert [line.split(": ")[1] for line in said] == [
         "initialized as the built-in dog", "initialized as the built-in cat", "initialized as any object",
     ]  # fmt: skip
-    finetuned_detector.share(own_heads, network.roi_heads)
+    if own == "labels":
+        ssd_rcnn.share_masks(own_heads, network.roi_heads)
+    else:
+        heads.initialize_masks(own_heads, network.roi_heads)
     with torch.inference_mode():
         (expected,) = network([image])
         network.roi_heads = own_heads
@@ -405,9 +410,9 @@ def test_the_command_trains_and_writes_a_folder_with_its_card(
     ]
     assert 0 <= card["validation"]["box"]["ap"] <= card["validation"]["box"]["ap50"] <= 1
     assert (
-        finetuned_detector.load(
-            "pets", tmp_path / "pets", "detect", finetuned_detector.shared_weights(ssd_rcnn.load(False))
-        )[0].labels
+        finetuned_detector.load("pets", tmp_path / "pets", "detect", ssd_rcnn.shared_weights(ssd_rcnn.load(False)))[
+            0
+        ].labels
         == LABELS
     )
     assert main(["finetune", str(folder), *options]) == 1
@@ -453,7 +458,7 @@ def test_an_own_mask_branch_is_trained_stored_and_served(data: DetectionDataset,
     task = models.load("segment", "tiny", "cpu")
     assert isinstance(task, instances.Rcnn)
     task.install("own", tmp_path / "own")
-    image = Image.open(folder / "images" / "1.png").convert("RGB")
+    image = Image.open(folder / "images" / "1.png").convert("RGB").resize((480, 480))
     found = models.run(task, image, model="own", score_threshold=0.05)
     with torch.inference_mode():
         (expected,) = networks.load("own", tmp_path / "own")([as_tensor(image)])
@@ -461,7 +466,7 @@ def test_an_own_mask_branch_is_trained_stored_and_served(data: DetectionDataset,
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
     overlaps = [
-        iou(ours.full(200, 320), theirs > 0.5)
+        iou(ours.full(480, 480), theirs > 0.5)
         for ours, theirs in zip(found.masks or (), expected["masks"][:, 0].numpy(), strict=True)
     ]
     assert np.mean(overlaps) > 0.99

@@ -27,6 +27,7 @@ from foursight.models.inspection.geometry import Window, same_padding
 from foursight.models.inspection.layer import Layer
 from foursight.models.inspection.recorder import Part, record
 from foursight.models.networks import backbone, lite0
+from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.schema import LayerTable, Problem
 from tests.shapes import write_model
 from tests.tuned_models import write, write_detector, write_localizer
@@ -130,7 +131,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root / "deep", backbone.load("tiny"), seed=1, frozen=8, pool="l2", hidden=16, dropout=0.3)
     write_localizer(root / "main", ("espresso", "tiger cat"))
     write_detector(root / "named", ("cup", "vase"))
-    shared = detector.shared_weights(summary.build("segment", "tiny"))
+    shared = ssd_rcnn.shared_weights(summary.build("segment", "tiny"))
     assert shared is not None
     own = detector.build(2, "labels and masks")
     write(

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from foursight import models
 from foursight.models.tasks.localize import Localization
 from foursight.models.tasks.main_object import main_box
-from foursight.models.tasks.rcnn_forward import RawDetections
+from foursight.models.tasks.objects import RawDetections
 from tests.photos import photo
 from tests.tuned_models import write_localizer
 
@@ -31,9 +30,9 @@ def sample(name: str) -> Image.Image:
 
 def detections(*found: tuple[float, tuple[float, float, float, float]]) -> RawDetections:
     """Detections in an image of 200 x 100 pixels."""
-    boxes = torch.tensor([box for _, box in found]).reshape(-1, 4)
-    scores = torch.tensor([score for score, _ in found])
-    return RawDetections(boxes, scores, torch.ones(len(found), dtype=torch.int64), None, (100, 200))
+    boxes = np.array([box for _, box in found], np.float32).reshape(-1, 4)
+    scores = np.array([score for score, _ in found], np.float32)
+    return RawDetections(boxes, scores, np.ones(len(found), np.int64), None, (100, 200))
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision import ops
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from foursight.models import coco
 from foursight.models.errors import WeightsError
-from foursight.models.networks.ssd_rcnn import graph
+from foursight.models.networks.ssd_rcnn import boxes, graph, interface
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
-from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, FINE_SIDE, GATED
+from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, GATED
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE, SIDE, anchors, decode
 from foursight.models.networks.ssd_rcnn.mobilenet import HEAD_LEVELS
-from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead, gather, pick
-from foursight.models.networks.ssd_rcnn.ssd_head import SIDE, SsdHead, anchors
+from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead
+from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
 from research.detector.check_graph import by_graph, by_port
 from tests.helpers import as_tensor
 
@@ -37,9 +39,9 @@ def sample(name: str) -> Image.Image:
 
 def package(folder: Path, content: bytes | None) -> Path:
     """Make a package of the weights' name whose graph is `content`; without it, there is no graph."""
-    file = folder / graph.PACKAGE / graph.FILE
+    file = folder / interface.PACKAGE / interface.FILE
     file.parent.mkdir(parents=True)
-    (folder / graph.PACKAGE / "__init__.py").touch()
+    (folder / interface.PACKAGE / "__init__.py").touch()
     if content is not None:
         file.write_bytes(content)
     return file
@@ -63,25 +65,47 @@ def test_picked_cells_have_the_outputs_of_the_dense_heads() -> None:
         for name, (channels, _) in HEAD_LEVELS.items()
     }
     maps["fine"] = torch.randn(2, 576, 30, 30, generator=noise)
-    gates = {name: torch.randn(2, 1, *maps[name].shape[2:], generator=noise) for name in GATED}
+    maps |= {f"gate {name}": torch.randn(2, 1, *maps[name].shape[2:], generator=noise) for name in GATED}
     dense = zip(head([maps["fine"]]), head([maps[name] for name in COARSE_LEVELS]), strict=True)
     offsets, logits = (torch.cat(both, 1) for both in dense)
-    places = torch.cat([anchors(FINE_SIDE, FINE_SIDE, relative=False, levels=1), anchors(SIDE, SIDE)])
+    places = np.concatenate([anchors(FINE_SIDE, FINE_SIDE, relative=False, levels=1), anchors(SIDE, SIDE)])
 
-    picked = pick(gates, maps)
-    found, scores, centred = gather(SparseHead(head)(picked.taps, maps), picked, FINE_SIDE, FINE_SIDE)
+    rows, cells = SparseHead(head)(maps)
 
-    assert found.shape[1] == 100 * 3 + 60 * 3 + 30 * 6 + 150 + 54 + 24 + 6
+    assert rows.shape[1] == 100 * 3 + 60 * 3 + 30 * 6 + 150 + 54 + 24 + 6
     for image in range(2):
+        centred = boxes._anchors_of(cells[image].numpy())
         # The position of an anchor identifies its row.
-        rows = torch.cdist(centred[image], places).argmin(1)
-        assert torch.equal(places[rows], centred[image])
-        assert torch.allclose(found[image], offsets[image, rows], atol=1e-4)
-        assert torch.allclose(scores[image], logits[image, rows][:, list(coco.IDS)], atol=1e-4)
+        dense_rows = torch.cdist(torch.tensor(centred), torch.tensor(places)).argmin(1)
+        np.testing.assert_array_equal(places[dense_rows], centred)
+        torch.testing.assert_close(rows[image, :, :4], offsets[image, dense_rows], atol=1e-4, rtol=0)
+        own = logits[image, dense_rows][:, list(coco.IDS)]
+        torch.testing.assert_close(rows[image, :, 4:], own, atol=1e-4, rtol=0)
+        best = rows[image, :, 4:].amax(1).argmax()
+        expected = decode(rows[image, best, None, :4].numpy(), centred[best, None]) * FINE_SIDE
+        proposals = boxes.proposals(rows[image].numpy(), cells[image].numpy())
+        np.testing.assert_allclose(proposals[0, :4], expected[0].clip(0, FINE_SIDE), atol=1e-3)
+
+
+def test_nms_and_the_objects_of_proposals_are_those_of_torchvision() -> None:
+    chance = np.random.default_rng(0)
+    corners = chance.uniform(0, 400, (300, 2))
+    found = np.concatenate([corners, corners + chance.uniform(0, 150, (300, 2))], 1).astype(np.float32)
+    logits = chance.normal(-3, 2, (300, 20)).astype(np.float32)
+    np.testing.assert_array_equal(boxes.nms(found, 0.3), ops.nms(torch.tensor(found), -torch.arange(300.0), 0.3))
+    scores = torch.tensor(logits).sigmoid()
+    rows, classes = (scores > 0.05).nonzero(as_tuple=True)
+    values, order = scores[rows, classes].topk(1000)
+    rows, classes = rows[order], classes[order]
+    kept = ops.batched_nms(torch.tensor(found)[rows], values, classes, 0.5)[:100]
+    mine = boxes.detections(found, logits)
+    assert len(kept) == 100
+    for one, expected in zip(mine, (torch.tensor(found)[rows[kept]], values[kept], classes[kept] + 1), strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-6)
 
 
 def test_the_stored_weights_are_those_of_the_parts_that_are_ours(network: GeneralizedRCNN) -> None:
-    stored, loaded = load_file(ssd_rcnn.WEIGHTS), network.state_dict()
+    stored, loaded = load_file(interface.WEIGHTS), network.state_dict()
     assert stored.keys() == {key for key in loaded if key.startswith(ssd_rcnn.TRAINED)}
     assert all(torch.equal(loaded[key], value.float()) for key, value in stored.items())
     stored["backbone.gates.wrong"] = stored.popitem()[1]
@@ -108,7 +132,7 @@ def test_without_the_graph_weights_are_unavailable(tmp_path: Path, monkeypatch: 
 
 
 def test_without_the_package_weights_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, graph.PACKAGE, None)
+    monkeypatch.setitem(sys.modules, interface.PACKAGE, None)
     with pytest.raises(WeightsError, match="not installed") as caught:
         graph.load()
     assert caught.value.code == "weights_unavailable"

@@ -16,11 +16,10 @@ from torchvision.models._api import Weights
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, maskrcnn_resnet50_fpn_v2
 
 from foursight.models import TASKS, load, run
-from foursight.models.engines import engine
 from foursight.models.errors import WeightsError
 from foursight.models.networks import backbone, weights
 from foursight.models.tasks import classify, detect, segment
-from tests.helpers import settle
+from tests.helpers import settle, without_openvino
 from tests.photos import photo
 from tests.stubs import Stub
 
@@ -30,7 +29,7 @@ STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
 @pytest.fixture(autouse=True)
 def in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines would remove the weights from the network, and fill the cache with random networks."""
-    monkeypatch.setattr(engine, "has_openvino", lambda: False)
+    without_openvino(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +112,7 @@ def test_a_file_that_the_server_does_not_have_is_unavailable(cache: Path) -> Non
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_file_of_each_task_has_a_hash_in_its_name_that_is_checked(cache: Path, task: str) -> None:
-    name = weights.cached_path(import_module(TASKS[task].module).PUBLISHED).name
+    name = weights.cached_path(import_module(TASKS[task].module).published()).name
     with Stub(b"not what was published") as publisher, pytest.raises(WeightsError, match="wrong SHA-256"):
         weights.fetch(published(f"{publisher.url}/{name}"))
 
@@ -162,15 +161,15 @@ def test_the_standard_detectors_load_a_file_of_the_right_shape(
 ) -> None:
     original = build(weights=None, weights_backbone=None)
     data = saved(original.state_dict())
-    source = Weights(f"http://127.0.0.1:9/{name_of(data)}", None, module.PUBLISHED.meta)
+    source = Weights(f"http://127.0.0.1:9/{name_of(data)}", None, module.published().meta)
     cache.mkdir()
     (cache / name_of(data)).write_bytes(data)
-    monkeypatch.setattr(module, "PUBLISHED", source)
+    monkeypatch.setattr(module, "published", lambda: source)
     task = load(name, "standard", "cpu")
     assert len(task.card.labels) == 80
     assert {"person", "toothbrush"} <= set(task.card.labels)
     assert task.card.parameters == sum(parameter.numel() for parameter in original.parameters())
-    loaded = task.network.state_dict()
+    loaded = task.network.network.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in original.state_dict().items())
 
 

@@ -36,7 +36,7 @@ def write_localizer(folder: Path, labels: tuple[str, ...]) -> None:
 def write_detector(folder: Path, labels: tuple[str, ...]) -> None:
     """Write a detector of some COCO labels, over the built-in network."""
     network, own = ssd_rcnn.load(masks=False), detector.build(len(labels), "labels")
-    heads.initialize(own, labels, network.roi_heads)
-    shared = detector.shared_weights(network)
+    heads.initialize(own, labels)
+    shared = ssd_rcnn.shared_weights(network)
     assert shared is not None
     write(folder, store.pack(own.state_dict(), detector.spec_of("detect", "labels", shared, labels)))

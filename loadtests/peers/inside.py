@@ -20,6 +20,7 @@ from foursight.models import coco, labels
 from foursight.models.engines import engine
 from foursight.models.image import decode_for
 from foursight.models.networks import lite0
+from foursight.models.networks.presets import PRESETS
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.serving.encoding import to_answer
 
@@ -52,12 +53,13 @@ class Classifier:
     def __init__(self) -> None:
         self._network = lite0.load()
         self._names = [label for _, label in labels.imagenet()]
+        preset = PRESETS["tiny"]
         self._transform = transforms.Compose(
             [
                 transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
                 transforms.CenterCrop(224),
                 transforms.ToTensor(),
-                transforms.Normalize([lite0.MEAN / 255] * 3, [lite0.STD / 255] * 3),
+                transforms.Normalize([mean / 255 for mean in preset.mean], [std / 255 for std in preset.std]),
             ]
         )
 

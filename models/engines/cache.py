@@ -5,6 +5,7 @@ the code that it contains.
 """
 
 import hashlib
+import mmap
 import os
 import platform
 import tempfile
@@ -14,8 +15,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from foursight.models.folders import cache_folder
 
@@ -29,34 +28,37 @@ def folder() -> Path:
     return cache_folder("engines")
 
 
-def key(part: nn.Module, inputs: Any, config: Mapping[str, Any]) -> str:
+def key(content: bytes, dtype: str, config: Mapping[str, Any]) -> str:
     """Return the file name of a compiled module: a SHA-256 over everything that the compilation depends on.
 
-    That is weights, code (the module's repr, the sources of this package, library versions), `inputs` (their shapes and
-    dtypes), `config` (the options of the compilation), and the processor.
+    That is `content` (weights, structure, shapes of the inputs), code (the sources of this package, versions of the
+    libraries), `dtype`, `config` (the options of the compilation), and the processor.
     """
-    digest = hashlib.sha256()
-    # Not `state_dict`: it leaves out non-persistent buffers.
-    for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(content)
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
-    versions = [version(package) for package in ("torch", "torchvision", "openvino")]
-    digest.update(repr((part, inputs, sorted(config.items()), versions, platform.machine(), _processor())).encode())
+    packages = ("torch", "torchvision", "openvino", *(("nncf",) if dtype == "int8" else ()))
+    versions = [version(package) for package in packages]
+    digest.update(repr((dtype, sorted(config.items()), versions, platform.machine(), _processor())).encode())
     return digest.hexdigest()
 
 
-def read(name: str) -> bytes | None:
-    """Return what `write` stored under this name; None if there is no such file or it is damaged."""
+def read(name: str) -> memoryview | None:
+    """Return what `write` stored under this name; None if there is no such file or it is damaged.
+
+    It is mapped, not read: the pages of a file that several workers use are in memory once.
+    """
     path = folder() / name
     try:
         if not _is_private(path.parent):
             return None
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            # Copied if written to: OpenVINO takes writable memory only.
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
         # The modification time is the time of the last use: `_evict` removes the oldest files first.
         os.utime(path)
-    except OSError:
+    except (OSError, ValueError):
+        # An empty file cannot be mapped.
         return None
     digest, blob = content[:32], content[32:]
     return blob if hashlib.sha256(blob).digest() == digest else None

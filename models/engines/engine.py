@@ -9,28 +9,30 @@ if the results differ by more than the tolerance. Compiled OpenVINO models are c
 converting a network takes seconds, reading one back a tenth of a second.
 """
 
+import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foursight.models.engines import cache, environment
+from foursight.models.engines import cache, environment, loader
+from foursight.models.engines.loader import Array
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig, has_openvino, import_openvino
 
 # Largest difference from PyTorch's result, relative to the largest value of the result. After the 50 layers of Lite0,
 # summing float32 in another order causes about 1e-6; bfloat16, OpenVINO's default on CPUs that have it, 1e-2.
 TOLERANCE = 1e-4
 CUDA_TOLERANCE = 1e-2
-HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 Inputs = tuple[Tensor, ...]
 Run = Callable[..., list[Tensor]]
 Samples = Callable[[], Sequence[Inputs]]
+Compare = Callable[[Sequence[Array], Sequence[Array]], Iterable[tuple[Array, Array]]]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,22 @@ def compile(
     without it, float32 is used. Only one thread at a time may call the engine. OpenVINO copies the weights, so the
     caller should release the part.
     """
-    if not has_engine(device):
-        return _in_pytorch(part)
-    if device.type == "cpu":
+    if device.type == "cpu" and has_engine(device):
         if precision.dtype == "int8" and samples is None:
             precision = FLOAT32
         run = _openvino(part, example, other, precision, samples)
-        return Engine(run, precision.dtype) if run else _in_pytorch(part)
-    half = autocast_float16(part)
-    return Engine(half, "float16") if _agrees(half, part, (example, other), CUDA_TOLERANCE) else _in_pytorch(part)
+        if run:
+            return Engine(run, precision.dtype)
+    return in_pytorch(part, (example, other), device)
+
+
+def in_pytorch(part: nn.Module, examples: Sequence[Inputs], device: torch.device) -> Engine:
+    """Return a part as it is; on CUDA in float16, if that has the same results for the examples."""
+    if device.type == "cuda":
+        half = autocast_float16(part)
+        if _agrees(half, part, examples, CUDA_TOLERANCE):
+            return Engine(half, "float16")
+    return Engine(_eager(part), "float32")
 
 
 def has_engine(device: torch.device) -> bool:
@@ -87,10 +96,6 @@ def share_cores(device: torch.device) -> None:
     threads and 8.4 ms with one.
     """
     torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.available_cpus())
-
-
-def _in_pytorch(part: nn.Module) -> Engine:
-    return Engine(_eager(part), "float32")
 
 
 def _eager(part: nn.Module) -> Run:
@@ -115,49 +120,78 @@ def autocast_float16(part: nn.Module) -> Run:
 def _openvino(
     part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig, samples: Samples | None
 ) -> Run | None:
-    """Compile with OpenVINO; None if the network cannot be converted, or has other results when converted."""
-    ov = import_openvino()
-    config = {
-        "INFERENCE_NUM_THREADS": environment.available_cpus(),
-        # All threads for one call: two concurrent calls with one thread each gain little for a batch, and a single
-        # image takes 1.5 times as long.
-        "PERFORMANCE_HINT": "LATENCY",
-        # With pinning, several workers would pin their threads to the same cores.
-        "ENABLE_CPU_PINNING": False,
-    }
-    # By default OpenVINO computes in bfloat16 on CPUs that have it, which changes scores in the second digit.
-    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision.dtype]}
-    shapes = [
-        [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
-        for one, two in zip(example, other, strict=True)
-    ]
-    core = ov.Core()
-    quantized = (precision.digest, version("nncf")) if precision.dtype == "int8" else ()
-    key = cache.key(part, (shapes, [tensor.dtype for tensor in example], quantized), config | hint)
+    """Compile with OpenVINO, or read what was compiled before; None as for `to_openvino`."""
+    config = loader.config(precision)
+    key = cache.key(_content(part, example, other, precision), precision.dtype, config)
     blob = cache.read(key)
     try:
         if blob is not None:
-            return _session(core.import_model(blob, "CPU", config | hint))
+            return _session(import_openvino().Core().import_model(bytes(blob), "CPU", config))
     except RuntimeError as error:
         _warn(part, f"its cached compiled model cannot be read: {error}")
+    compiled = to_openvino(part, example, other, precision, samples)
+    if compiled is None:
+        return None
+    cache.write(key, compiled.export_model().getvalue())
+    return _session(compiled)
+
+
+def to_openvino(
+    part: nn.Module,
+    example: Inputs,
+    other: Inputs,
+    precision: PrecisionConfig,
+    samples: Samples | None,
+    rows: bool = False,
+    compare: Compare = zip,
+) -> Any:
+    """Compile with OpenVINO; None if the network cannot be converted, or has other results when converted.
+
+    With `rows` the first dimension is one; the examples may have more rows. `compare` pairs the arrays of two results
+    that must be equal.
+    """
+    ov = import_openvino()
+    shapes = _shapes(example, other)
+    if rows:
+        shapes = [[1, *shape[1:]] for shape in shapes]
+        example = tuple(given[:1] for given in example)
+    core = ov.Core()
     try:
         model = _convert(ov, part, example, shapes)
-        compiled = core.compile_model(model, "CPU", config | {"INFERENCE_PRECISION_HINT": "f32"})
-        run = _session(compiled)
-        if not _agrees(run, part, (example, other), TOLERANCE):
+        compiled = core.compile_model(model, "CPU", loader.config(FLOAT32))
+        if not _agrees(_session(compiled, rows), part, (example, other), TOLERANCE, compare):
             _warn(part, "runs in PyTorch, because OpenVINO's results differ")
             return None
         # Only float32 can be verified against PyTorch; other precisions are made from the verified model.
-        if quantized and samples:
+        if precision.dtype == "int8" and samples:
             model = _quantized(model, samples())
         if precision.dtype != "float32":
-            compiled = core.compile_model(model, "CPU", config | hint)
-            run = _session(compiled)
+            compiled = core.compile_model(model, "CPU", loader.config(precision))
     except Exception as error:
         _warn(part, f"runs in PyTorch, because OpenVINO cannot convert it: {error}")
         return None
-    cache.write(key, compiled.export_model().getvalue())
-    return run
+    return compiled
+
+
+def _shapes(example: Inputs, other: Inputs) -> list[list[int]]:
+    """Return the inputs' shapes; -1 for the first dimension, and for each that differs between the examples."""
+    return [
+        [-1, *(size if size == second else -1 for size, second in zip(one.shape[1:], two.shape[1:], strict=True))]
+        for one, two in zip(example, other, strict=True)
+    ]
+
+
+def _content(part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig) -> bytes:
+    """Return a digest of a part's weights and structure, and of what else its compilation depends on."""
+    digest = hashlib.sha256()
+    # Not `state_dict`: it leaves out non-persistent buffers.
+    for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    images = precision.digest if precision.dtype == "int8" else ""
+    inputs = (_shapes(example, other), [tensor.dtype for tensor in example], images)
+    digest.update(repr((part, inputs)).encode())
+    return digest.digest()
 
 
 def _warn(part: nn.Module, what: str) -> None:
@@ -183,24 +217,23 @@ def _quantized(model: Any, samples: Sequence[Inputs]) -> Any:
     return nncf.quantize(model, dataset, preset=preset, subset_size=len(samples))
 
 
-def _session(compiled: Any) -> Run:
-    request = compiled.create_infer_request()
+def _session(compiled: Any, rows: bool = False) -> Run:
+    on_arrays = loader.session(compiled, rows)
 
     def run(*inputs: Tensor) -> list[Tensor]:
-        arrays = [given.contiguous().numpy() for given in inputs]
-        found = request.infer(arrays, share_inputs=True, share_outputs=False)
-        return [torch.from_numpy(array) for array in found.to_tuple()]
+        return [torch.from_numpy(found) for found in on_arrays(*(given.numpy() for given in inputs))]
 
     return run
 
 
-def _agrees(engine: Run, part: nn.Module, examples: Sequence[Inputs], tolerance: float) -> bool:
+def _agrees(engine: Run, part: nn.Module, examples: Sequence[Inputs], tolerance: float, compare: Compare = zip) -> bool:
     """Whether an engine's results for the examples equal the part's own, within the tolerance."""
     eager = _eager(part)
     for example in examples:
-        for mine, own in zip(engine(*example), eager(*example), strict=True):
+        results = ([found.cpu().numpy() for found in run(*example)] for run in (engine, eager))
+        for mine, own in compare(*results):
             # Hidden classes have a logit of minus infinity.
-            bound = tolerance * float(own[own.isfinite()].abs().max())
-            if mine.shape != own.shape or not torch.allclose(mine, own, rtol=0, atol=bound):
+            bound = tolerance * float(np.abs(own[np.isfinite(own)]).max(initial=0))
+            if mine.shape != own.shape or not np.allclose(mine, own, rtol=0, atol=bound):
                 return False
     return True

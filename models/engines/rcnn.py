@@ -1,11 +1,10 @@
 """The dense parts of a `GeneralizedRCNN` on engines: backbone with pyramid, RPN head, box head, predictor, mask head.
 
 The rest stays torchvision's (anchors, NMS), except that boxes are pooled by networks/roi_align.py on a CPU. The mask
-predictor stays in PyTorch: it is a tenth of the mask branch, and the tiny profile's returns views of one mask for all
-classes, which an engine would copy. The tiny profile has no box head.
+predictor stays in PyTorch: it is a tenth of the mask branch.
 
-Each part is compiled once for images of all sizes, or for that of the tiny profile. The first call with a new shape
-takes OpenVINO as long as a few calls, not the seconds of a compilation.
+Each part is compiled once for images of all sizes. The first call with a new shape takes OpenVINO as long as a few
+calls, not the seconds of a compilation.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,10 +21,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from foursight.models.engines import engine
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.networks import roi_align
-from foursight.models.networks.ssd_rcnn.network import SsdProposals
 
-# (N, height, width) of the two example batches, if the network takes images of several sizes. The sides are multiples
-# of 32, as those of padded images are.
+# (N, height, width) of the two example batches. The sides are multiples of 32, as those of padded images are.
 EXAMPLES = ((2, 96, 128), (3, 64, 160))
 # The heads are calibrated on this number of an image's best proposals.
 CALIBRATION_PROPOSALS = 64
@@ -80,8 +77,7 @@ def install(
     """
     # A separate generator: loading a model must not change the program's random numbers.
     noise = torch.Generator().manual_seed(0)
-    sizes = [(n, *(network.transform.fixed_size or sides)) for n, *sides in EXAMPLES]
-    examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in sizes]
+    examples = [torch.randn(n, 3, height, width, generator=noise).to(device) for n, height, width in EXAMPLES]
     calls = _calls(network, [ImageList(batch, [tuple(batch.shape[2:])] * len(batch)) for batch in examples])
     heads = network.roi_heads
     if device.type == "cpu":
@@ -121,11 +117,13 @@ def _calls(network: GeneralizedRCNN, batches: list[ImageList], use_proposals: bo
         height, width = batch.tensors.shape[2:]
         fixed = batch.tensors.new_tensor([[0, 0, width, height], [8, 8, 40, 40], [4, 20, 90, 60]])
         boxes = [found[:CALIBRATION_PROPOSALS, :4] if use_proposals else fixed for found in proposals]
-        arguments = {"backbone": (batch.tensors,), "rpn.head": rpn_calls[0]}
-        if not isinstance(network.rpn, SsdProposals):
-            pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
-            arguments["roi_heads.box_head"] = (pooled,)
-            arguments["roi_heads.box_predictor"] = (heads.box_head(pooled),)
+        pooled = heads.box_roi_pool(features, boxes, batch.image_sizes)
+        arguments = {
+            "backbone": (batch.tensors,),
+            "rpn.head": rpn_calls[0],
+            "roi_heads.box_head": (pooled,),
+            "roi_heads.box_predictor": (heads.box_head(pooled),),
+        }
         if heads.has_mask():
             arguments["roi_heads.mask_head"] = (heads.mask_roi_pool(features, boxes, batch.image_sizes),)
         for name, args in arguments.items():

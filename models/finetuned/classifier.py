@@ -3,7 +3,9 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foursight.models.finetuned import store
@@ -31,6 +33,20 @@ class TunedClassifier(nn.Module):
     def features(self, published: nn.ModuleList, pixels: Tensor) -> Tensor:
         """Map normalised float [N, 3, H, W] to the last map, float [N, C, h, w]: shared stages, then its own."""
         return self.tail(stages.run(published[: self.frozen], pixels))
+
+    @torch.inference_mode()
+    def features_of(self, base: Backbone, published: nn.ModuleList, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map uint8 [N, H, W, 3] to the last map, float32 [N, C, h, w]."""
+        pixels = base.normalize(torch.from_numpy(crops).to(self.head.fc.weight.device))
+        found: NDArray[np.float32] = self.features(published, pixels).cpu().numpy()
+        return found
+
+    @torch.inference_mode()
+    def probabilities(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map the last map, float32 [N, C, h, w], to probabilities [N, K]."""
+        logits = self.head(torch.from_numpy(maps).to(self.head.fc.weight.device))
+        found: NDArray[np.float32] = logits.softmax(1).cpu().numpy()
+        return found
 
     def tail(self, x: Tensor) -> Tensor:
         """Map the output of the frozen stages to the last map, float [N, C, h, w]."""

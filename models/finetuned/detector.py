@@ -5,41 +5,32 @@ classes. A segmenter may have a mask branch of its own. Either way all models sh
 which are computed once for a batch.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.roi_heads import RoIHeads
 
 from foursight.models import coco
 from foursight.models.finetuned import store
 from foursight.models.finetuned.store import ModelSpec
-from foursight.models.networks import stages
 from foursight.models.networks.roi_align import Align, Pool, in_batch, roi_align_cpu
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPredictor, mask_pool
-from foursight.models.networks.ssd_rcnn.network import SigmoidHeads, SsdProposals
+from foursight.models.networks.ssd_rcnn.network import SigmoidHeads
 
 BACKBONE, STAGES = "ssd-mobilenet-v2", 17
 # The maps whose means in a box tell labels apart: "ssd1" for what it is, "fine" for its texture.
 SEMANTIC, TEXTURE = ("ssd1", 1280), ("fine", 576)
 CLASSES = len(coco.CATEGORIES)
 
+Floats = NDArray[np.float32]
 # What a model has of its own.
 Own = Literal["labels", "labels and masks"]
-
-
-def shared_weights(network: GeneralizedRCNN) -> str | None:
-    """Return the SHA-256 of all that fine-tuned models share, before it goes to engines; None for another network.
-
-    The built-in mask branch is not part of it: models that use it need not be trained again when it changes.
-    """
-    if not isinstance(network.rpn, SsdProposals):
-        return None
-    return stages.digest({name: value for name, value in network.state_dict().items() if "roi_heads." not in name})
 
 
 class LabelPool(Pool):
@@ -97,7 +88,7 @@ class LabelHead(nn.Module):
 
 
 def build(labels: int, own: Own) -> SigmoidHeads:
-    """Return untrained heads for so many labels, on the CPU, without what is shared (see `share`)."""
+    """Return untrained heads for so many labels, on the CPU."""
     heads = SigmoidHeads(LabelPool(labels), LabelHead(labels), nn.Identity())
     if own == "labels and masks":
         heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = mask_pool(), MaskHead(), MaskPredictor()
@@ -105,15 +96,51 @@ def build(labels: int, own: Own) -> SigmoidHeads:
     return heads
 
 
-def share(heads: RoIHeads, shipped: RoIHeads) -> None:
-    """Complete a model's heads on their device: with the built-in mask branch, if they have none of their own."""
-    if shipped.has_mask() and not heads.has_mask():
-        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = (
-            shipped.mask_roi_pool, shipped.mask_head, shipped.mask_predictor,
-        )  # fmt: skip
+@dataclass(frozen=True)
+class TunedDetector:
+    """A model's heads on their device, for what the built-in network computes (tasks/ssd_forward.py)."""
+
+    heads: SigmoidHeads
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask branch of its own."""
+        return bool(self.heads.has_mask())
+
+    @torch.inference_mode()
+    def score(self, maps: dict[str, Floats], proposals: list[Floats]) -> list[Floats]:
+        """Map maps [N, C, h, w] by name and proposals [P, 84] of each image to logits [P, K] of each."""
+        rows = [torch.from_numpy(one).to(self._device) for one in proposals]
+        logits, _ = self.heads.box_head(self.heads.box_roi_pool(self._on_device(maps), rows, []))
+        return [part.cpu().numpy() for part in logits.split([len(one) for one in rows])]
+
+    @torch.inference_mode()
+    def outline(self, maps: dict[str, Floats], rois: Floats) -> Floats:
+        """Map maps and rois [M, 5] (index of the image, xyxy) to mask probabilities [M, 28, 28]."""
+        cells = self.heads.mask_roi_pool.cells_of(self._on_device(maps), torch.from_numpy(rois).to(self._device))
+        found: Floats = self.heads.mask_predictor.mask(self.heads.mask_head(cells)).sigmoid().cpu().numpy()
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        found: torch.device = next(self.heads.parameters()).device
+        return found
+
+    def _on_device(self, maps: dict[str, Floats]) -> dict[str, Tensor]:
+        # RoIAlign on a CPU reads rows of channels.
+        return {
+            name: torch.from_numpy(level).to(self._device).contiguous(memory_format=torch.channels_last)
+            for name, level in maps.items()
+        }
+
+
+def serve(heads: SigmoidHeads, device: torch.device) -> TunedDetector:
+    """Move heads to a device, to answer requests."""
+    heads.eval().to(device)
     for module in heads.modules():
-        if isinstance(module, Pool) and next(heads.parameters()).device.type == "cpu":
+        if isinstance(module, Pool) and device.type == "cpu":
             module.align = roi_align_cpu
+    return TunedDetector(heads)
 
 
 def spec_of(task: str, own: Own, shared: str, labels: tuple[str, ...]) -> dict[str, object]:

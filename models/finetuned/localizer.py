@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foursight.models.finetuned import store
@@ -11,6 +14,7 @@ from foursight.models.networks import lite0, stages
 from foursight.models.networks.localizer import VotingHead, consensus, pool
 
 Own = Literal["labels", "votes"]
+Floats = NDArray[np.float32]
 BACKBONE, STAGES = "efficientnet-lite0", 9
 
 
@@ -26,6 +30,13 @@ class TunedLocalizer(nn.Module):
         """Map float [N, 112, h, w] and [N, 1280, h / 2, w / 2] to logits [N, K] and boxes [N, 4], xyxy in 0..1."""
         boxes = consensus(*self.votes(middle, semantic))
         return self.labels(pool(semantic, boxes)), boxes
+
+    @torch.inference_mode()
+    def locate(self, middle: Floats, semantic: Floats) -> tuple[Floats, Floats]:
+        """Map the two maps to probabilities [N, K] and boxes [N, 4]."""
+        device = self.labels.weight.device
+        logits, boxes = self(*(torch.from_numpy(level).to(device) for level in (middle, semantic)))
+        return logits.softmax(1).cpu().numpy(), boxes.cpu().numpy()
 
 
 def own_tensors(model: TunedLocalizer, own: Own) -> dict[str, Tensor]:

@@ -35,8 +35,9 @@ def load(name: str, folder: Path) -> nn.Module:
         own, _, _ = finetuned_localizer.load(name, folder, shipped.head, shared)
         return Labelled(shipped.backbone, own).eval()
     network = ssd_rcnn.load(spec.task == "segment")
-    _, heads = detector.load(name, folder, spec.task, detector.shared_weights(network))
-    detector.share(heads, network.roi_heads)
+    _, heads = detector.load(name, folder, spec.task, ssd_rcnn.shared_weights(network))
+    if not heads.has_mask():
+        ssd_rcnn.share_masks(heads, network.roi_heads)
     network.roi_heads = heads
     answering: nn.Module = network
     return answering

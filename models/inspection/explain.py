@@ -20,6 +20,7 @@ from foursight.models.errors import OptionError
 from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.finetuned.networks import Labelled
 from foursight.models.networks import backbone, cam, lite0, localizer
+from foursight.models.networks.presets import PRESETS, SQUARE_SIDE
 from foursight.models.tasks.classify import Classification
 
 
@@ -72,9 +73,9 @@ def explain(
     `layer` is the name of a submodule; `maps` of its channels are returned. `model` is a fine-tuned model of the task.
     Raises OptionError: unknown_model, unknown_class, or invalid_parameter if no such layer returns a map.
     """
-    pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.device)
+    pixels = torch.from_numpy(task.prepare(image).copy())[None].to(task.card.device)
     known = task.find(model).card.labels
-    subject = _Subject(task.network(model), known, task.base.normalize(pixels), task.base.crop_box(image.size))
+    subject = _Subject(task.network(model), known, task.base.normalize(pixels), task.base.view.crop_box(image.size))
     return _explain(subject, label, layer, maps)
 
 
@@ -90,8 +91,9 @@ def explain_localizer(
 
     The evidence is that inside the box. The position of the box is not explained.
     """
-    stretched = image.resize((localizer.INPUT_SIZE,) * 2, Image.Resampling.BILINEAR)
-    normalize = backbone.Normalize((lite0.MEAN,) * 3, (lite0.STD,) * 3)
+    stretched = image.resize((SQUARE_SIDE,) * 2, Image.Resampling.BILINEAR)
+    preset = PRESETS["tiny"]
+    normalize = backbone.Normalize(preset.mean, preset.std)
     pixels = normalize(torch.from_numpy(np.array(stretched))[None])
     return _explain(_Subject(network, known, pixels, (0, 0, *image.size)), label, layer, maps)
 

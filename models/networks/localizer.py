@@ -14,18 +14,14 @@ Boxes are xyxy in 0..1, x relative to the image's width and y to its height. Ima
 nothing is cropped or padded.
 """
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foursight.models.networks import lite0
+from foursight.models.networks.presets import LOCALIZER_WEIGHTS
 
-# 2.04 times the multiply-adds of classification at 224 x 224.
-INPUT_SIZE = 320
-WEIGHTS = Path(__file__).parents[1] / "weights" / "localizer.safetensors"
 CHANNELS = 96
 BLOCKS = 3
 # Comparing boxes is quadratic. The 100 heaviest have .90 of the votes, and are as accurate as all 400 on the COCO
@@ -154,5 +150,5 @@ class Localizer(nn.Module):
 def load(backbone: lite0.EfficientNetLite0 | None = None) -> Localizer:
     """Build the localizer with its weights, in eval mode, float32, on the CPU. It may share a classifier's backbone."""
     localizer = Localizer(backbone or lite0.load())
-    localizer.head.load_state_dict(load_file(WEIGHTS), strict=True)
+    localizer.head.load_state_dict(load_file(LOCALIZER_WEIGHTS), strict=True)
     return localizer.eval()

@@ -8,76 +8,60 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from foursight.models import labels
-from foursight.models.engines import devices, engine
+from foursight.models.engines import blueprints, devices, loader
+from foursight.models.engines.loader import LoadedNetwork
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
-from foursight.models.finetuned import classifier
-from foursight.models.finetuned.classifier import TunedClassifier, TunedNetwork
-from foursight.models.networks import backbone, stages
+from foursight.models.networks import presets
+from foursight.models.networks.presets import CentreCrop
 from foursight.models.results import Card, Predictions, Profile
 from foursight.models.tasks.variants import ResolvedRequest, Variants
 from foursight.schema.options import ClassifyOptions
 
-PUBLISHED = backbone.PUBLISHED
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from foursight.models.finetuned.classifier import TunedClassifier
+    from foursight.models.networks.backbone import Backbone
 
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> "Classification":
     """Load the classifier of a profile. Raises WeightsError, PrecisionError."""
-    target = devices.resolve(device)
-    base = backbone.load(profile)
-    devices.move_to(base.network, target)
-    features = engine.compile(
-        Dense(base).eval(),
-        *backbone.examples(base.crop, target),
-        target,
-        precision,
-        lambda: [(torch.tensor(base.crop_image(image))[None],) for image in precision.images()],
-    )
+    target, preset = devices.resolve(device), presets.PRESETS[profile]
+    features = loader.load(blueprints.features(profile), target, precision)
     card = Card(
-        name=base.name,
+        name=preset.name,
         profile=profile,
         labels=tuple(label for _, label in labels.imagenet()),
-        input_size=f"{base.crop}x{base.crop}",
-        device=str(target),
+        input_size=f"{preset.view.crop}x{preset.view.crop}",
+        device=target,
         dtype=features.dtype,
-        **devices.count_parameters(base.network),
+        **features.facts,
     )
-    return Classification(card, base, target, features)
+    # Always in float32: the head, a hundredth of the work, tells small differences apart.
+    return Classification(card, preset.view, features, loader.load(blueprints.head(profile), target))
 
 
-class Dense(nn.Module):
-    """The shared backbone, with the normalisation of its input: images cross to an engine as uint8."""
+def published() -> Any:
+    """Return the weights of the standard profile."""
+    from foursight.models.networks import backbone  # noqa: PLC0415
 
-    def __init__(self, base: backbone.Backbone) -> None:
-        super().__init__()
-        self.network = base.network
-        self.normalize = backbone.Normalize(base.mean, base.std)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Map uint8 [N, crop, crop, 3] to the last map, float32 [N, C, h, w]."""
-        network: Any = self.network
-        maps: Tensor = network.features(self.normalize(crops))
-        return maps
+    return backbone.PUBLISHED
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """One model: `logits` maps the backbone's maps, float [N, C, h, w], to float [N, K].
-
-    `own` is the fine-tuned part, None for the built-in model, whose labels have `wnids`.
-    """
+    """One model: `own` is the fine-tuned part, None for the built-in model, whose labels have `wnids`."""
 
     card: Card
-    logits: Callable[[Tensor], Tensor]
-    own: TunedClassifier | None = None
+    own: "TunedClassifier | None" = None
     wnids: tuple[str, ...] | None = None
 
     @property
@@ -105,9 +89,9 @@ class Classification:
     """The task: softmax over the classes, for the centre crop."""
 
     card: Card
-    base: backbone.Backbone
-    device: torch.device
-    features: engine.Engine
+    view: CentreCrop
+    features: LoadedNetwork
+    head: LoadedNetwork
     options: type[ClassifyOptions] = ClassifyOptions
 
     def install(self, name: str, folder: Path) -> Callable[[], None]:
@@ -115,8 +99,11 @@ class Classification:
 
         Raises StoreError (unknown_model, model_corrupt, model_mismatch), and then changes nothing.
         """
+        # PyTorch is imported for fine-tuned models only.
+        from foursight.models.finetuned import classifier  # noqa: PLC0415
+
         model, spec = classifier.load(name, folder, self.base, self._stages, self._fingerprint)
-        devices.move_to(model, self.device)
+        devices.move_to(model, self._device)
         card = Card(
             name=name,
             profile=self.card.profile,
@@ -127,7 +114,7 @@ class Classification:
             dtype="float32" if model.stages else self.card.dtype,
             **devices.count_parameters(model),
         )
-        return self._variants.add(Classifier(card, model.head, model))
+        return self._variants.add(Classifier(card, model))
 
     def remove(self, name: str) -> None:
         """Remove a model; requests that were resolved before are still answered by it."""
@@ -146,19 +133,30 @@ class Classification:
         """Return a model by name, the built-in one for None. Raises OptionError (unknown_model)."""
         return self._variants.find(model)
 
-    def network(self, model: str | None) -> nn.Module:
+    def network(self, model: str | None) -> "nn.Module":
         """Return a model's network for inspection: that of `base`, or a TunedNetwork. Raises OptionError."""
+        from foursight.models.finetuned.classifier import TunedNetwork  # noqa: PLC0415
+
         own = self.find(model).own
         return self.base.network if own is None else TunedNetwork(self._stages, own)
+
+    @cached_property
+    def base(self) -> "Backbone":
+        """The network in PyTorch, for fine-tuned models and inspection."""
+        from foursight.models.networks import backbone  # noqa: PLC0415
+
+        found = backbone.load(self.card.profile)
+        devices.move_to(found.network, self._device)
+        return found
 
     @property
     def short_side(self) -> int:
         """Shorter side that a reduced image keeps: twice what `prepare` resizes it to, which hides the reduction."""
-        return 2 * self.base.resize
+        return 2 * self.view.resize
 
     def prepare(self, image: Image.Image, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Return the centre crop, uint8 [crop, crop, 3]."""
-        return self.base.crop_image(image)
+        return self.view.crop_image(image)
 
     def predict(self, batch: list[tuple[NDArray[np.uint8], Request]]) -> list[Classified]:
         """Return class probabilities for each crop, by the model of its request."""
@@ -167,18 +165,32 @@ class Classification:
         for row, variant in enumerate(variants):
             # Models without fine-tuned stages share one pass.
             rows_of.setdefault(id(variant.own) if variant.has_stages else 0, []).append(row)
+        pixels = np.stack([crop for crop, _ in batch])
         found: dict[int, NDArray[np.float32]] = {}
-        with torch.inference_mode():
-            pixels = torch.from_numpy(np.stack([crop for crop, _ in batch])).to(self.device)
-            for rows in rows_of.values():
-                own = variants[rows[0]].own
-                mine = pixels if len(rows) == len(batch) else pixels[rows]
-                if own and own.stages:
-                    maps = own.features(self._stages, self.base.normalize(mine))
-                else:
-                    (maps,) = self.features(mine)
-                found |= _heads(maps, rows, variants)
+        for rows in rows_of.values():
+            own = variants[rows[0]].own
+            mine = pixels if len(rows) == len(batch) else pixels[rows]
+            if own and own.stages:
+                maps = own.features_of(self.base, self._stages, mine)
+            else:
+                (maps,) = self.features(mine)
+            found |= self._label(maps, rows, variants)
         return [Classified(found[row]) for row in range(len(batch))]
+
+    def _label(
+        self, maps: NDArray[np.float32], rows: list[int], variants: list[Classifier]
+    ) -> dict[int, NDArray[np.float32]]:
+        """Run each head on its rows of `maps` [len(rows), C, h, w]; return probabilities [K] by row of the batch."""
+        indices_of: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            indices_of.setdefault(id(variants[row]), []).append(index)
+        found: dict[int, NDArray[np.float32]] = {}
+        for indices in indices_of.values():
+            own = variants[rows[indices[0]]].own
+            mine = maps if len(indices) == len(rows) else maps[indices]
+            probabilities = own.probabilities(mine) if own else self.head(mine)[0]
+            found |= zip((rows[index] for index in indices), probabilities, strict=True)
+        return found
 
     def finish(self, output: Classified, request: Request) -> Predictions:
         """Return the best `top_k` of the wanted classes, with WordNet ids if they are ImageNet's."""
@@ -196,28 +208,22 @@ class Classification:
 
     @cached_property
     def _variants(self) -> Variants[Classifier]:
-        network: Any = self.base.network
-        wnids = tuple(wnid for wnid, _ in labels.imagenet())
-        return Variants(Classifier(self.card, lambda maps: network.classify(maps.mean((2, 3))), wnids=wnids))
+        return Variants(Classifier(self.card, wnids=tuple(wnid for wnid, _ in labels.imagenet())))
 
     @cached_property
-    def _stages(self) -> nn.ModuleList:
+    def _device(self) -> "torch.device":
+        import torch  # noqa: PLC0415
+
+        return torch.device(self.card.device)
+
+    @cached_property
+    def _stages(self) -> "nn.ModuleList":
+        from foursight.models.networks import stages  # noqa: PLC0415
+
         return stages.split(self.base.network)
 
     @cached_property
     def _fingerprint(self) -> str:
+        from foursight.models.networks import stages  # noqa: PLC0415
+
         return stages.fingerprint(self._stages)
-
-
-def _heads(maps: Tensor, rows: list[int], variants: list[Classifier]) -> dict[int, NDArray[np.float32]]:
-    """Run each head on its rows of `maps` [len(rows), C, h, w]; return probabilities [K] by row of the batch."""
-    indices_of: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        indices_of.setdefault(id(variants[row]), []).append(index)
-    found = {}
-    for indices in indices_of.values():
-        variant = variants[rows[indices[0]]]
-        mine = maps if len(indices) == len(rows) else maps[indices]
-        for index, values in zip(indices, variant.logits(mine).softmax(1).cpu().numpy(), strict=True):
-            found[rows[index]] = values
-    return found

@@ -12,10 +12,10 @@ from PIL import Image
 from foursight.models import image as images
 from foursight.models.engines.precision import PrecisionConfig
 from foursight.models.region import region_of
-from foursight.models.tasks import classify, detect, rcnn_forward
+from foursight.models.tasks import classify, detect, objects
 from foursight.models.tasks.classify import Classification
 from foursight.models.tasks.instances import Rcnn
-from foursight.models.tasks.rcnn_forward import RawDetections
+from foursight.models.tasks.objects import RawDetections
 from foursight.schema.options import ClassifyOptions, DetectOptions
 
 # Chosen among 0, 0.25, 0.5, 0.75, 1 and 1.5 on images that no figure is of (research/detector/localize.py).
@@ -36,7 +36,7 @@ class Located:
 class PreparedImage:
     """An input: the detector's, and the image that crops are cut from, which may be reduced."""
 
-    pixels: rcnn_forward.PreparedImage
+    pixels: objects.PreparedImage
     image: Image.Image
 
     def crop(self, box: NDArray[np.float32]) -> Image.Image:
@@ -86,8 +86,8 @@ def load(device: str, precision: PrecisionConfig) -> MainObject:
 
 def main_box(found: RawDetections) -> NDArray[np.float32] | None:
     """Return the box with the largest score * (share of the image) ** 0.75, float32 [4] xyxy; None if there is none."""
-    boxes, (height, width) = found.boxes.numpy(), found.size
+    boxes, (height, width) = found.boxes, found.size
     shares = (boxes[:, 2:] - boxes[:, :2]).prod(1) / (width * height)
-    ranks = found.scores.numpy() * shares**SHARE_POWER
+    ranks = found.scores * shares**SHARE_POWER
     # A box without an area is none.
     return boxes[ranks.argmax()] if ranks.any() else None

@@ -1,30 +1,47 @@
 """Pasting: from mask probabilities within boxes to masks in pixels of the original image."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from foursight.models.results import BoxMask
 
+Floats = NDArray[np.float32]
 
-def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[BoxMask, ...]:
-    """Paste mask probabilities, float [N, 1, M, M], into boxes, float [N, 4] xyxy, of an image of `size` (h, w).
+
+def paste(masks: Floats, boxes: Floats, size: tuple[int, int]) -> tuple[BoxMask, ...]:
+    """Paste mask probabilities, float [N, M, M], into boxes, float [N, 4] xyxy, of an image of `size` (h, w).
 
     The arithmetic is that of torchvision's `paste_masks_in_image` (each mask padded by one and its box grown alike,
     bilinear, threshold 0.5), but only the part inside the box is computed.
     """
-    padded, scale = expand_masks(masks, padding=1)
-    corners = expand_boxes(boxes, scale).to(torch.int64).tolist()
-    return tuple(_paste_one(mask[0], box, size) for mask, box in zip(padded, corners, strict=True))
+    side = masks.shape[-1]
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
+    centres = (boxes[:, :2] + boxes[:, 2:]) * 0.5
+    halves = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * ((side + 2) / side)
+    corners = np.concatenate([centres - halves, centres + halves], 1).astype(np.int64).tolist()
+    return tuple(_paste_one(mask, box, size) for mask, box in zip(padded, corners, strict=True))
 
 
-def _paste_one(mask: Tensor, box: list[int], size: tuple[int, int]) -> BoxMask:
+def _paste_one(mask: Floats, box: list[int], size: tuple[int, int]) -> BoxMask:
     x1, y1, x2, y2 = box
-    width, height = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
-    inside = F.interpolate(mask[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
     left, top = max(x1, 0), max(y1, 0)
-    bitmap: NDArray[np.bool_] = inside[top - y1 : size[0] - y1, left - x1 : size[1] - x1].numpy()
-    return BoxMask(left, top, bitmap)
+    rows = _bilinear(len(mask), max(y2 - y1 + 1, 1))[top - y1 : size[0] - y1]
+    columns = _bilinear(len(mask), max(x2 - x1 + 1, 1))[left - x1 : size[1] - x1]
+    return BoxMask(left, top, rows @ mask @ columns.T > 0.5)
+
+
+def _bilinear(cells: int, pixels: int) -> Floats:
+    """Return the weights [pixels, cells] that resize a row of cells bilinearly, without antialiasing.
+
+    The edges of both rows are the same: `align_corners=False` in PyTorch.
+    """
+    at = ((np.arange(pixels) + 0.5) * (cells / pixels) - 0.5).clip(0, None)
+    before = at.astype(np.int64)
+    after = np.minimum(before + 1, cells - 1)
+    part = (at - before).astype(np.float32)
+    weights = np.zeros((pixels, cells), np.float32)
+    each = np.arange(pixels)
+    weights[each, before] = 1 - part
+    # Where both are the last cell, the sum is one.
+    weights[each, after] += part
+    return weights

@@ -1,25 +1,29 @@
 """Segmentation: find every object with label, box and mask, by Mask R-CNN."""
 
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
+from typing import Any
 
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
-from foursight.models.networks import weights
-from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.results import Profile
 from foursight.models.tasks import instances
 from foursight.schema.options import SegmentOptions
-
-PUBLISHED = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
 
 
 def load(profile: Profile, device: str, precision: PrecisionConfig = FLOAT32) -> instances.Rcnn:
     """Load the segmenter of a profile. Raises WeightsError, PrecisionError."""
     if profile == "tiny":
-        network, categories = ssd_rcnn.load(masks=True), instances.builtin_categories()
-        return instances.load(
-            network, "mask-rcnn-ssd-mobilenet-v2", profile, device, SegmentOptions, categories, precision
-        )
+        return instances.load_tiny("mask-rcnn-ssd-mobilenet-v2", SegmentOptions, device, precision)
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2  # noqa: PLC0415
+
+    from foursight.models.networks import weights  # noqa: PLC0415
+
     network = maskrcnn_resnet50_fpn_v2(weights_backbone=None)
-    network.load_state_dict(weights.state_dict(PUBLISHED))
-    categories = instances.published_categories(PUBLISHED)
-    return instances.load(network, "mask-rcnn-resnet50-fpn-v2", profile, device, SegmentOptions, categories, precision)
+    network.load_state_dict(weights.state_dict(published()))
+    names = published().meta["categories"]
+    return instances.of_torchvision("mask-rcnn-resnet50-fpn-v2", network, names, SegmentOptions, device, precision)
+
+
+def published() -> Any:
+    """Return the weights of the standard profile."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights  # noqa: PLC0415
+
+    return MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1

@@ -22,8 +22,8 @@ def random_views(base: Backbone, seed: int) -> View:
     def view(sample: Sample, epoch: int) -> NDArray[np.uint8]:
         chance = random.Random(f"{seed} {epoch} {sample.key}")
         image = sample.image()
-        side = (base.crop, base.crop)
-        window = image.resize(side, base.resample, box=_window(image.size, chance))
+        side = (base.view.crop, base.view.crop)
+        window = image.resize(side, base.view.resample, box=_window(image.size, chance))
         if chance.random() < 0.5:
             window = ImageOps.mirror(window)
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):

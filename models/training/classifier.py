@@ -164,7 +164,7 @@ class _Parts:
         self._fingerprint = fingerprint
         self._pooled = not len(model.stages) and model.head.conv is None
         with torch.no_grad():
-            shape = self.frozen(torch.zeros(1, 3, base.crop, base.crop, device=device)).shape
+            shape = self.frozen(torch.zeros(1, 3, base.view.crop, base.view.crop, device=device)).shape
         self.cached = options.cache and model.frozen > 0 and math.prod(shape) <= LARGEST_CACHED
 
     def frozen(self, pixels: Tensor) -> Tensor:

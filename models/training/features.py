@@ -69,7 +69,7 @@ class CachedFeatures:
 
 def center_view(base: Backbone) -> View:
     """Return the view that a server makes of an image."""
-    return lambda sample, epoch: base.crop_image(sample.image())
+    return lambda sample, epoch: base.view.crop_image(sample.image())
 
 
 def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
@@ -78,7 +78,7 @@ def cache_folder(fingerprint: str, base: Backbone, part: str) -> Path:
     `part` names the layer that the features are taken from.
     """
     root = folders.cache_folder("features")
-    preprocessing = f"{base.resize} {base.crop} {base.resample.name} {base.mean} {base.std}"
+    preprocessing = f"{base.view.resize} {base.view.crop} {base.view.resample.name} {base.mean} {base.std}"
     return root / hashlib.sha256(f"{fingerprint} {preprocessing} {part}".encode()).hexdigest()[:32]
 
 
@@ -124,7 +124,7 @@ def _crops(
 
     def crop(index: int) -> NDArray[np.uint8] | Exception:
         try:
-            return base.crop_image(samples[index].image())
+            return base.view.crop_image(samples[index].image())
         except (ImageError, OSError) as error:
             return error
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ValidationError
 
 from foursight.models.engines import devices
@@ -66,7 +67,7 @@ def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, 
             *(f"note: {note}" for note in examples.notes),
         ),
         lambda on_progress, work: classifier.finetune(
-            examples, base, options, devices.resolve(device), on_progress, work
+            examples, base, options, _torch_device(device), on_progress, work
         ),
         lambda folder, outcome, extra: report.write_classifier(folder, examples, base, options, outcome, extra),
         lambda outcome: f"top-1 {outcome.epochs[outcome.best].accuracy:.3f}",
@@ -82,7 +83,7 @@ def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Jo
             f"{len(found.validation)} validation images, each with its largest object (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
-        lambda on_progress, work: localizer.finetune(found, options, devices.resolve(device), on_progress, work),
+        lambda on_progress, work: localizer.finetune(found, options, _torch_device(device), on_progress, work),
         lambda folder, outcome, extra: report.write_localizer(folder, found, options, outcome, extra),
         lambda outcome: "label and box right {0.both:.3f}, label {0.label:.3f}".format(outcome.epochs[outcome.best]),
     )
@@ -106,7 +107,7 @@ def _detect(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any],
             f"{len(found.validation)} validation images ({validation} objects) (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
         ),
-        lambda on_progress, work: detector.finetune(found, task, options, devices.resolve(device), on_progress, work),
+        lambda on_progress, work: detector.finetune(found, task, options, _torch_device(device), on_progress, work),
         lambda folder, outcome, extra: detector.write(folder, found, options, outcome, extra),
         lambda outcome: ", ".join(
             f"{kind} AP {metrics.overall['ap'] or 0:.3f}, AP50 {metrics.overall['ap50'] or 0:.3f}"
@@ -147,3 +148,7 @@ def _options(task: str, kind: type[Any], given: Mapping[str, Any], head: Mapping
 def _valid(kind: type[BaseModel], option: str | None) -> str:
     field = (kind.model_fields | HeadSpec.model_fields).get(option or "")
     return f"The default is {field.default!r}." if field is not None else ""
+
+
+def _torch_device(device: str) -> torch.device:
+    return torch.device(devices.resolve(device))

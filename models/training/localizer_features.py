@@ -9,8 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from foursight.models.networks import lite0
-from foursight.models.networks.localizer import INPUT_SIZE, Localizer
+from foursight.models.networks.localizer import Localizer
+from foursight.models.networks.presets import PRESETS, SQUARE_SIDE
 from foursight.models.training.detection_data import AnnotatedImage
 
 GREY = 127
@@ -62,7 +62,7 @@ def extract(localizer: Localizer, images: list[AnnotatedImage], windows: int, ch
 
 def _pixels(images: list[Image.Image]) -> Tensor:
     pixels = torch.stack([pil_to_tensor(image) for image in images]).float()
-    return ((pixels - lite0.MEAN) / lite0.STD).contiguous(memory_format=torch.channels_last)
+    return ((pixels - PRESETS["tiny"].mean[0]) / PRESETS["tiny"].std[0]).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _window(image: Image.Image, boxes: Tensor, corner: tuple[int, int], size: tu
     seen = (boxes - torch.tensor([left, top, left, top])) / torch.tensor([width, height, width, height])
     seen = seen.clamp(0, 1)
     main = int(areas(seen).argmax())
-    return View(canvas.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR), main, seen[main])
+    return View(canvas.resize((SQUARE_SIDE, SQUARE_SIDE), Image.Resampling.BILINEAR), main, seen[main])
 
 
 def _mirror(view: View) -> View:

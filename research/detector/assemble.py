@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from foursight.models.networks.ssd_rcnn import network
+from foursight.models.networks.ssd_rcnn.interface import WEIGHTS
 from research.detector.workspace import parser
 
 PREFIXES = {"projection": "backbone.projection.", "gates": "backbone.gates.", "masks": "roi_heads."}
@@ -16,7 +16,7 @@ PREFIXES = {"projection": "backbone.projection.", "gates": "backbone.gates.", "m
 def main() -> None:
     """Read the files that the training programs wrote to the work folder."""
     options = parser(__doc__, data=False)
-    options.add_argument("--out", type=Path, default=network.WEIGHTS)
+    options.add_argument("--out", type=Path, default=WEIGHTS)
     chosen = options.parse_args()
     state = {
         prefix + key: value.half().contiguous()

@@ -12,7 +12,8 @@ import torch
 from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models.networks.ssd_rcnn import graph
-from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, FINE_SIDE, PROJECTED, TwoScales
+from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS, PROJECTED, TwoScales
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from research.detector import data
 from research.detector.workspace import parser
 

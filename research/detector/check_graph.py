@@ -16,7 +16,8 @@ from PIL import Image
 
 from foursight.models.networks.ssd_rcnn import graph
 from foursight.models.networks.ssd_rcnn.backbone import COARSE_LEVELS
-from foursight.models.networks.ssd_rcnn.ssd_head import SIDE, anchors
+from foursight.models.networks.ssd_rcnn.boxes import SIDE, anchors
+from foursight.models.networks.ssd_rcnn.interface import graph_path
 
 FEATURES = "FeatureExtractor/MobilenetV2"
 NODES = {
@@ -49,7 +50,7 @@ def main() -> None:
 def by_graph(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     """Return the maps [1, h, w, C], offsets, logits and anchors of the graph for pixels [1, 300, 300, 3]."""
     frontend = FrontEndManager().load_by_framework("tf")
-    whole = frontend.load(str(graph.path()))
+    whole = frontend.load(str(graph_path()))
     # Without the post-processing, which need not be converted.
     whole.override_all_outputs([whole.get_place_by_tensor_name(f"{node}:0") for node in NODES.values()])
     compiled = ov.Core().compile_model(frontend.convert(whole), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -62,7 +63,7 @@ def by_port(pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     backbone, head = graph.load()
     maps = backbone(torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1)
     offsets, logits = head([maps[name] for name in COARSE_LEVELS])
-    boxes = anchors(SIDE, SIDE)
+    boxes = torch.from_numpy(anchors(SIDE, SIDE))
     # The graph has y1, x1, y2, x2.
     corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)[:, [1, 0, 3, 2]]
     maps = {name: level.permute(0, 2, 3, 1) for name, level in maps.items()}

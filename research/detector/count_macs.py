@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, GATED, Backbone
+from foursight.models.networks.ssd_rcnn.backbone import Backbone
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPredictor, mask_pool
-from foursight.models.networks.ssd_rcnn.mobilenet import HEAD_LEVELS, MobileNetSsd
-from foursight.models.networks.ssd_rcnn.sparse_head import DENSE, PICKED, SparseHead
+from foursight.models.networks.ssd_rcnn.mobilenet import MobileNetSsd
+from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead
 from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
 
 OBJECTS = 10
@@ -31,12 +32,10 @@ def parts() -> dict[str, int]:
     """Multiply-accumulates of each part."""
     backbone, head = Backbone(MobileNetSsd()).eval(), SparseHead(SsdHead())
     maps = backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))
-    channels = [channels for channels, _ in HEAD_LEVELS.values()]
-    taps = {name: torch.zeros(PICKED[name], 9 * channels[level]) for name, level in GATED.items()}
     masks = nn.Sequential(MaskHead(), MaskPredictor())
     return {
         "backbone, projection, gates": count(backbone, lambda: backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))),
-        "picked SSD heads": count(head, lambda: head(taps, {name: maps[name] for name in DENSE})),
+        "picked SSD heads": count(head, lambda: head(maps)),
         f"masks of {OBJECTS} objects": count(
             masks, lambda: masks(torch.zeros(OBJECTS, mask_pool().channels, CELLS, CELLS))
         ),

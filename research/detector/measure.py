@@ -2,7 +2,7 @@
 
     python -m research.detector.measure --data DATA --sets report fudan-report --draws 200
 
-The network is the product's, on its engines; its `forward` is torchvision's. The predictions are kept in the work
+The network is the product's in PyTorch; its `forward` is torchvision's. The predictions are kept in the work
 folder for thresholds.py and localize.py.
 """
 
@@ -15,7 +15,6 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.transforms.functional import to_tensor
 
 from foursight.models import coco
-from foursight.models.engines import rcnn
 from foursight.models.evaluation.measure import encode_mask
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from research.detector import data
@@ -43,10 +42,9 @@ def main() -> None:
 
 
 def load(masks: bool) -> GeneralizedRCNN:
-    """Return the network on engines."""
+    """Return the network."""
     network = ssd_rcnn.load(masks)
     network.roi_heads.score_thresh = SCORE_THRESHOLD
-    rcnn.install(network, torch.device("cpu"))
     return network
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.ops import batched_nms
 
 from foursight.models.networks.ssd_rcnn import graph
-from foursight.models.networks.ssd_rcnn.ssd_head import anchors, decode
+from foursight.models.networks.ssd_rcnn.boxes import anchors, decode
 from research.detector import data
 from research.detector.evaluate import Evaluation, Found, line
 from research.detector.workspace import parser
@@ -72,7 +72,7 @@ def candidates(photo: data.Photo, size: int, way: str, relative: bool) -> dict[s
     shape = shape_of(photo, size, way)
     offsets, logits = map(torch.from_numpy, compiled(shape)([resized(photo, shape)]).to_tuple())
     height, width = shape
-    boxes = decode(offsets[0], anchors(height, width, relative)).clamp(0, 1)
+    boxes = torch.from_numpy(decode(offsets[0].numpy(), anchors(height, width, relative))).clamp(0, 1)
     scores = logits[0, :, 1:].sigmoid()
     rows, names = (scores > 0.02).nonzero(as_tuple=True)
     best = scores[rows, names].topk(min(1000, len(rows))).indices

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from foursight.models import coco
 from foursight.models.networks.ssd_rcnn.backbone import Gates
-from foursight.models.networks.ssd_rcnn.sparse_head import PICKED
+from foursight.models.networks.ssd_rcnn.boxes import PICKED
 from research.detector.workspace import parser
 
 STEPS, BATCH, RATE = 300, 6, 2e-3
@@ -75,7 +75,7 @@ def evaluate(gates: Gates, rows: list[dict[str, Tensor]]) -> None:
     maps, targets = batch(rows)
     for level, own, wanted, name in zip(gates.levels, maps, targets, ("fine", "ssd1"), strict=True):
         found, scores = level(own).flatten(1), wanted.flatten(1)
-        picked = torch.zeros_like(scores).scatter(1, found.topk(PICKED[name]).indices, 1.0)
+        picked = torch.zeros_like(scores).scatter(1, found.topk(PICKED[name][0]).indices, 1.0)
         for above in (0.05, 0.1, 0.3):
             cells = scores > above
             print(f"cells above {above}: {int(cells.sum())}, picked {float(picked[cells].mean()):.4f}")

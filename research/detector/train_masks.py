@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, PROJECTED, Projection
+from foursight.models.networks.ssd_rcnn.backbone import PROJECTED, Projection
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPredictor, mask_pool
 from foursight.models.training.detection_data import as_rle
 from research.detector import data

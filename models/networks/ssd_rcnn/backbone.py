@@ -10,11 +10,9 @@ of the SSD are too coarse for them. AP on 142 images of val2017 is .367 for both
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foursight.models.networks.ssd_rcnn.boxes import SIDE
 from foursight.models.networks.ssd_rcnn.mobilenet import FINE_BLOCKS, HEAD_BLOCK, HEAD_LEVELS, Block, MobileNetSsd
-from foursight.models.networks.ssd_rcnn.ssd_head import SIDE
 
-# Side of the larger input, in pixels.
-FINE_SIDE = 480
 COARSE_LEVELS = ("ssd0", "ssd1", "ssd2", "ssd3", "ssd4", "ssd5")
 # The maps of the second stage: channels, and channels after the projection.
 PROJECTED = {"c2": (24, 24), "c3": (32, 32), "fine": (576, 64), "ssd1": (1280, 32)}

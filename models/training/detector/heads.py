@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 
 from foursight.models import coco
 from foursight.models.evaluation import measure
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.network import SigmoidHeads
 from foursight.models.training import loop
 from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset
@@ -54,7 +54,7 @@ class Epoch:
         return self.ap50
 
 
-def initialize(heads: SigmoidHeads, labels: Sequence[str], shipped: RoIHeads) -> list[str]:
+def initialize(heads: SigmoidHeads, labels: Sequence[str]) -> list[str]:
     """Start heads as the built-in network's: a label of COCO's has its logit, another the largest of all logits.
 
     Returns a line for each label that says how it was initialized.
@@ -69,10 +69,13 @@ def initialize(heads: SigmoidHeads, labels: Sequence[str], shipped: RoIHeads) ->
             known = label.casefold() in coco.NAMES
             head.classes.weight[row, coco.NAMES.index(label.casefold()) if known else -1] = 1
             notes.append(f"{label}: initialized {f'as the built-in {label.casefold()}' if known else 'as any object'}")
-    if heads.has_mask():
-        for part in ("mask_head", "mask_predictor"):
-            heads.get_submodule(part).load_state_dict(shipped.get_submodule(part).state_dict())
     return notes
+
+
+def initialize_masks(heads: SigmoidHeads, built_in: RoIHeads) -> None:
+    """Start a mask branch as the built-in network's."""
+    for part in ("mask_head", "mask_predictor"):
+        heads.get_submodule(part).load_state_dict(built_in.get_submodule(part).state_dict())
 
 
 class Learner(loop.AdamWLearner[Epoch]):

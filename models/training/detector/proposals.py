@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
+from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou, roi_align
-from torchvision.transforms.functional import pil_to_tensor
 
 from foursight.models import folders
 from foursight.models.errors import ImageError
 from foursight.models.finetuned.detector import SEMANTIC, TEXTURE, average
 from foursight.models.networks.roi_align import Align, roi_align_cpu
-from foursight.models.networks.ssd_rcnn.backbone import FINE_SIDE
+from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, mask_pool
+from foursight.models.tasks import ssd_forward
+from foursight.models.tasks.ssd_forward import SsdNetwork
 from foursight.models.training import datasets
 from foursight.models.training.detection_data import AnnotatedImage
 
@@ -82,16 +83,18 @@ class Seen:
 
 
 @torch.no_grad()
-def run_frozen(network: GeneralizedRCNN, image: AnnotatedImage, device: torch.device, masks: bool = False) -> Seen:
-    """Run the tiny profile's network, in eval mode on `device`, on an image and the boxes of its objects.
+def run_frozen(network: SsdNetwork, image: AnnotatedImage, device: torch.device, masks: bool = False) -> Seen:
+    """Run the tiny profile's network on an image, and average its maps in the boxes of the image's objects.
 
     `masks`: whether to return what a mask branch learns from. Raises ImageError.
     """
-    pixels = pil_to_tensor(image.image()).to(device).float() / 255
-    images, (target,) = network.transform([pixels], [{"boxes": image.boxes().to(device)}])
-    features = network.backbone(images.tensors.contiguous(memory_format=torch.channels_last))
-    (rows,), _ = network.rpn(images, features)
-    objects: Tensor = target["boxes"]
+    seen = network.see([network.prepare(image.image())])
+    rows = torch.from_numpy(seen.proposals[0]).to(device)
+    features = {
+        name: torch.from_numpy(level).to(device).contiguous(memory_format=torch.channels_last)
+        for name, level in seen.maps.items()
+    }
+    objects = resize_boxes(image.boxes().to(device), image.size, ssd_forward.SIZE)
     boxes = torch.cat([rows[:, :4], objects])
     overlaps = box_iou(objects, rows[:, :4])
     align: Align = roi_align_cpu if device.type == "cpu" else roi_align
@@ -138,7 +141,7 @@ def cache_folder(shared: str) -> Path:
 
 
 def collect(
-    network: GeneralizedRCNN,
+    network: SsdNetwork,
     images: Sequence[AnnotatedImage],
     device: torch.device,
     folder: Path | None,
