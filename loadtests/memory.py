@@ -6,6 +6,7 @@ PSS counts a page that n processes share as 1/n in each, so the sum is the serve
 """
 
 import argparse
+from contextlib import suppress
 
 import psutil
 
@@ -17,8 +18,10 @@ def main() -> None:
     root = server_process(parser.parse_args().port)
     rows = []
     for process in [root, *root.children(recursive=True)]:
-        memory = process.memory_full_info()
-        rows.append((memory.pss, memory.uss, " ".join(process.cmdline())[:60] or process.name()))
+        # Ray starts and ends processes of its own.
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_full_info()
+            rows.append((memory.pss, memory.uss, " ".join(process.cmdline())[:60] or process.name()))
     for pss, uss, name in sorted(rows, reverse=True):
         print(f"{pss / 2**20:8.1f} MiB PSS  {uss / 2**20:8.1f} MiB USS  {name}")
     print(f"{sum(row[0] for row in rows) / 2**20:8.1f} MiB PSS in {len(rows)} processes")
