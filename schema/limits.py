@@ -22,3 +22,4 @@ class Limits(Wire):
     queue_seconds: float = Field(description="Expected time in the queue: overloaded.")
     request_seconds: float = Field(description="Time for answering a request, or Request-Timeout: deadline_exceeded.")
     layer_tables: int = Field(description="Tables of layers that are computed or wait, per worker: overloaded.")
+    client_connections: int = Field(description="Connections of one address, 0 without limit: they are closed.")

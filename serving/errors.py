@@ -22,6 +22,7 @@ class ErrorCode:
 
 
 CODES = {
+    "bad_request": ErrorCode(400, "The header X-Request-ID is not printable ASCII."),
     "empty_body": ErrorCode(400, "The request body is empty."),
     "unknown_parameter": ErrorCode(400, "The task has no such query parameter."),
     "invalid_parameter": ErrorCode(400, "The value of a query parameter is not valid."),
@@ -32,6 +33,7 @@ CODES = {
     "too_many_images": ErrorCode(400, "The upload has more images than one request may have."),
     "invalid_timeout": ErrorCode(400, "The header Request-Timeout is not a positive number of seconds."),
     "invalid_model_name": ErrorCode(400, "The name is not valid for a model."),
+    "cross_site": ErrorCode(403, "A web page of another site sent the request."),
     "not_found": ErrorCode(404, "The path does not exist."),
     "unknown_model": ErrorCode(404, "No task or model of that name is served."),
     "method_not_allowed": ErrorCode(405, "The path does not support this method."),
@@ -51,6 +53,7 @@ CODES = {
     "not_an_image": ErrorCode(415, "The body is not an image."),
     "unsupported_image_type": ErrorCode(415, "The image format is not supported."),
     "unsupported_media_type": ErrorCode(415, "The Content-Type is not an image type, or the body is compressed."),
+    "unknown_host": ErrorCode(421, "The server does not answer to the name in the header Host."),
     "truncated_image": ErrorCode(422, "The image is truncated or damaged."),
     "decode_timeout": ErrorCode(422, "Decoding the image took longer than the limit."),
     "bad_data": ErrorCode(422, "A data set cannot be trained on."),

@@ -22,7 +22,7 @@ from foursight.schema.layers import LayersOptions
 from foursight.serving import metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.deadline import read_deadline
-from foursight.serving.errors import ApiError, as_api_error, method_not_allowed
+from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
 from foursight.serving.finetuned.manager import ModelManager, unknown_model
 from foursight.serving.limits import limits
 from foursight.serving.metrics import RequestMetrics
@@ -65,6 +65,12 @@ class Gateway:
         ]
         app = Starlette(
             routes=[
+                # HAProxy sends these here only until the task has its first worker.
+                *(
+                    Route(f"/v1/{task}{below}", self.absent, methods=["POST"])
+                    for task in self._tasks
+                    for below in ("", "/{below:path}")
+                ),
                 # A slash at the end is not a redirection, in which some clients lose their body.
                 *(Route(path + end, handler, methods=methods) for path, handler, methods in api for end in ("", "/")),
                 *web.routes(),
@@ -94,6 +100,10 @@ class Gateway:
         pages = [page for pages in (await self._broadcast_all("metrics")).values() for page in pages]
         pages.append(self._metrics.page())
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
+
+    async def absent(self, request: Request) -> Response:
+        """503 for a task that has no worker yet."""
+        raise unavailable(request.url.path.split("/")[2])
 
     async def limits(self, request: Request) -> Response:
         """Show every limit of this server."""

@@ -17,10 +17,10 @@ from urllib.request import urlopen
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
-from foursight.serving import interrupt, preflight, run_folder
+from foursight.serving import haproxy, interrupt, preflight, run_folder
 from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
-from foursight.serving.ray_internals import checks, environment, haproxy_config, signals
+from foursight.serving.ray_internals import checks, environment, haproxy_config, loopback, signals
 from foursight.serving.settings import Settings
 
 __all__ = ["LaunchError", "Server", "address", "running"]
@@ -47,6 +47,7 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
     interrupt.exit_on_signal(lambda: _clean_up(settings), interrupted)
     with run_folder.create() as folder:
         os.environ.update(_environment(settings, folder))
+        haproxy.prepare(folder, _edge(settings))
         try:
             _start(settings, folder)
             yield Server(address(settings), _event_of_signals())
@@ -76,6 +77,18 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         spare_port = probe.getsockname()[1]
     threads = max(1, cpu_environment.available_cpus() // 4)
     return environment.variables(settings.host, folder, threads, spare_port) | cpu_environment.ENVIRONMENT
+
+
+def _edge(settings: Settings) -> haproxy_config.Edge:
+    hosts = settings.allowed_hosts
+    if not hosts and loopback.is_loopback(settings.host):
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        hosts = tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host)))
+    return haproxy_config.Edge(
+        hosts=() if "*" in hosts else hosts,
+        origins=settings.allowed_origins,
+        client_connections=settings.max_client_connections,
+    )
 
 
 def _start(settings: Settings, folder: Path) -> None:

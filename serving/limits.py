@@ -24,6 +24,7 @@ def limits(settings: Settings) -> Limits:
         decode_seconds=settings.decode_timeout_s,
         queue_images=settings.max_queue + settings.max_batch,
         queue_seconds=admission.MAX_WAIT_S,
+        client_connections=settings.max_client_connections,
         layer_tables=MAX_SUMMARIES,
         request_seconds=settings.request_timeout_s,
     )

@@ -40,7 +40,9 @@ RENAMED = {
 KUBERNETES_VARIABLE = re.compile(r"FOURSIGHT_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 
 # As browsers send it (RFC 6454): in lower case and without a slash at the end.
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+# An IPv6 address is in brackets, as in the header Host.
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]")
 
 
 class Settings(BaseSettings):
@@ -49,6 +51,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for all interfaces.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names that Host may have, comma-separated; * for all. Default: on loopback its own, else all."
+    )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on, 1 to 65535.")
     profile: Profile = Field("tiny", description="Weights: tiny (built in) or standard (torchvision's, downloaded).")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -75,6 +80,9 @@ class Settings(BaseSettings):
     )
     max_uploads_mib: int = Field(
         512, ge=1, le=2**20, description="Memory for uploads in flight per worker in MiB, 1 to 1048576."
+    )
+    max_client_connections: int = Field(
+        1024, ge=0, le=65_535, description="Connections of one address, 0 (no limit) to 65535."
     )
     request_timeout_s: int = Field(
         100, ge=1, le=110, description="Time limit for answering a request in seconds, 1 to 110."
@@ -105,15 +113,10 @@ class Settings(BaseSettings):
             raise PydanticCustomError("unknown_variable", "{message}", {"message": _unknown(variable, known)})
         return values
 
-    @field_validator("tasks", mode="before")
+    @field_validator("tasks", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
-    def _split_tasks(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-    @field_validator("allowed_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: object) -> object:
-        return tuple(one.strip() for one in value.split(",") if one.strip()) if isinstance(value, str) else value
 
     @field_validator("allowed_origins")
     @classmethod
@@ -126,6 +129,18 @@ class Settings(BaseSettings):
                 {"wrong": repr(wrong)},
             )
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((one for one in value if one != "*" and not HOST.fullmatch(one)), None)
+        if wrong:
+            raise PydanticCustomError(
+                "invalid_host",
+                "{wrong} is not the name of a host; a name has no scheme and no port, as in vision.example.org",
+                {"wrong": repr(wrong)},
+            )
+        return tuple(one.lower() for one in value)
 
     @field_validator("tasks")
     @classmethod

@@ -21,14 +21,14 @@ RAISED = {"ApiError", *(name for name, one in vars(model_errors).items() if isin
 
 
 def raised_codes() -> Iterator[str]:
-    """Yield the codes in models/ and serving/: arguments of an error class, or of a function that returns an error."""
+    """Yield the codes in models/ and serving/: arguments of an error class or of a function that makes one."""
     for file in (*(ROOT / "models").rglob("*.py"), *(ROOT / "serving").rglob("*.py")):
         nodes = list(ast.walk(ast.parse(file.read_text())))
         functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
         makers = {one.name for one in functions if getattr(one.returns, "id", "") in RAISED}
         for call in (node for node in nodes if isinstance(node, ast.Call)):
             name = getattr(call.func, "id", getattr(call.func, "attr", ""))
-            if name in RAISED:
+            if name in RAISED or name == "problem":
                 yield from strings(call.args[:1], r"[a-z][a-z0-9_]*")
             elif name in makers:
                 yield from strings(call.args, r"[a-z]+(_[a-z]+)+")

