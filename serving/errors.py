@@ -64,6 +64,7 @@ CODES = {
     "out_of_memory": ErrorCode(503, "The server has too little memory to decode the image now."),
     "overloaded": ErrorCode(503, "The queue is full. Retry after the delay in Retry-After."),
     "too_many_uploads": ErrorCode(503, "The uploads in flight hold as many bytes as the limit allows."),
+    "stopping": ErrorCode(503, "The server is stopping. Retry after the delay in Retry-After."),
     "unavailable": ErrorCode(503, "The task's worker is starting or restarting. Retry after the delay in Retry-After."),
     "weights_unavailable": ErrorCode(503, "A weights file could not be downloaded."),
     "deadline_exceeded": ErrorCode(504, "The answer was not ready within Request-Timeout, or the server's limit."),

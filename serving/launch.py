@@ -17,7 +17,7 @@ from urllib.request import urlopen
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
-from foursight.serving import haproxy, interrupt, preflight, run_folder
+from foursight.serving import draining, haproxy, interrupt, preflight, run_folder
 from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
 from foursight.serving.ray_internals import checks, environment, haproxy_config, loopback, signals
@@ -50,8 +50,12 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
         haproxy.prepare(folder, _edge(settings))
         try:
             _start(settings, folder)
-            yield Server(address(settings), _event_of_signals())
-            # A second Ctrl-C must not leave processes behind.
+            server = Server(address(settings), _event_of_signals())
+            yield server
+            # A second signal ends the wait.
+            server.stop.clear()
+            draining.drain(folder, settings.stop_timeout_s, server.stop)
+            # A further one must not leave processes behind.
             for number in interrupt.SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
         finally:

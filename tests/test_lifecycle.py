@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -132,3 +133,24 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
     # The shutdown prints only our own messages.
     assert running.log.read_text().split("Press Ctrl-C to stop.")[1].split() == ["Stopping", "...", "Stopped."]
     assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
+
+
+def test_a_stop_answers_what_is_in_flight_and_refuses_the_rest(tmp_path: Path) -> None:
+    port, body = free_port(), encoded(photo("coffee"), "JPEG")
+    head = (
+        f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with Running(port, tmp_path / "log", "--tasks", "classify") as running, ExitStack() as stack:
+        callers = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(8)]
+        for caller in callers:
+            caller.sendall(head.encode())
+            # The worker reads the body.
+            assert caller.recv(1000).startswith(b"HTTP/1.1 100")
+        running.process.terminate()
+        while (refused := httpx.get(f"{running.url}/readyz", timeout=60)).status_code == 200:
+            time.sleep(0.05)
+        assert (refused.status_code, refused.json()["code"]) == (503, "stopping")
+        for caller in callers:
+            caller.sendall(body)
+        assert [caller.recv(12) for caller in callers] == [b"HTTP/1.1 200"] * 8
+        assert running.process.wait(timeout=60) == 0

@@ -6,7 +6,7 @@ Ray and Serve read most variables when they are imported, so they must be set be
 import sys
 from pathlib import Path
 
-from foursight.serving.ray_internals import loopback
+from foursight.serving.ray_internals import haproxy_config, loopback
 
 # The longest time in seconds that a worker may take to answer a request.
 SERVER_TIMEOUT_S = 120
@@ -67,7 +67,7 @@ def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy_program()),
         CONFIG_FILE: str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / haproxy_config.ADMIN_SOCKET),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),

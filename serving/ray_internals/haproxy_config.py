@@ -23,6 +23,10 @@ from pathlib import Path
 HEADER_TIMEOUT_S = 30
 # A file in the server's folder with the reason why the configuration was rejected.
 REJECTED = "haproxy-rejected.txt"
+ADMIN_SOCKET = "admin.sock"
+# A file in the server's folder with the beginnings of paths that are refused, because the server stops.
+REFUSED_PATHS = "refused-paths.txt"
+STOPPING = "stopping"
 # HAProxy's own errors, and those of the rules below, have a file. What is not HTTP gets an answer of HAProxy's own,
 # which no setting changes.
 ERROR_STATUSES = (502, 503, 504)
@@ -114,7 +118,8 @@ def _defaults(folder: Path) -> list[str]:
 
 def _rules(folder: Path, edge: Edge) -> list[str]:
     """Return the lines of the frontend that decide what is let in."""
-    rules = []
+    refused = f"{{ path -m beg -f {folder}/{REFUSED_PATHS} }}"
+    rules = [f"{_answer(503, folder, STOPPING)} if {refused}"]
     if edge.client_connections:
         rules += [
             "stick-table type ipv6 size 100k expire 60s store conn_cur",
@@ -136,8 +141,8 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
     ]
 
 
-def _answer(status: int, folder: Path) -> str:
-    return f"http-request return status {status} errorfile {folder}/{status}.http"
+def _answer(status: int, folder: Path, name: str = "") -> str:
+    return f"http-request return status {status} errorfile {folder}/{name or status}.http"
 
 
 def _sections(config: str) -> list[str]:
