@@ -67,7 +67,7 @@ class Gateway:
             routes=[
                 # HAProxy sends these here only until the task has its first worker.
                 *(
-                    Route(f"/v1/{task}{below}", self.absent, methods=["POST"])
+                    Route(f"/v1/{task}{below}", self.absent, methods=["GET", "POST"])
                     for task in self._tasks
                     for below in ("", "/{below:path}")
                 ),

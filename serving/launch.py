@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from http import HTTPStatus
 from io import StringIO
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from foursight.models.engines import environment as cpu_environment
@@ -22,6 +23,7 @@ from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
 from foursight.serving.ray_internals import checks, environment, haproxy_config, loopback, signals
 from foursight.serving.settings import Settings
+from foursight.serving.supervisor import ServerFailed
 
 __all__ = ["LaunchError", "Server", "address", "running"]
 
@@ -58,6 +60,10 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
             # A further one must not leave processes behind.
             for number in interrupt.SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+        except ServerFailed as error:
+            # Ray cannot stop in order without these processes.
+            message = f"foursight serve: {error} The server ends. Logs: {folder}/ray/session_latest/logs"
+            interrupt.end(lambda: served_models.remove(settings), message, status=1)
         finally:
             _stop()
             served_models.remove(settings)
@@ -106,7 +112,7 @@ def _start(settings: Settings, folder: Path) -> None:
             targets = deploy.applications(settings)
             _list_models(settings)
             deploy.deploy(targets)
-            _wait_until_ready(f"{address(settings)}/readyz")
+            _wait_until_ready(settings)
     except LaunchError:
         raise
     except (Exception, deploy.StartTimeout) as error:
@@ -129,14 +135,22 @@ def _list_models(settings: Settings) -> None:
         served_models.write(settings, entries)
 
 
-def _wait_until_ready(url: str) -> None:
-    """Request the URL through HAProxy, as a client would, until every task answers."""
-    while True:
-        try:
-            with urlopen(url, timeout=10):
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
+def _wait_until_ready(settings: Settings) -> None:
+    """Send requests through HAProxy, as a client would, until every task answers."""
+    # A worker refuses GET; without a route to it, the answer is 503.
+    expected = {"/readyz": HTTPStatus.OK} | {f"/v1/{task}": HTTPStatus.METHOD_NOT_ALLOWED for task in settings.tasks}
+    while any(_status(address(settings) + path) != status for path, status in expected.items()):
+        time.sleep(0.1)
+
+
+def _status(url: str) -> int | None:
+    try:
+        with urlopen(url, timeout=10) as response:
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 def _stop() -> None:

@@ -135,6 +135,19 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
     assert not list(Path("/tmp").glob(f"fs-*-{running.process.pid}-*"))
 
 
+@pytest.mark.parametrize("vital", ["raylet", "gcs_server"])
+def test_without_a_process_of_ray_the_server_ends_and_says_so(tmp_path: Path, vital: str) -> None:
+    options = ("--tasks", "classify", "--models-dir", str(tmp_path / "models"))
+    with Running(free_port(), tmp_path / "log", *options) as running:
+        family = family_of(running.process.pid)
+        (killed,) = [one for one in map(psutil.Process, family) if one.name() == vital]
+        killed.kill()
+        assert running.process.wait(timeout=60) == 1
+        assert gone(family)
+        (line,) = running.log.read_text().split("Press Ctrl-C to stop.")[1].strip().splitlines()
+        assert f"(process {killed.pid}) has ended. The server ends." in line
+
+
 def test_a_stop_answers_what_is_in_flight_and_refuses_the_rest(tmp_path: Path) -> None:
     port, body = free_port(), encoded(photo("coffee"), "JPEG")
     head = (

@@ -51,13 +51,13 @@ def _serve(values: dict[str, Any]) -> int:
         {name: list(value) if name == "models" else value for name, value in values.items() if value not in (None, ())}
     )
     with required():
-        from foursight.serving import launch  # noqa: PLC0415
+        from foursight.serving import launch, supervisor  # noqa: PLC0415
     start = time.monotonic()
     print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)
     try:
         with launch.running(settings, f"foursight serve: {_INTERRUPTED}") as server:
             _greet(server.address, settings, time.monotonic() - start)
-            server.stop.wait()
+            supervisor.watch(server.stop)
             print("\nStopping ...", flush=True)
     except launch.LaunchError as error:
         raise CommandError(str(error), FAILED) from None
