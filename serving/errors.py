@@ -8,7 +8,7 @@ from http import HTTPStatus
 from foursight.models.errors import ModelError
 from foursight.schema import Problem
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("foursight.serving")
 
 MEDIA_TYPE = "application/problem+json"
 

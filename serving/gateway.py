@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
-from foursight.serving import metrics, openapi, responses, web
+from foursight.serving import logs, metrics, openapi, responses, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.deadline import read_deadline
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
@@ -37,6 +37,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         loopback.bind_replica()
+        logs.send("gateway")
         self._tasks = settings.tasks
         self._origins = settings.allowed_origins
         self._limits = limits(settings)

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
-from foursight.serving import draining, haproxy, interrupt, preflight, run_folder
+from foursight.serving import draining, haproxy, interrupt, logs, preflight, run_folder
 from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
 from foursight.serving.ray_internals import checks, environment, haproxy_config, loopback, signals
@@ -47,7 +47,7 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
     checks.check()
     preflight.check(settings)
     interrupt.exit_on_signal(lambda: _clean_up(settings), interrupted)
-    with run_folder.create() as folder:
+    with run_folder.create() as folder, logs.received(folder):
         os.environ.update(_environment(settings, folder))
         haproxy.prepare(folder, _edge(settings))
         try:

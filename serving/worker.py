@@ -19,7 +19,7 @@ from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
-from foursight.serving import web
+from foursight.serving import logs, web
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.errors import ApiError, as_api_error, logger
 from foursight.serving.finetuned.loader import ModelLoader
@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
+        logs.send(name)
         # Ray sets one OpenMP thread per actor: right beside OpenVINO, which has threads of its own.
         device = devices.resolve(settings.device)
         if device != "cpu" or not has_openvino():

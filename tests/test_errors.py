@@ -1,7 +1,6 @@
 """The table of error codes: every code that is raised has a status, and an unknown one is an internal error."""
 
 import ast
-import logging
 import re
 from collections.abc import Iterator
 from html import escape
@@ -55,7 +54,6 @@ def test_every_code_in_the_table_is_raised() -> None:
 def test_an_unknown_code_is_an_internal_error_that_is_logged(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("ray.serve").propagate = True
     response = responses.error_response(as_api_error(error))
     assert response.status_code == 500
     assert b"internal_error" in response.body

@@ -120,6 +120,7 @@ def test_nothing_is_left_after_ctrl_c_nor_after_kill_and_what_is_whole_is_served
             assert len(family) > 5
             (raylet,) = [one for one in map(psutil.Process, family) if one.name() == "raylet"]
             assert raylet.environ()["RAY_AUTH_MODE"] == "token"
+            assert len(raylet.environ()["RAY_AUTH_TOKEN"]) == 64
             for name, label in ((None, "espresso"), ("kept", KINDS)):
                 parameters = {"model": name} if name else {}
                 url = f"{running.url}/v1/classify"

@@ -1,6 +1,5 @@
 """The worker's side: loads and removes fine-tuned models to match the list, without interrupting requests."""
 
-import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,10 @@ from pathlib import Path
 from foursight.models.catalogue import SupportsFineTuned, Task
 from foursight.models.errors import ModelError, StoreError
 from foursight.models.results import Card
+from foursight.serving.errors import logger
 from foursight.serving.finetuned import served_models
 from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.settings import Settings
-
-logger = logging.getLogger("ray.serve")
 
 
 class ModelLoader:

@@ -58,6 +58,12 @@ def internals() -> Iterator[Internal]:
         "_private/worker.py",
         "ray._private.utils.set_sigterm_handler(sigterm_handler)",
     )
+    yield Internal(
+        "serve.context._get_serve_request_context",
+        "name the request of an error",
+        "serve/context.py",
+        "def _get_serve_request_context()",
+    )
     for line in haproxy_config.TEMPLATE_LINES:
         yield Internal(
             f"{line.strip()!r} in its HAProxy template",

@@ -3,6 +3,7 @@
 Ray and Serve read most variables when they are imported, so they must be set before.
 """
 
+import secrets
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int)
         **_haproxy_variables(folder, haproxy_threads),
         # Ray's default for a new local cluster; pinned, because "disabled" in the caller's environment would win.
         "RAY_AUTH_MODE": "token",
+        # By default, Ray makes one that all servers share, in a file that everyone may read.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         # Ray's workers have a niceness of 15 by default. Here they are the machine's main work.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
