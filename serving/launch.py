@@ -90,12 +90,12 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def _edge(settings: Settings) -> haproxy_config.Edge:
-    hosts = settings.allowed_hosts
-    if not hosts and loopback.is_loopback(settings.host):
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        hosts = tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host)))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    # Its own names are always allowed: it asks itself whether it is ready.
+    hosts = tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host, *settings.allowed_hosts)))
+    any_host = not settings.allowed_hosts and not loopback.is_loopback(settings.host)
     return haproxy_config.Edge(
-        hosts=() if "*" in hosts else hosts,
+        hosts=() if any_host or "*" in hosts else hosts,
         origins=settings.allowed_origins,
         client_connections=settings.max_client_connections,
     )

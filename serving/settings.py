@@ -52,7 +52,8 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for all interfaces.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Names that Host may have, comma-separated; * for all. Default: on loopback its own, else all."
+        (),
+        description="Other names that Host may have, comma-separated; * for all. By default all, if not on loopback.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on, 1 to 65535.")
     profile: Profile = Field("tiny", description="Weights: tiny (built in) or standard (torchvision's, downloaded).")

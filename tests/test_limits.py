@@ -15,6 +15,7 @@ from foursight.schema.limits import Limits
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
+from tests.conftest import ALLOWED_ORIGIN
 from tests.photos import encoded, photo
 from tests.test_analyze import PLACES
 from tests.test_pipeline import Brightness
@@ -169,3 +170,12 @@ def test_an_engine_that_does_not_return_from_a_batch_is_noticed(monkeypatch: pyt
                 assert not made.is_stuck
 
         asyncio.run(test())
+
+
+def test_only_a_page_of_an_allowed_origin_may_post_and_no_other_name_of_the_server_is_known(
+    client: httpx.Client,
+) -> None:
+    for origin, status in ((ALLOWED_ORIGIN, 200), ("https://evil.example", 403)):
+        headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        assert client.post("/v1/classify", content=PHOTO, headers=headers).status_code == status
+    assert client.get("/readyz", headers={"Host": "rebound.example"}).json()["code"] == "unknown_host"
