@@ -55,7 +55,7 @@ def prepare(folder: Path, edge: Edge) -> None:
     for status in {*ERROR_STATUSES, *RULE_STATUSES}:
         (folder / f"{status}.http").write_bytes(_response(_ERRORS[status]))
     (folder / f"{STOPPING}.http").write_bytes(_response(_STOPPING))
-    (folder / REFUSED_PATHS).touch()
+    (folder / REFUSED_PATHS).write_text("")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ HAProxyApi(config, backends)._generate_config_file_internal()
 MAIN = """
 from foursight.serving import draining, haproxy
 from foursight.serving.ray_internals import haproxy_config
-haproxy_config.HEADER_TIMEOUT_S = 1
+haproxy_config.HEADER_TIMEOUT_S = %d
 haproxy.main()
 """
 
@@ -77,10 +77,10 @@ def patched(rendered: Rendered) -> str:
 
 
 @contextmanager
-def running(rendered: Rendered) -> Iterator[psutil.Process]:
-    """HAProxy as Serve starts it, on the file that Serve wrote, with a header timeout of one second."""
+def running(rendered: Rendered, header_timeout_s: int = 1) -> Iterator[psutil.Process]:
+    """HAProxy as Serve starts it, on the file that Serve wrote."""
     rendered.file.write_text(rendered.text)
-    command = [sys.executable, "-c", MAIN, "-db", "-f", str(rendered.file)]
+    command = [sys.executable, "-c", MAIN % header_timeout_s, "-db", "-f", str(rendered.file)]
     log = rendered.folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=rendered.environment, stdout=output, stderr=output)
@@ -169,7 +169,7 @@ def test_the_template_of_another_ray_is_rejected_with_the_door_that_stays_open(
 def test_the_program_leaves_the_reason_of_a_rejection_in_the_servers_folder(rendered: Rendered, tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(rendered.text.replace("listen stats", "listen statistics"))
-    command = [sys.executable, "-c", MAIN, "-db", "-f", str(file)]
+    command = [sys.executable, "-c", MAIN % 1, "-db", "-f", str(file)]
     rejected = subprocess.run(command, env=rendered.environment, capture_output=True, timeout=60, check=False)
     assert rejected.returncode != 0
     assert "it lacks one `bind`" in (rendered.folder / REJECTED).read_text()
@@ -242,11 +242,13 @@ def test_a_router_that_drains_refuses_new_requests(rendered: Rendered) -> None:
     # One that is started again on the same files, too.
     with running(rendered):
         assert json.loads(request(rendered, "/readyz").read())["code"] == "stopping"
+    haproxy.prepare(rendered.folder, EDGE)
 
 
 def test_one_address_holds_no_more_connections_than_allowed(rendered: Rendered) -> None:
     ask = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with running(rendered), ExitStack() as stack:
+    # Longer than the test, because idle connections are closed after that time.
+    with running(rendered, header_timeout_s=60), ExitStack() as stack:
         answers = []
         for _ in range(EDGE.client_connections + 2):
             try:
@@ -261,7 +263,7 @@ def test_one_address_holds_no_more_connections_than_allowed(rendered: Rendered) 
 
 def test_connections_fit_the_files_that_the_process_may_open(rendered: Rendered, patched: str) -> None:
     assert "    maxconn 2000\n" in patched
-    limited = ["prlimit", "--nofile=1000:1000", sys.executable, "-c", MAIN, "-c", "-f", str(rendered.file)]
+    limited = ["prlimit", "--nofile=1000:1000", sys.executable, "-c", MAIN % 1, "-c", "-f", str(rendered.file)]
     rendered.file.write_text(rendered.text)
     checked = subprocess.run(limited, env=rendered.environment, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
