@@ -1,7 +1,7 @@
 """What goes into the detector's two parts, what comes out, and the files of its weights; without PyTorch.
 
-    images -> scene -> outputs of the SSD's heads -> boxes.py -> boxes -> outlines -> masks
-                    -> maps -----------------------------------------------^
+images -> scene -> outputs of the SSD's heads -> boxes.py -> boxes -> outlines -> masks
+                -> maps -----------------------------------------------^
 """
 
 from importlib.util import find_spec
