@@ -33,9 +33,11 @@ from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
 from foursight.serving.deadline import Deadline, read_deadline
 from foursight.serving.decoding import ImagePool
-from foursight.serving.errors import ApiError, as_api_error, logger, unavailable
+from foursight.serving.errors import ApiError, as_api_error, unavailable
+from foursight.serving.logs import logger
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
+from foursight.serving.request_log import RequestRecord
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
 
@@ -67,16 +69,20 @@ class Analyzer:
     async def answer(self, http: Request) -> Response:
         """Answer a request; errors are problem details."""
         start = perf_counter()
+        record: RequestRecord = http.scope["record"]
+        record.task = "analyze"
         try:
-            response = await self._respond(http, start)
+            response = await self._respond(http, start, record)
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
-            response = responses.error_response(as_api_error(error))
+            api_error = as_api_error(error)
+            record.code = api_error.code
+            response = responses.error_response(api_error)
         self._metrics.answered(response.status_code, perf_counter() - start)
         return response
 
-    async def _respond(self, http: Request, start: float) -> Response:
+    async def _respond(self, http: Request, start: float, record: RequestRecord) -> Response:
         request = read_query(http.url.query, self._settings.tasks, self._task_of)
         responses.negotiate(http.headers.get("accept", ""), ("application/json",))
         deadline = read_deadline(http, start, self._settings.request_timeout_s)
@@ -84,6 +90,7 @@ class Analyzer:
         with self._uploads.upload() as count:
             async with deadline.enforced():
                 bodies = await upload.read_images(http, self._settings.max_upload_bytes, count)
+            record.images, record.bytes = len(bodies), sum(map(len, bodies))
             if len(bodies) > 1:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
             with self._admission.reserve(1, deadline.remaining_s):

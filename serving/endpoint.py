@@ -28,6 +28,7 @@ from foursight.serving.encoding import Format, to_json
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
+from foursight.serving.request_log import RequestRecord, start_record
 from foursight.serving.settings import Settings
 
 # A batch that takes longer than STUCK_S and STUCK_FACTOR times its usual time will not end.
@@ -71,9 +72,12 @@ class Endpoint:
             await send({"type": "websocket.close", "code": 1003})
         else:
             start = perf_counter()
-            response = await self._respond(requests.Request(scope, receive), start)
-            self._metrics.answered(response.status_code, perf_counter() - start)
+            record = start_record(self._name, scope)
+            response = await self._respond(requests.Request(scope, receive), start, record)
+            seconds = perf_counter() - start
+            self._metrics.answered(response.status_code, seconds)
             await response(scope, receive, send)
+            record.log(response.status_code, seconds)
 
     @property
     def is_stuck(self) -> bool:
@@ -109,25 +113,32 @@ class Endpoint:
         finally:
             self._metrics.answered(status, perf_counter() - start)
 
-    async def _respond(self, http: requests.Request, start: float) -> Response:
+    async def _respond(self, http: requests.Request, start: float, record: RequestRecord) -> Response:
         try:
             deadline = read_deadline(http, start, self._timeout_s)
             async with deadline.enforced():
                 if self._path_below(http) == huggingface.PATH:
-                    answers, media_type = await self._answer_huggingface(http, deadline)
+                    answers, media_type = await self._answer_huggingface(http, deadline, record)
                 else:
-                    answers, media_type = await self._answer_request(http, deadline)
+                    answers, media_type = await self._answer_request(http, deadline, record)
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception as error:
-            return responses.error_response(self._as_api_error(error))
+            api_error = self._as_api_error(error)
+            record.code = api_error.code
+            return responses.error_response(api_error)
+        record.answered(answers)
         return self._to_response(answers, media_type, perf_counter() - start)
 
-    async def _answer_request(self, http: requests.Request, deadline: Deadline) -> tuple[Answers, Format]:
+    async def _answer_request(
+        self, http: requests.Request, deadline: Deadline, record: RequestRecord
+    ) -> tuple[Answers, Format]:
         request, media_type = self._read_head(http)
+        record.model = request.model.card.name
         self.admission.check(1, deadline.remaining_s)
         with self._uploads.upload() as count:
             images = [EncodedImage(body) for body in await upload.read_images(http, self._max_bytes, count)]
+            record.images, record.bytes = len(images), sum(image.size for image in images)
             if len(images) > 1 and media_type != "application/json":
                 raise ApiError(
                     "not_acceptable",
@@ -137,16 +148,19 @@ class Endpoint:
             with self.admission.reserve(len(images), deadline.remaining_s):
                 return await self._answer_all(images, request, media_type), media_type
 
-    async def _answer_huggingface(self, http: requests.Request, deadline: Deadline) -> tuple[Answers, Format]:
+    async def _answer_huggingface(
+        self, http: requests.Request, deadline: Deadline, record: RequestRecord
+    ) -> tuple[Answers, Format]:
         _require_post(http)
         self.admission.check(1, deadline.remaining_s)
         with self._uploads.upload() as count:
             content, parameters = await huggingface.read(http, self._max_bytes, count)
             options = query.to_options(query.parse_query(http.url.query) | parameters, self._task.options)
-            image = EncodedImage(content)
+            request, image = self._task.resolve(options), EncodedImage(content)
             del content
+            record.model, record.images, record.bytes = request.model.card.name, 1, image.size
             with self.admission.reserve(1, deadline.remaining_s):
-                return [await self._cached.render(image, self._task.resolve(options), "huggingface")], "huggingface"
+                return [await self._cached.render(image, request, "huggingface")], "huggingface"
 
     def _path_below(self, http: requests.Request) -> str:
         """Return what follows the task's path, without a slash at its end."""

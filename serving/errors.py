@@ -1,14 +1,12 @@
 """The errors of the HTTP API, as RFC 9457 problem details: one table of codes, and the exception to raise."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from foursight.models.errors import ModelError
 from foursight.schema import Problem
-
-logger = logging.getLogger("foursight.serving")
+from foursight.serving.logs import logger
 
 MEDIA_TYPE = "application/problem+json"
 

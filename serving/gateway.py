@@ -28,6 +28,7 @@ from foursight.serving.limits import limits
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.query import parse_options
 from foursight.serving.ray_internals import loopback
+from foursight.serving.request_log import Logged
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
 
@@ -37,7 +38,7 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         loopback.bind_replica()
-        logs.send("gateway")
+        logs.connect("gateway", settings.log_level)
         self._tasks = settings.tasks
         self._origins = settings.allowed_origins
         self._limits = limits(settings)
@@ -83,7 +84,7 @@ class Gateway:
                 Exception: _refuse,
             },
         )
-        return web.with_cors(app, self._origins)
+        return Logged(web.with_cors(app, self._origins))
 
     async def healthz(self, request: Request) -> Response:
         """200 while the gateway runs."""
@@ -181,10 +182,12 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     if status == 405:
         allowed = ", ".join(sorted((getattr(error, "headers", None) or {}).get("Allow", "GET").split(", ")))
-        return responses.error_response(method_not_allowed(request.method, request.url.path, allowed))
+        return await _refuse(request, method_not_allowed(request.method, request.url.path, allowed))
     missing = ApiError("not_found", f"The path {request.url.path} does not exist.", "GET /docs lists all paths.")
-    return responses.error_response(missing)
+    return await _refuse(request, missing)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    return responses.error_response(as_api_error(error))
+    api_error = as_api_error(error)
+    request.scope["record"].code = api_error.code
+    return responses.error_response(api_error)

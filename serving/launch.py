@@ -47,7 +47,7 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
     checks.check()
     preflight.check(settings)
     interrupt.exit_on_signal(lambda: _clean_up(settings), interrupted)
-    with run_folder.create() as folder, logs.received(folder):
+    with run_folder.create() as folder, logs.printing(folder, settings.log_format):
         os.environ.update(_environment(settings, folder))
         haproxy.prepare(folder, _edge(settings))
         try:

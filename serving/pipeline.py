@@ -58,11 +58,12 @@ class Predicted:
 
 @dataclass(frozen=True)
 class TimedAnswer(Generic[Content]):
-    """The answer for one image, as an object or as the bytes to send, and the time that each step took."""
+    """The answer for one image, as an object or as the bytes to send, the time of each step, and the image's pixels."""
 
     content: Content
     decode_s: float
     timing: Timing
+    pixels: int
 
 
 class ImageSource(Protocol):
@@ -80,6 +81,11 @@ class EncodedImage:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return len(self._content)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the bytes."""
@@ -153,7 +159,7 @@ class Pipeline:
         output, timing = await self._batcher.submit((decoded.prepared, request))
         predicted = Predicted(output, request, decoded.size, decoded.canvas)
         content = await self._pool.run(partial(encode, predicted))
-        return TimedAnswer(content, decode_s, timing)
+        return TimedAnswer(content, decode_s, timing, decoded.size[0] * decoded.size[1])
 
     def _to_answer(self, predicted: Predicted) -> Answer:
         predictions = self._task.finish(predicted.output, predicted.request)

@@ -25,6 +25,7 @@ from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
 from foursight.schema.suggest import close_matches
 from foursight.schema.tasks import TASKS
+from foursight.serving.logs import Level, LogFormat
 
 PREFIX = "FOURSIGHT_"
 # Variables of the SDK and the command line.
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins whose web pages may call the server, comma-separated; * for all."
+    )
+    log_level: Level = Field("info", description="Lines of the log to print: debug, info, warning or error.")
+    log_format: LogFormat = Field(
+        "auto", description="Format of the log: json, text, or auto (text on a terminal, else json)."
     )
     start_timeout_s: int = Field(
         300, ge=1, le=86_400, description="Time limit for the start in seconds, without downloads, 1 to 86400."

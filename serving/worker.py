@@ -21,10 +21,11 @@ from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
 from foursight.serving import logs, web
 from foursight.serving.endpoint import Endpoint
-from foursight.serving.errors import ApiError, as_api_error, logger
+from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.finetuned.loader import ModelLoader
 from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.limits import MAX_SUMMARIES
+from foursight.serving.logs import logger
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import Pixels, TimedAnswer
 from foursight.serving.ray_internals import loopback
@@ -36,7 +37,7 @@ class Worker:
 
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
-        logs.send(name)
+        logs.connect(name, settings.log_level)
         # Ray sets one OpenMP thread per actor: right beside OpenVINO, which has threads of its own.
         device = devices.resolve(settings.device)
         if device != "cpu" or not has_openvino():

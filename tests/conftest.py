@@ -14,6 +14,7 @@ import pytest
 MAX_QUEUE = 16
 ALLOWED_ORIGIN = "https://app.example"
 _pids: dict[str, int] = {}
+_logs: dict[str, Path] = {}
 
 
 # The groups that take longest, longest first.
@@ -74,6 +75,11 @@ def process_of(url: str) -> psutil.Process:
     return psutil.Process(_pids[url])
 
 
+def log_of(url: str) -> str:
+    """What a server that these tests started has printed."""
+    return _logs[url].read_text()
+
+
 def kill_worker(url: str, task: str) -> None:
     """Kill the worker process of a task, of the server at this URL only, and wait for its end."""
     family = process_of(url).children(recursive=True)
@@ -97,7 +103,7 @@ class Running:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-        _pids[self.url] = self.process.pid
+        _pids[self.url], _logs[self.url] = self.process.pid, self.log
         while "Press Ctrl-C to stop." not in self.log.read_text():
             try:
                 self.process.wait(timeout=0.1)

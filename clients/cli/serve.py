@@ -1,7 +1,9 @@
 """`foursight serve`: the server's settings as options, and the messages from start to stop."""
 
 import signal
+import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,17 +53,19 @@ def _serve(values: dict[str, Any]) -> int:
         {name: list(value) if name == "models" else value for name, value in values.items() if value not in (None, ())}
     )
     with required():
-        from foursight.serving import launch, supervisor  # noqa: PLC0415
+        from foursight.serving import launch, logs, supervisor  # noqa: PLC0415
     start = time.monotonic()
-    print(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...", flush=True)
+    # The lines of the log have the standard output for themselves, if a program reads them.
+    say = partial(print, flush=True, file=sys.stderr if logs.is_json(settings.log_format) else sys.stdout)
+    say(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...")
     try:
         with launch.running(settings, f"foursight serve: {_INTERRUPTED}") as server:
-            _greet(server.address, settings, time.monotonic() - start)
+            say(_greeting(server.address, settings, time.monotonic() - start))
             supervisor.watch(server.stop)
-            print("\nStopping ...", flush=True)
+            say("\nStopping ...")
     except launch.LaunchError as error:
         raise CommandError(str(error), FAILED) from None
-    print("Stopped.")
+    say("Stopped.")
     return 0
 
 
@@ -89,14 +93,13 @@ def _describe(settings: "type[Settings]", details: Any) -> str:
     return f"Invalid value for '{option_name(name, settings)}' ({variable}): {explain_error(settings, name, details)}"
 
 
-def _greet(address: str, settings: "Settings", seconds: float) -> None:
+def _greeting(address: str, settings: "Settings", seconds: float) -> str:
     task = "detect" if "detect" in settings.tasks else settings.tasks[0]
-    print(
+    return (
         f"\nReady after {seconds:.0f} s.\n\n"
         f"  address   {address}\n"
         f"  page      {address}/\n"
         f"  try       curl --data-binary @photo.jpg {address}/v1/{task}\n"
         f"  picture   curl --data-binary @photo.jpg -H 'Accept: image/png' {address}/v1/{task} -o drawn.png\n\n"
-        "Press Ctrl-C to stop.",
-        flush=True,
+        "Press Ctrl-C to stop."
     )

@@ -10,6 +10,7 @@ from foursight.models.results import Card
 from foursight.serving.errors import logger
 from foursight.serving.finetuned import served_models
 from foursight.serving.finetuned.served_models import Entry
+from foursight.serving.logs import logger
 from foursight.serving.settings import Settings
 
 
