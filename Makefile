@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export TORCH TORCH_INDEX
 
-.PHONY: help run test lint load peers chromium
+.PHONY: help run test lint load peers chromium prometheus
 
 help:
 	@echo "make run     start the server on http://127.0.0.1:8000"
@@ -18,7 +18,7 @@ help:
 run: $(VENV)/installed-server
 	@$(BIN)/foursight serve
 
-test: $(VENV)/installed-dev chromium
+test: $(VENV)/installed-dev chromium prometheus
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # The page is tested in a real browser. It is installed without asking only for root on Debian.
@@ -27,6 +27,13 @@ chromium:
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing Chromium ..." && apt-get -qq update \
 		&& apt-get -qq install --yes --no-install-recommends chromium fonts-liberation >/dev/null; \
 	} || echo "The tests of the page need Chromium and will fail without it: apt-get install chromium"
+
+# The alerts and the dashboard are tested with a real Prometheus.
+prometheus:
+	@command -v promtool >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "Installing Prometheus ..." && apt-get -qq update \
+		&& apt-get -qq install --yes --no-install-recommends prometheus >/dev/null; \
+	} || echo "The tests of the alerts need Prometheus and will fail without it: apt-get install prometheus"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ class Analyzer:
             api_error = as_api_error(error)
             record.code = api_error.code
             response = responses.error_response(api_error)
-        self._metrics.answered(response.status_code, perf_counter() - start)
+        self._metrics.answered(response.status_code, perf_counter() - start, record.code)
         return response
 
     async def _respond(self, http: Request, start: float, record: RequestRecord) -> Response:

@@ -59,9 +59,11 @@ class Endpoint:
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
         self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
+        metrics.upload_bytes.set_function(lambda: self._uploads.held)
         self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, self._observe, is_fatal)
-        self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher, ImagePool(settings.decode_timeout_s))
+        pool = ImagePool(settings.decode_timeout_s)
+        self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher, pool, metrics.passed)
         self._cached = CachedPipeline(self._pipeline, settings.answer_cache_mib, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +77,7 @@ class Endpoint:
             record = start_record(self._name, scope)
             response = await self._respond(requests.Request(scope, receive), start, record)
             seconds = perf_counter() - start
-            self._metrics.answered(response.status_code, seconds)
+            self._metrics.answered(response.status_code, seconds, record.code)
             await response(scope, receive, send)
             record.log(response.status_code, seconds)
 

@@ -123,10 +123,21 @@ class PixelImage:
 
 
 class Pipeline:
-    """Runs images through a task; `pool` decodes and encodes, `batcher` computes."""
+    """Runs images through a task; `pool` decodes and encodes, `batcher` computes.
 
-    def __init__(self, task: Task, max_pixels: int, batcher: Batcher[Any, Any], pool: ImagePool) -> None:
+    `observe` is called for each image, with its model's name and the seconds of decoding and in the queue.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        max_pixels: int,
+        batcher: Batcher[Any, Any],
+        pool: ImagePool,
+        observe: Callable[[str, float, float], None] = lambda model, decode_s, queue_s: None,
+    ) -> None:
         self._task = task
+        self._observe = observe
         self._max_pixels = max_pixels
         self._batcher = batcher
         self._pool = pool
@@ -159,6 +170,7 @@ class Pipeline:
         output, timing = await self._batcher.submit((decoded.prepared, request))
         predicted = Predicted(output, request, decoded.size, decoded.canvas)
         content = await self._pool.run(partial(encode, predicted))
+        self._observe(request.model.card.name, decode_s, timing.queue_s)
         return TimedAnswer(content, decode_s, timing, decoded.size[0] * decoded.size[1])
 
     def _to_answer(self, predicted: Predicted) -> Answer:

@@ -28,11 +28,11 @@ _LONG_TEXT = 2**16
 
 
 class UploadBudget:
-    """Bounds the bytes of all uploads in flight."""
+    """Bounds the bytes of all uploads in flight; `held` is their number now."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held = 0
+        self.held = 0
 
     @contextmanager
     def upload(self) -> Iterator[Count]:
@@ -44,20 +44,20 @@ class UploadBudget:
 
         def count(arrived: int) -> None:
             nonlocal held
-            if self._held + arrived > self._max_bytes:
+            if self.held + arrived > self._max_bytes:
                 raise self._exceeded()
             held += arrived
-            self._held += arrived
+            self.held += arrived
 
         try:
             yield count
         finally:
-            self._held -= held
+            self.held -= held
 
     def _exceeded(self) -> ApiError:
         return ApiError(
             "too_many_uploads",
-            f"The uploads in flight hold {self._held:,} of {self._max_bytes:,} bytes.",
+            f"The uploads in flight hold {self.held:,} of {self._max_bytes:,} bytes.",
             "Retry after the delay in Retry-After.",
             {"Retry-After": "1", "Connection": "close"},
         )

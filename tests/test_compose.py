@@ -158,7 +158,8 @@ def test_the_server_does_not_run_as_root() -> None:
 
 def test_the_stages_that_compose_builds_are_there() -> None:
     for service in SERVICES.values():
-        assert stage(service["build"]["target"])
+        if "build" in service:
+            assert stage(service["build"]["target"])
 
 
 def test_the_load_waits_for_a_healthy_server_and_is_asked_for_by_name() -> None:

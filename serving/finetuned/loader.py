@@ -7,7 +7,6 @@ from pathlib import Path
 from foursight.models.catalogue import SupportsFineTuned, Task
 from foursight.models.errors import ModelError, StoreError
 from foursight.models.results import Card
-from foursight.serving.errors import logger
 from foursight.serving.finetuned import served_models
 from foursight.serving.finetuned.served_models import Entry
 from foursight.serving.logs import logger

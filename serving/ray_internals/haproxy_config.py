@@ -137,6 +137,8 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
         *rules,
         f"{_answer(400, folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]' }}",
         f"http-request del-header '{_SERVES_HEADERS}' -m reg",
+        # The log names the client.
+        "http-request set-header X-Forwarded-For %[src]",
         "http-response set-header X-Content-Type-Options nosniff",
     ]
 
