@@ -165,9 +165,7 @@ def test_the_level_decides_what_is_printed_and_text_is_for_people(
     assert second.split(maxsplit=1)[1] == "detect warning: a worker has ended"
 
 
-def test_without_a_socket_lines_go_to_the_standard_error(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_socket_lines_go_to_the_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.connect("detect", "info")
     RequestRecord("detect", "elsewhere").log(200, 0.1)
     deadline, text = time.monotonic() + 30, ""
