@@ -39,10 +39,15 @@ class JsonFormatter(logging.Formatter):
         """Return the line without its end."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
-        line |= getattr(record, "fields", None) or {"task": self._part, "id": request_context.request_id() or None}
+        line |= getattr(record, "fields", None) or {"task": self._part, "id": _request_id()}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+
+
+def _request_id() -> str | None:
+    """Return the id of the request that this process is answering."""
+    return (request_context.request_id() or None) if "ray.serve" in sys.modules else None
 
 
 class _LineHandler(SocketHandler):
@@ -96,6 +101,14 @@ def printing(folder: Path, chosen: LogFormat) -> Iterator[None]:
             yield
         finally:
             server.shutdown()
+
+
+def say(chosen: LogFormat, text: str) -> None:
+    """Print a message of the server's own process, as a line of the log if that is JSON."""
+    if is_json(chosen):
+        record = logger.makeRecord(logger.name, logging.INFO, "", 0, " ".join(text.split()), (), None)
+        text = JsonFormatter("server").format(record)
+    print(text, flush=True)
 
 
 def is_json(chosen: LogFormat) -> bool:

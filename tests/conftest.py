@@ -1,5 +1,6 @@
 """One real server for all tests, started with `foursight serve` on a free loopback port."""
 
+import json
 import os
 import socket
 import subprocess
@@ -121,7 +122,14 @@ class Running:
         # Even after a failed test, it must end in order and leave nothing behind.
         assert self.process.returncode == 0
         assert gone(family)
-        assert self.log.read_text().rpartition("Stopping")[2].split() == ["...", "Stopped."]
+        assert self.messages()[-2:] == ["Stopping ...", "Stopped."]
+
+    def messages(self) -> list[str]:
+        """What the server has printed since it was ready, but for the lines of requests."""
+        lines = self.log.read_text().splitlines()
+        (ready,) = [number for number, line in enumerate(lines) if "Press Ctrl-C to stop." in line]
+        events = [json.loads(line)["event"] for line in lines[ready + 1 :]]
+        return [event for event in events if event != "request"]
 
 
 def family_of(pid: int) -> list[int]:

@@ -74,7 +74,7 @@ def test_every_query_of_the_dashboard_has_a_result(prometheus: str, query: str) 
 
 
 def test_the_queries_and_alerts_name_only_metrics_of_the_server(server: str, prometheus: str) -> None:
-    families = text_string_to_metric_families(httpx.get(f"{server}/metrics", timeout=60).text)
+    families = list(text_string_to_metric_families(httpx.get(f"{server}/metrics", timeout=60).text))
     known = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
     named = re.findall(r"foursight_\w+", " ".join(QUERIES) + (DEPLOY / "prometheus" / "alerts.yml").read_text())
     assert len(set(named)) > 10

@@ -1,7 +1,6 @@
 """`foursight serve`: the server's settings as options, and the messages from start to stop."""
 
 import signal
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,8 +54,7 @@ def _serve(values: dict[str, Any]) -> int:
     with required():
         from foursight.serving import launch, logs, supervisor  # noqa: PLC0415
     start = time.monotonic()
-    # The lines of the log have the standard output for themselves, if a program reads them.
-    say = partial(print, flush=True, file=sys.stderr if logs.is_json(settings.log_format) else sys.stdout)
+    say = partial(logs.say, settings.log_format)
     say(f"Starting Foursight ({settings.profile} profile): {', '.join(settings.tasks)} ...")
     try:
         with launch.running(settings, f"foursight serve: {_INTERRUPTED}") as server:
