@@ -128,7 +128,7 @@ class Running:
         """What the server has printed since it was ready, but for the lines of requests."""
         lines = self.log.read_text().splitlines()
         (ready,) = [number for number, line in enumerate(lines) if "Press Ctrl-C to stop." in line]
-        events = [json.loads(line)["event"] for line in lines[ready + 1 :]]
+        events = [json.loads(line)["event"] if line.startswith("{") else line for line in lines[ready + 1 :]]
         return [event for event in events if event != "request"]
 
 
