@@ -25,7 +25,8 @@ PEER_TEXT = """## Comparison with other servers
 Measured with `python -m loadtests.peers`. All servers get the same weights (tiny profile), the same three JPEG images
 in turn (500 x 400 for classify, 640 x 480 for the others) as multipart forms, the same client and the same cores;
 server and client share the machine. Before the measurement, each server's answers are compared with the model's:
-labels, scores within .001, boxes within 1 px, masks with an overlap of .98. All servers are started first and measured
+classify's labels with scores within .001, and objects with boxes within 5 px and masks with an overlap of .95, because the
+peers resize with torchvision and Foursight with Pillow. All servers are started first and measured
 in turn; the processes of the others are stopped meanwhile, so they use no CPU time. The program of each peer, with its
 tuning, is in `loadtests/peers/`.
 
