@@ -58,7 +58,7 @@ def detections(boxes: Floats, logits: Floats, threshold: float = SCORE_THRESHOLD
     rows, classes = (scores > threshold).nonzero()
     order = np.argsort(-scores[rows, classes], kind="stable")[:PAIRS]
     rows, classes = rows[order], classes[order]
-    overlaps = iou(boxes, boxes) > NMS_IOU
+    overlaps = iou(boxes) > NMS_IOU
     suppressed = np.zeros((logits.shape[1], len(boxes)), np.bool_)
     kept: list[int] = []
     for index, (row, label) in enumerate(zip(rows.tolist(), classes.tolist(), strict=True)):
@@ -73,21 +73,24 @@ def detections(boxes: Floats, logits: Floats, threshold: float = SCORE_THRESHOLD
 
 def nms(boxes: Floats, threshold: float) -> Indices:
     """Return the indices of the boxes [N, 4], best first, whose IoU with each better one that is kept is not higher."""
-    overlaps = iou(boxes, boxes) > threshold
+    apart = ~(iou(boxes) > threshold)
     alive = np.ones(len(boxes), np.bool_)
     for index in range(len(boxes)):
         if alive[index]:
-            alive[index + 1 :] &= ~overlaps[index, index + 1 :]
+            alive[index + 1 :] &= apart[index, index + 1 :]
     return alive.nonzero()[0]
 
 
-def iou(one: Floats, other: Floats) -> Floats:
-    """Return the intersection over union of boxes [N, 4] and [M, 4], [N, M]; NaN for two boxes without area."""
-    sides = np.minimum(one[:, None, 2:], other[None, :, 2:]) - np.maximum(one[:, None, :2], other[None, :, :2])
-    shared = sides.clip(0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (one, other)]
+def iou(boxes: Floats) -> Floats:
+    """Return the intersection over union of each two of boxes [N, 4], [N, N]; NaN for two boxes without area."""
+    # Whole columns: with the coordinates as the last axis, this takes five times as long.
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    width = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    height = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    shared = width.clip(0) * height.clip(0)
+    area = (right - left) * (bottom - top)
     with np.errstate(invalid="ignore"):
-        overlaps: Floats = shared / (areas[0][:, None] + areas[1] - shared)
+        overlaps: Floats = shared / (area[:, None] + area - shared)
     return overlaps
 
 
