@@ -25,10 +25,10 @@ PEER_TEXT = """## Comparison with other servers
 Measured with `python -m loadtests.peers`. All servers get the same weights (tiny profile), the same three JPEG images
 in turn (500 x 400 for classify, 640 x 480 for the others) as multipart forms, the same client and the same cores;
 server and client share the machine. Before the measurement, each server's answers are compared with the model's:
-classify's labels with scores within .001, and objects with boxes within 5 px and masks with an overlap of .95, because the
-peers resize with torchvision and Foursight with Pillow. All servers are started first and measured
-in turn; the processes of the others are stopped meanwhile, so they use no CPU time. The program of each peer, with its
-tuning, is in `loadtests/peers/`.
+classify's labels with scores within .001; objects with boxes within 5 px and masks with an overlap of .95, because the
+peers resize with torchvision and Foursight with Pillow. All servers are started first and measured in turn; the
+processes of the others are stopped meanwhile, so they use no CPU time. The program of each peer, with its tuning, is in
+`loadtests/peers/`.
 
 - `fastapi`, `litserve`, `bentoml`, `rayserve`: Pillow, torchvision's transforms and eager PyTorch, as their users
   write it. For detect and segment they call torchvision's own `forward`, threshold its masks at .5 and encode them with
