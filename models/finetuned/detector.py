@@ -20,7 +20,7 @@ from foursight.models.finetuned import store
 from foursight.models.finetuned.store import ModelSpec
 from foursight.models.networks.roi_align import Align, Pool, in_batch, roi_align_cpu
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
-from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPredictor, mask_pool
+from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPool, MaskPredictor
 from foursight.models.networks.ssd_rcnn.network import SigmoidHeads
 
 BACKBONE, STAGES = "ssd-mobilenet-v2", 17
@@ -91,7 +91,7 @@ def build(labels: int, own: Own) -> SigmoidHeads:
     """Return untrained heads for so many labels, on the CPU."""
     heads = SigmoidHeads(LabelPool(labels), LabelHead(labels), nn.Identity())
     if own == "labels and masks":
-        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = mask_pool(), MaskHead(), MaskPredictor()
+        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = MaskPool(), MaskHead(), MaskPredictor()
     heads.eval()
     return heads
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from foursight.models.networks.ssd_rcnn.backbone import Backbone
+from foursight.models.networks.ssd_rcnn.backbone import PROJECTED, Backbone
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
-from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPredictor, mask_pool
+from foursight.models.networks.ssd_rcnn.masks import CELLS, EDGES, MaskHead, MaskPredictor
 from foursight.models.networks.ssd_rcnn.mobilenet import MobileNetSsd
 from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead
 from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
@@ -32,13 +32,14 @@ def parts() -> dict[str, int]:
     """Multiply-accumulates of each part."""
     backbone, head = Backbone(MobileNetSsd()).eval(), SparseHead(SsdHead())
     maps = backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))
-    masks = nn.Sequential(MaskHead(), MaskPredictor())
+    masks = nn.Sequential(MaskHead(), MaskPredictor()).eval()
+    channels_of = {name: channels for name, (_, channels) in PROJECTED.items()}
+    cells = torch.zeros(OBJECTS, sum(channels_of.values()), CELLS, CELLS)
+    edges = torch.zeros(OBJECTS, channels_of[EDGES], 2 * CELLS, 2 * CELLS)
     return {
         "backbone, projection, gates": count(backbone, lambda: backbone(torch.zeros(1, 3, FINE_SIDE, FINE_SIDE))),
         "picked SSD heads": count(head, lambda: head(maps)),
-        f"masks of {OBJECTS} objects": count(
-            masks, lambda: masks(torch.zeros(OBJECTS, mask_pool().channels, CELLS, CELLS))
-        ),
+        f"masks of {OBJECTS} objects": count(masks, lambda: masks((cells, edges))),
     }
 
 

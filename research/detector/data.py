@@ -5,17 +5,23 @@
 COCO images of val2017 (in `coco` and `coco_more`) are split by image id: `report` if the SHA-256 of "13/<id>" is even,
 `choose` if it is odd. Those of train2017, which the SSD has seen, are for training only. Penn-Fudan: a quarter, by the
 same hash of the file name, is for `report`. Animals: the images with names of VOC whose number ends in 3 are for
-`report`, in 7 for `choose`.
+`report`, in 7 for `choose`. `people` are street photographs with one outlined person each, for training only.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from pycocotools import mask as rle
+from scipy import ndimage
+from scipy.io import loadmat
 
 from research.detector.workspace import WEIGHTS, parser
 
@@ -23,7 +29,7 @@ from research.detector.workspace import WEIGHTS, parser
 ANIMAL_IDS = {1: 18, 2: 17, 3: 20, 4: 19, 5: 21}
 VOC_NAME = re.compile(r"\d{4}_\d{6}\.jpg")
 PERSON_ID = 1
-SETS = ("train", "choose", "report", "fudan-train", "fudan-report", "voc-choose", "voc-report")
+SETS = ("train", "choose", "report", "fudan-train", "fudan-report", "voc-choose", "voc-report", "people")
 # The sets of splits.json: those of the animals follow from the file names.
 WRITTEN = ("report", "choose", "train", "fudan-report")
 
@@ -66,6 +72,8 @@ def read(data: Path, name: str) -> list[Photo]:
     """Return the images of one of SETS."""
     if name.startswith("voc-"):
         return _animals(data / "animals", last_digit={"report": "3", "choose": "7"}[name[4:]])
+    if name == "people":
+        return list(_people(data / "people"))
     if name.startswith("fudan-"):
         return [
             photo for photo in _listing(data / "pennfudan") if (_part(photo.id, 4) == 0) == (name == "fudan-report")
@@ -98,6 +106,32 @@ def _animals(folder: Path, last_digit: str) -> list[Photo]:
                 width, height = image.size
             found.append(Photo(name, path, (height, width), tuple(objects.get(key, ()))))
     return found
+
+
+def _people(folder: Path) -> Iterator[Photo]:
+    """Images of Clothing Co-Parsing (Yang et al. 2014): a person is what is labelled as clothes, skin or hair."""
+    for path in sorted((folder / "annotations" / "pixel-level").glob("*.mat")):
+        person = _without_islands(loadmat(path)["groundtruth"] > 0)
+        rows, columns = np.flatnonzero(person.any(1)), np.flatnonzero(person.any(0))
+        if not len(rows):
+            continue
+        x, y = int(columns[0]), int(rows[0])
+        item = {
+            "category_id": PERSON_ID,
+            "iscrowd": 0,
+            "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+            "segmentation": rle.encode(np.asfortranarray(person.astype(np.uint8))),
+            "area": int(person.sum()),
+        }
+        yield Photo(path.stem, folder / "photos" / f"{path.stem}.jpg", person.shape, (item,), training=True)
+
+
+def _without_islands(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask without the parts that have less than 2 % of the area of the largest."""
+    parts, _ = ndimage.label(mask)
+    areas = np.bincount(parts.ravel(), mask.ravel())
+    kept: NDArray[np.bool_] = (areas > 0.02 * areas.max())[parts] & mask
+    return kept
 
 
 def _listing(folder: Path) -> list[Photo]:

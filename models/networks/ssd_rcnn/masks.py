@@ -1,4 +1,4 @@
-"""The mask branch (He et al. 2017): 14 x 14 cells of four maps for each box, to one mask of 28 x 28 for all classes."""
+"""The mask branch (He et al. 2017): cells of four maps in each box, to one mask of 28 x 28 for all classes."""
 
 import torch
 from torch import Tensor, nn
@@ -10,75 +10,79 @@ from foursight.models.networks.ssd_rcnn.backbone import PROJECTED
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 
 CELLS = 14
-CHANNELS = 48
+CHANNELS = 80
+CONTEXT = 32
+# The map that shows where objects end; it is pooled at the side of the mask as well.
+EDGES = "c2"
+EDGE_CHANNELS = 32
+# Share of the input channels that training sets to zero.
+DROPOUT = 0.1
+
+# Cells [M, 152, 14, 14] and edge cells [M, 24, 28, 28] of M boxes.
+Pooled = tuple[Tensor, Tensor]
 
 
-class CellPool(Pool):
-    """RoIAlign on several maps, whose channels are concatenated.
+class MaskPool(Pool):
+    """RoIAlign on several maps, whose channels are concatenated, and on the finest map with smaller cells.
 
     All maps are pooled, not only the one that fits the size of the box (Hariharan et al. 2015, "Hypercolumns"): the
     coarse maps say what it is, the fine maps where it ends.
     """
 
-    def __init__(self, maps: tuple[str, ...], cells: int) -> None:
-        super().__init__()
-        self.maps = maps
-        self.cells = cells
-
-    @property
-    def channels(self) -> int:
-        """Number of channels, C."""
-        return sum(PROJECTED[name][1] for name in self.maps)
-
-    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Map boxes [P, 4] xyxy of each image, in pixels of 480 x 480, to float [sum P, C, cells, cells]."""
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Pooled:
+        """Map boxes [P, 4] xyxy of each image, in pixels of 480 x 480, to the cells of all."""
         return self.cells_of(features, in_batch(boxes))
 
-    def cells_of(self, features: dict[str, Tensor], rois: Tensor) -> Tensor:
-        """Map rois [M, 5], index of the image and xyxy, to float [M, C, cells, cells]."""
-        pooled = []
-        for name in self.maps:
+    def cells_of(self, features: dict[str, Tensor], rois: Tensor) -> Pooled:
+        """Map rois [M, 5], index of the image and xyxy, to their cells."""
+
+        def pool(name: str, cells: int) -> Tensor:
             level = features[f"p{name}"]
-            pooled.append(self.align(level, rois, self.cells, level.shape[3] / FINE_SIDE, 2, True))
-        return torch.cat(pooled, 1)
+            return self.align(level, rois, cells, level.shape[3] / FINE_SIDE, 2, True)
 
-
-def mask_pool() -> CellPool:
-    """Return the pool of the mask branch."""
-    return CellPool(tuple(PROJECTED), CELLS)
+        return torch.cat([pool(name, CELLS) for name in PROJECTED], 1), pool(EDGES, 2 * CELLS)
 
 
 class MaskHead(nn.Module):
-    """Three convolutions over a box's cells."""
+    """Convolutions over a box's cells, and one at twice the side that sees the edges too."""
 
     def __init__(self) -> None:
         super().__init__()
+        inputs = sum(channels for _, channels in PROJECTED.values())
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.reduce = nn.Conv2d(inputs, CHANNELS, 1)
+        # The same for all cells: it tells the object from others in its box by what the box shows as a whole.
+        self.context = nn.Sequential(nn.Linear(inputs, CONTEXT), nn.ReLU(), nn.Linear(CONTEXT, CHANNELS))
         self.convs = nn.Sequential(
-            nn.Conv2d(mask_pool().channels, CHANNELS, 1), nn.ReLU(),
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(),
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=2, dilation=2), nn.ReLU(),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(),
         )  # fmt: skip
+        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, 2, 2)
+        self.refine = nn.Conv2d(CHANNELS // 2 + PROJECTED[EDGES][1], EDGE_CHANNELS, 3, padding=1)
 
-    def forward(self, cells: Tensor) -> Tensor:
-        """Map float [M, 152, 14, 14] to float [M, 48, 14, 14]."""
-        found: Tensor = self.convs(cells)
-        return found
+    def forward(self, pooled: Pooled) -> Tensor:
+        """Map the cells of M boxes to float [M, 32, 28, 28]."""
+        cells, edges = pooled
+        cells = self.dropout(cells)
+        x = F.relu(self.reduce(cells) + self.context(cells.mean((2, 3)))[:, :, None, None])
+        x = F.relu(self.upsample(self.convs(x)))
+        return F.relu(self.refine(torch.cat([x, edges], 1)))
 
 
 class MaskPredictor(nn.Module):
-    """One mask, at twice the side of the mask head."""
+    """One mask for all classes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.upsample = nn.ConvTranspose2d(CHANNELS, CHANNELS // 2, 2, 2)
-        self.logits = nn.Conv2d(CHANNELS // 2, 1, 1)
+        self.logits = nn.Conv2d(EDGE_CHANNELS, 1, 1)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Map float [M, 48, 14, 14] to logits float [M, 81, 28, 28], a view of the same mask for each class."""
+        """Map float [M, 32, 28, 28] to logits float [M, 81, 28, 28], a view of the same mask for each class."""
         # torchvision's `maskrcnn_inference` picks the mask of each object's class.
         return self.mask(cells)[:, None].expand(-1, len(coco.CATEGORIES) + 1, -1, -1)
 
     def mask(self, cells: Tensor) -> Tensor:
-        """Map float [M, 48, 14, 14] to logits float [M, 28, 28]."""
-        logits: Tensor = self.logits(F.relu(self.upsample(cells)))
+        """Map float [M, 32, 28, 28] to logits float [M, 28, 28]."""
+        logits: Tensor = self.logits(cells)
         return logits[:, 0]

@@ -18,7 +18,7 @@ from foursight.models.networks.ssd_rcnn import boxes, graph
 from foursight.models.networks.ssd_rcnn.backbone import Backbone
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.interface import WEIGHTS
-from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPredictor, mask_pool
+from foursight.models.networks.ssd_rcnn.masks import MaskHead, MaskPool, MaskPredictor
 from foursight.models.networks.ssd_rcnn.mobilenet import MobileNetSsd
 from foursight.models.networks.ssd_rcnn.sparse_head import SparseHead
 from foursight.models.networks.ssd_rcnn.ssd_head import SsdHead
@@ -42,7 +42,7 @@ def compose(backbone: MobileNetSsd, head: SsdHead, masks: bool) -> GeneralizedRC
     """
     heads = SigmoidHeads(ProposalLogits(), Unmoved(), nn.Identity())
     if masks:
-        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = mask_pool(), MaskHead(), MaskPredictor()
+        heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = MaskPool(), MaskHead(), MaskPredictor()
     # The SSD was trained on images that are stretched to a square. Images of all shapes fit into one batch.
     transform = GeneralizedRCNNTransform(
         FINE_SIDE, FINE_SIDE, [0.5] * 3, [0.5] * 3, size_divisible=32, fixed_size=(FINE_SIDE, FINE_SIDE)

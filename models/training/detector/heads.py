@@ -1,7 +1,7 @@
 """Train heads for own labels over the frozen built-in network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -172,8 +172,8 @@ def _label_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 def _mask_loss(heads: SigmoidHeads, seen: list[ObjectMasks]) -> Tensor:
     """The loss of masks (He et al. 2017, section 3)."""
-    cells, masks = (torch.cat([getattr(own, name) for own in seen]).float() for name in ("cells", "masks"))
-    logits = heads.mask_predictor(heads.mask_head(cells))[:, 0]
+    cells, edges, masks = (torch.cat([getattr(own, part.name) for own in seen]).float() for part in fields(ObjectMasks))
+    logits = heads.mask_predictor(heads.mask_head((cells, edges)))[:, 0]
     return F.binary_cross_entropy_with_logits(logits, masks)
 
 

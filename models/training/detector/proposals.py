@@ -24,7 +24,7 @@ from foursight.models.errors import ImageError
 from foursight.models.finetuned.detector import SEMANTIC, TEXTURE, average
 from foursight.models.networks.roi_align import Align, roi_align_cpu
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
-from foursight.models.networks.ssd_rcnn.masks import CELLS, mask_pool
+from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskPool
 from foursight.models.tasks import ssd_forward
 from foursight.models.tasks.ssd_forward import SsdNetwork
 from foursight.models.training import datasets
@@ -65,12 +65,14 @@ class CachedProposals:
 
 @dataclass(frozen=True)
 class ObjectMasks:
-    """B boxes of objects: `cells` float16 [B, 152, 14, 14] of the mask branch, and `masks` float16 [B, 28, 28].
+    """B boxes of objects: what the mask branch sees, and `masks` float16 [B, 28, 28].
 
-    A mask has the share of each cell that the object covers.
+    `cells` float16 [B, 152, 14, 14] and `edges` float16 [B, 24, 28, 28]. A mask has the share of each cell that the
+    object covers.
     """
 
     cells: Tensor
+    edges: Tensor
     masks: Tensor
 
 
@@ -120,9 +122,10 @@ def _masks(
     own = torch.arange(len(overlaps), device=near.device)
     boxes = seen.boxes[torch.cat([seen.proposals + own, near])[:BOXES_OF_OBJECTS]]
     objects = torch.cat([own, nearest[near]])[:BOXES_OF_OBJECTS]
-    pool = mask_pool()
+    pool = MaskPool()
     pool.align = align
-    return ObjectMasks(pool(features, [boxes], []).half(), _project(image, boxes, objects).half())
+    cells, edges = pool(features, [boxes], [])
+    return ObjectMasks(cells.half(), edges.half(), _project(image, boxes, objects).half())
 
 
 def _project(image: AnnotatedImage, boxes: Tensor, objects: Tensor) -> Tensor:
