@@ -13,7 +13,7 @@ from http import HTTPStatus
 from io import StringIO
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
@@ -145,7 +145,7 @@ def _wait_until_ready(settings: Settings) -> None:
 
 def _status(url: str) -> int | None:
     try:
-        with urlopen(url, timeout=10) as response:
+        with urlopen(Request(url, headers={"X-Request-ID": logs.OWN_ID}), timeout=10) as response:
             return int(response.status)
     except HTTPError as error:
         return error.code

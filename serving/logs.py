@@ -26,6 +26,8 @@ LogFormat = Literal["auto", "text", "json"]
 
 logger = logging.getLogger("foursight")
 SOCKET = "log.sock"
+# The id of the requests by which a starting server asks itself whether it is ready.
+OWN_ID = "foursight-start"
 
 
 class JsonFormatter(logging.Formatter):

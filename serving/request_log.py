@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foursight.serving.cached_pipeline import CachedAnswer
 from foursight.serving.errors import ApiError
-from foursight.serving.logs import logger
+from foursight.serving.logs import OWN_ID, logger
 from foursight.serving.ray_internals import request_context
 
 # Paths that machines request every few seconds.
@@ -57,7 +57,8 @@ class RequestRecord:
         """Write the line: a warning if the server failed, for the checks of machines only with the level debug."""
         self.status, self.total_ms = status, milliseconds(seconds)
         fields = {name: value for name, value in asdict(self).items() if value is not None}
-        level = logging.WARNING if status >= 500 else logging.DEBUG if self.path in CHECKS else logging.INFO
+        quiet = self.id == OWN_ID or (self.path in CHECKS and status < 500)
+        level = logging.DEBUG if quiet else logging.WARNING if status >= 500 else logging.INFO
         logger.log(level, "request", extra={"fields": fields})
 
 
