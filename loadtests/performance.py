@@ -23,12 +23,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from foursight import models
 from foursight.clients import benchmark
-from foursight.models.engines import engine, environment
+from foursight.models.engines import devices, environment
 from foursight.models.image import decode, decode_for
 from foursight.serving.encoding import to_answer
 from loadtests import limits, page
@@ -59,7 +58,7 @@ def main() -> None:
     environment.require()
     # SystemExit ends the server that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
-    engine.share_cores(torch.device("cpu"))
+    devices.share_cores("cpu")
     for part in chosen.parts:
         if part == "page":
             page.write(chosen.costs)

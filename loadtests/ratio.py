@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from foursight import models
 from foursight.clients import benchmark
 from foursight.models.catalogue import Task
-from foursight.models.engines import engine, environment
+from foursight.models.engines import devices, environment
 from foursight.models.image import decode_for
 
 
@@ -38,7 +36,7 @@ def main() -> None:
     # The environment of the server's workers.
     environment.require()
     body = chosen.photo.read_bytes()
-    engine.share_cores(torch.device("cpu"))
+    devices.share_cores("cpu")
     task = models.load(chosen.task)
     ways: dict[str, Callable[[], float]] = {"bare": lambda: bare(task, body, chosen.seconds)}
     for count in chosen.connections:

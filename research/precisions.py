@@ -17,7 +17,7 @@ import torch
 from torchvision.ops import box_iou
 
 from foursight import models
-from foursight.models.engines import engine, environment
+from foursight.models.engines import devices, environment
 from foursight.models.engines.precision import Precision, PrecisionConfig
 from foursight.models.errors import PrecisionError
 from research.engines import compare
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     chosen = parser.parse_args()
     environment.require()
-    engine.share_cores(torch.device("cpu"))
+    devices.share_cores("cpu")
     photos = [models.decode(path.read_bytes()) for path in sorted(chosen.photos.iterdir())]
     for name in chosen.tasks:
         tasks = loaded(name, chosen.calibration)

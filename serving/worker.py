@@ -13,8 +13,7 @@ from ray import ObjectRef, serve
 from starlette.types import ASGIApp
 
 from foursight.models import catalogue
-from foursight.models.engines import devices, environment
-from foursight.models.engines.precision import has_openvino
+from foursight.models.engines import devices
 from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
@@ -38,12 +37,8 @@ class Worker:
     def __init__(self, name: str, settings: Settings) -> None:
         loopback.bind_replica()
         logs.connect(name, settings.log_level)
-        # Ray sets one OpenMP thread per actor: right beside OpenVINO, which has threads of its own.
-        device = devices.resolve(settings.device)
-        if device != "cpu" or not has_openvino():
-            import torch  # noqa: PLC0415
-
-            torch.set_num_threads(environment.available_cpus())
+        # Ray sets one OpenMP thread per actor; a task that computes alone should use all cores.
+        devices.share_cores(devices.resolve(settings.device))
         self._name = name
         self._settings = settings
         self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)

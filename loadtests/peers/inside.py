@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 
 from foursight import models
 from foursight.models import coco, labels
-from foursight.models.engines import engine
+from foursight.models.engines import devices
 from foursight.models.image import decode_for
 from foursight.models.networks import lite0
 from foursight.models.networks.presets import PRESETS
@@ -111,7 +111,7 @@ class Engine:
     """Foursight's task: reduced decoding, dense parts on OpenVINO, masks only for returned objects."""
 
     def __init__(self, task: str) -> None:
-        engine.share_cores(torch.device("cpu"))
+        devices.share_cores("cpu")
         self._task = models.load(task)
         self._request = self._task.resolve(self._task.options())
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from foursight import models
 from foursight.clients.benchmark import WARM_UP_S, quantile
 from foursight.models.catalogue import Task
-from foursight.models.engines import engine, environment
+from foursight.models.engines import devices, environment
 from foursight.models.image import decode_for
 from loadtests.peers import results
 
@@ -73,7 +71,7 @@ class Limit:
 
 def main() -> None:
     """Load the task in the first argument; the others are image files."""
-    engine.share_cores(torch.device("cpu"))
+    devices.share_cores("cpu")
     limit = Limit(models.load(sys.argv[1]), [Path(name).read_bytes() for name in sys.argv[2:]])
     print("{}", flush=True)
     for line in sys.stdin:

@@ -5,7 +5,7 @@ python -m foursight.models.engines.builder '{"blueprint": ..., "precision": ...}
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from foursight.models.engines import devices, engine, loader
 from foursight.models.engines.loader import Array, Blueprint, LoadedNetwork
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
-
-Pairs = Iterable[tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Network:
     facts: dict[str, Any] = field(default_factory=dict)
     rows: bool = False
     calibration: Callable[[Iterator[Image.Image]], Sequence[engine.Inputs]] | None = None
-    compare: Callable[[Sequence[Array], Sequence[Array]], Pairs] = zip
+    compare: engine.Compare = zip
 
 
 def build(blueprint: Blueprint, device: str, precision: PrecisionConfig = FLOAT32) -> LoadedNetwork:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from foursight.models.engines.precision import PrecisionConfig
 from foursight.models.folders import cache_folder
 
 # The four tasks of the tiny profile take 80 MB, those of the standard profile about 600 MB.
@@ -28,18 +29,23 @@ def folder() -> Path:
     return cache_folder("engines")
 
 
-def key(content: bytes, dtype: str, config: Mapping[str, Any]) -> str:
+def key(content: bytes, precision: PrecisionConfig, config: Mapping[str, Any]) -> str:
     """Return the file name of a compiled module: a SHA-256 over everything that the compilation depends on.
 
     That is `content` (weights, structure, shapes of the inputs), code (the sources of this package, versions of the
-    libraries), `dtype`, `config` (the options of the compilation), and the processor.
+    libraries), `precision` (with its
+    calibration images), `config` (the options of the compilation), and the processor.
     """
     digest = hashlib.sha256(content)
     for source in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source.read_bytes())
-    packages = ("torch", "torchvision", "openvino", *(("nncf",) if dtype == "int8" else ()))
+    packages, images = ["torch", "torchvision", "openvino"], ""
+    if precision.dtype == "int8":
+        packages, images = [*packages, "nncf"], precision.digest
     versions = [version(package) for package in packages]
-    digest.update(repr((dtype, sorted(config.items()), versions, platform.machine(), _processor())).encode())
+    digest.update(
+        repr((precision.dtype, images, sorted(config.items()), versions, platform.machine(), _processor())).encode()
+    )
     return digest.hexdigest()
 
 

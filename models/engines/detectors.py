@@ -10,7 +10,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import roi_align
 
 from foursight.models.engines import devices
-from foursight.models.engines.builder import Network, Pairs
+from foursight.models.engines.builder import Network
+from foursight.models.engines.engine import Pairs
 from foursight.models.engines.loader import Array
 from foursight.models.networks.ssd_rcnn import network as ssd_rcnn
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE, PICKED, proposals

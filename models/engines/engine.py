@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foursight.models.engines import cache, environment, loader
+from foursight.models.engines import cache, loader
 from foursight.models.engines.loader import Array
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig, has_openvino, import_openvino
 
@@ -32,7 +32,8 @@ CUDA_TOLERANCE = 1e-2
 Inputs = tuple[Tensor, ...]
 Run = Callable[..., list[Tensor]]
 Samples = Callable[[], Sequence[Inputs]]
-Compare = Callable[[Sequence[Array], Sequence[Array]], Iterable[tuple[Array, Array]]]
+Pairs = Iterable[tuple[Array, Array]]
+Compare = Callable[[Sequence[Array], Sequence[Array]], Pairs]
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,6 @@ def has_engine(device: torch.device) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and has_openvino())
 
 
-def share_cores(device: torch.device) -> None:
-    """Set PyTorch's threads for a process that only serves: one if engines have threads for all cores.
-
-    Two thread pools compete for the cores: on 2 cores, the network of a classification took 9.4 ms with two PyTorch
-    threads and 8.4 ms with one.
-    """
-    torch.set_num_threads(1 if device.type == "cpu" and has_openvino() else environment.available_cpus())
-
-
 def _eager(part: nn.Module) -> Run:
     @torch.inference_mode()
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -122,7 +114,7 @@ def _openvino(
 ) -> Run | None:
     """Compile with OpenVINO, or read what was compiled before; None as for `to_openvino`."""
     config = loader.config(precision)
-    key = cache.key(_content(part, example, other, precision), precision.dtype, config)
+    key = cache.key(_content(part, example, other), precision, config)
     blob = cache.read(key)
     try:
         if blob is not None:
@@ -181,15 +173,14 @@ def _shapes(example: Inputs, other: Inputs) -> list[list[int]]:
     ]
 
 
-def _content(part: nn.Module, example: Inputs, other: Inputs, precision: PrecisionConfig) -> bytes:
-    """Return a digest of a part's weights and structure, and of what else its compilation depends on."""
+def _content(part: nn.Module, example: Inputs, other: Inputs) -> bytes:
+    """Return a digest of a part's weights, structure, and inputs."""
     digest = hashlib.sha256()
     # Not `state_dict`: it leaves out non-persistent buffers.
     for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    images = precision.digest if precision.dtype == "int8" else ""
-    inputs = (_shapes(example, other), [tensor.dtype for tensor in example], images)
+    inputs = (_shapes(example, other), [tensor.dtype for tensor in example])
     digest.update(repr((part, inputs)).encode())
     return digest.digest()
 

@@ -10,7 +10,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -162,9 +162,8 @@ def _lock(name: str) -> Iterator[None]:
 def _key(blueprint: Blueprint, precision: PrecisionConfig) -> str:
     """Return the file name of a network: a SHA-256 over everything that the compilation depends on."""
     weights = [_sha256(path) for path in blueprint.weights]
-    own: Sequence[object] = (blueprint.builder, blueprint.arguments, weights)
-    images = precision.digest if precision.dtype == "int8" else ""
-    return cache.key(repr((own, images)).encode(), precision.dtype, config(precision))
+    own = (blueprint.builder, blueprint.arguments, weights)
+    return cache.key(repr(own).encode(), precision, config(precision))
 
 
 def _sha256(path: Path) -> str:
