@@ -22,7 +22,7 @@ FROM base AS server
 # `cuda`. tools/install_torch.py reads both.
 ARG TORCH=auto
 ARG TORCH_INDEX=
-RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-server
+RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-server .venv/installed-otel
 # The standard profile's weights: mount a volume here.
 ENV TORCH_HOME=/srv/torch
 # Fine-tuned models: mount a folder of the host here, or a volume.

@@ -10,7 +10,7 @@ copying; messages between processes carry only a reference. Each worker admits o
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -37,9 +37,10 @@ from foursight.serving.errors import ApiError, as_api_error, unavailable
 from foursight.serving.logs import logger
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
-from foursight.serving.request_log import RequestRecord
+from foursight.serving.request_log import RequestRecord, steps_of
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
+from foursight.serving.traces import Step
 
 Value = TypeVar("Value")
 
@@ -95,7 +96,7 @@ class Analyzer:
                 raise ApiError("too_many_images", f"The upload has {len(bodies)} images.", "Send one image.")
             with self._admission.reserve(1, deadline.remaining_s):
                 admitted = perf_counter()
-                body, seconds = await self._analyze(bodies.pop(), request, deadline)
+                body, seconds = await self._analyze(bodies.pop(), request, deadline, record)
                 # Little's law: of `admitted` images that each take t seconds, one is ready every t / admitted.
                 self._admission.observe((perf_counter() - admitted) / self._admission.admitted)
         seconds["total"] = perf_counter() - start
@@ -103,19 +104,29 @@ class Analyzer:
         return Response(body, media_type="application/json", headers={"Server-Timing": timing})
 
     async def _analyze(
-        self, content: bytes, request: AnalyzeRequest, deadline: Deadline
+        self, content: bytes, request: AnalyzeRequest, deadline: Deadline, record: RequestRecord
     ) -> tuple[str, dict[str, float]]:
         """Return the answer as JSON, and the seconds that each step took."""
         start = perf_counter()
+        seconds: dict[str, float] = {}
+
+        def passed(step: str, begin: float, answers: Sequence[TimedAnswer[Answer]] | ApiError = ()) -> None:
+            end = perf_counter()
+            seconds[step] = end - begin
+            if record.steps is not None:
+                parts = [] if isinstance(answers, ApiError) else [part for one in answers for part in steps_of(one)]
+                record.steps.append(Step(step, begin, end, steps=parts))
+
         async with deadline.enforced():
             image, size = await self._pool.decode(partial(self._decode, content))
         del content
-        seconds = {"decode": perf_counter() - start}
+        record.pixels = size[0] * size[1]
+        passed("decode", start)
 
         async def ask(task: str, options: Options) -> Answer | ApiError:
             begin = perf_counter()
             answers = await self._call(deadline, task, image, options)
-            seconds[task] = perf_counter() - begin
+            passed(task, begin, answers)
             return answers if isinstance(answers, ApiError) else answers[0].content
 
         answers = await run_all([ask(task, options) for task, options in request.tasks.items()])
@@ -131,7 +142,7 @@ class Analyzer:
             else:
                 parts = {task: _with_labels(part, labels, size) for task, part in parts.items()}
             if labels:
-                seconds["then"] = perf_counter() - begin
+                passed("then", begin)
         return await self._pool.run(partial(_to_json, size, parts, failed)), seconds
 
     async def _classify_objects(

@@ -30,6 +30,7 @@ from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.pipeline import EncodedImage, Pipeline, PixelImage, Pixels, Request, TimedAnswer, run_all
 from foursight.serving.request_log import RequestRecord, start_record
 from foursight.serving.settings import Settings
+from foursight.serving.traces import Traces
 
 # A batch that takes longer than STUCK_S and STUCK_FACTOR times its usual time will not end.
 STUCK_S = 30.0
@@ -51,6 +52,7 @@ class Endpoint:
         settings: Settings,
         metrics: WorkerMetrics,
         is_fatal: Callable[[BaseException], bool] = lambda error: False,
+        traces: Traces | None = None,
     ) -> None:
         self._name = name
         self._task = task
@@ -58,6 +60,7 @@ class Endpoint:
         self._max_batch = settings.max_batch
         self._timeout_s = settings.request_timeout_s
         self._metrics = metrics
+        self._traces = traces
         self._uploads = upload.UploadBudget(settings.max_uploads_mib * 2**20)
         metrics.upload_bytes.set_function(lambda: self._uploads.held)
         self.admission = AdmissionControl(name, settings.max_queue + settings.max_batch, metrics)
@@ -74,11 +77,16 @@ class Endpoint:
             await send({"type": "websocket.close", "code": 1003})
         else:
             start = perf_counter()
-            record = start_record(self._name, scope)
-            response = await self._respond(requests.Request(scope, receive), start, record)
+            http = requests.Request(scope, receive)
+            record = start_record(self._name, scope, self._traces)
+            response = await self._respond(http, start, record)
             seconds = perf_counter() - start
             self._metrics.answered(response.status_code, seconds, record.code)
             await response(scope, receive, send)
+            if self._traces:
+                below = self._path_below(http)
+                route = f"/v1/{self._name}{below}" if below in ("", huggingface.PATH) else None
+                record.trace(self._traces, scope, route, response.status_code, start, perf_counter())
             record.log(response.status_code, seconds)
 
     @property
@@ -88,9 +96,11 @@ class Endpoint:
         return self.batcher.computing_s > STUCK_S + STUCK_FACTOR * usual_s
 
     def close(self) -> None:
-        """End the threads; work in the queue is cancelled."""
+        """End the threads; work in the queue is cancelled, and spans are sent."""
         self.batcher.close()
         self._pipeline.close()
+        if self._traces:
+            self._traces.close()
 
     async def answer(
         self, fetch: Callable[[], Awaitable[Pixels]], options: Options, regions: Sequence[Region] | None = None

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
-from foursight.serving import logs, metrics, openapi, responses, web
+from foursight.serving import logs, metrics, openapi, responses, traces, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.deadline import read_deadline
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
@@ -43,7 +43,9 @@ class Gateway:
         self._origins = settings.allowed_origins
         self._limits = limits(settings)
         self._timeout_s = settings.request_timeout_s
-        self._metrics = RequestMetrics("analyze", serve.get_replica_context().replica_id.unique_id)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._metrics = RequestMetrics("analyze", replica)
+        self._traces = traces.connect(replica)
         self._handles = TaskHandles()
         self._manager = ModelManager(settings, self._handles)
         self._analyzer = Analyzer(settings, self._metrics, self._handles, self._manager.task_of)
@@ -84,7 +86,11 @@ class Gateway:
                 Exception: _refuse,
             },
         )
-        return Logged(web.with_cors(app, self._origins))
+        return Logged(web.with_cors(app, self._origins), self._traces)
+
+    def __del__(self) -> None:
+        if self._traces:
+            self._traces.close()
 
     async def healthz(self, request: Request) -> Response:
         """200 while the gateway runs."""

@@ -58,11 +58,17 @@ class Predicted:
 
 @dataclass(frozen=True)
 class TimedAnswer(Generic[Content]):
-    """The answer for one image, as an object or as the bytes to send, the time of each step, and the image's pixels."""
+    """The answer for one image, as an object or as the bytes to send, the time of each step, and the image's pixels.
+
+    `start`, of `perf_counter`, is when decoding was asked for. The steps follow one another: decode, those of `timing`,
+    and encode, each with its wait.
+    """
 
     content: Content
+    start: float
     decode_s: float
     timing: Timing
+    encode_s: float
     pixels: int
 
 
@@ -171,7 +177,8 @@ class Pipeline:
         predicted = Predicted(output, request, decoded.size, decoded.canvas)
         content = await self._pool.run(partial(encode, predicted))
         self._observe(request.model.card.name, decode_s, timing.queue_s)
-        return TimedAnswer(content, decode_s, timing, decoded.size[0] * decoded.size[1])
+        encode_s = perf_counter() - start - decode_s - timing.queue_s - timing.inference_s
+        return TimedAnswer(content, start, decode_s, timing, encode_s, decoded.size[0] * decoded.size[1])
 
     def _to_answer(self, predicted: Predicted) -> Answer:
         predictions = self._task.finish(predicted.output, predicted.request)

@@ -6,6 +6,7 @@ from urllib.request import urlopen
 
 from foursight.models import catalogue
 from foursight.models.errors import ModelError
+from foursight.serving import traces
 from foursight.serving.finetuned import served_models
 from foursight.serving.settings import Settings
 
@@ -15,8 +16,12 @@ class LaunchError(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Raise LaunchError if the port, the precision, the weights or a model cannot be used; downloads weights."""
+    """Raise LaunchError if the port, the precision, the weights or a model cannot be used, or spans cannot be sent.
+
+    Downloads weights.
+    """
     _check_port(settings)
+    _check_traces()
     try:
         _check_precision(settings)
         _fetch_weights(settings)
@@ -63,6 +68,14 @@ def _check_precision(settings: Settings) -> None:
             "Remove --precision, or use --device cpu."
         )
     settings.precision_config.require()
+
+
+def _check_traces() -> None:
+    if traces.endpoint():
+        try:
+            traces.exporter()
+        except traces.TracesUnavailable as error:
+            raise LaunchError(str(error)) from None
 
 
 def _fetch_weights(settings: Settings) -> None:

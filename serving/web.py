@@ -54,7 +54,7 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         app,
         allow_origins=origins,
         allow_methods=["GET", "POST", "PUT", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Request-Timeout", "X-Request-ID"],
+        allow_headers=["Authorization", "Content-Type", "Request-Timeout", "Traceparent", "Tracestate", "X-Request-ID"],
         expose_headers=["Cache-Status", "Retry-After", "Server-Timing", "X-Request-ID"],
         max_age=3600,
     )

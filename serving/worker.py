@@ -18,7 +18,7 @@ from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
-from foursight.serving import logs, web
+from foursight.serving import logs, traces, web
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.finetuned.loader import ModelLoader
@@ -42,10 +42,13 @@ class Worker:
         self._name = name
         self._settings = settings
         self._task = catalogue.load(name, settings.profile, settings.device, settings.precision_config)
-        self._metrics = WorkerMetrics(name, serve.get_replica_context().replica_id.unique_id)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._metrics = WorkerMetrics(name, replica)
         self._loader = ModelLoader(name, self._task, settings)
         self._loader.sync()
-        self._endpoint = Endpoint(name, self._task, settings, self._metrics, devices.is_fatal_device_error)
+        self._endpoint = Endpoint(
+            name, self._task, settings, self._metrics, devices.is_fatal_device_error, traces.connect(replica)
+        )
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="models")
         # One at a time, because layers compete with requests for the cores.
         self._summarizing = ThreadPoolExecutor(1, thread_name_prefix="layers")

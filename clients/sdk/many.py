@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -49,7 +50,8 @@ def in_order(
             return Failed(image, error)
 
     def start(image: ImageInput) -> Future[R | Failed]:
-        return pool.submit(answer, image)
+        # With the caller's context variables, in which a trace is kept.
+        return pool.submit(copy_context().run, answer, image)
 
     try:
         with _bar(images, progress) as advance:

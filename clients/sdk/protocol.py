@@ -5,6 +5,7 @@ and returns the result. Client and AsyncClient only carry out the steps: one blo
 """
 
 import logging
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -60,6 +61,11 @@ class Request:
     def build(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Return the request as `client` sends it."""
         headers = {"X-Request-ID": self.request_id}
+        # Only a program that has imported it can be in a span.
+        if "opentelemetry.trace" in sys.modules:
+            from opentelemetry import propagate  # noqa: PLC0415
+
+            propagate.inject(headers)
         if self.content is not None:
             headers["Content-Type"] = "application/octet-stream"
         return client.build_request(
