@@ -6,7 +6,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 foursight \
-    && install --directory --owner foursight --group foursight /srv/foursight /srv/torch /srv/models
+    && install --directory --owner foursight --group foursight /srv/foursight /srv/torch /srv/models /srv/keys
 WORKDIR /srv/foursight
 COPY --chown=foursight:foursight . .
 USER 1000
@@ -27,6 +27,7 @@ RUN --mount=type=cache,target=/var/cache/pip,uid=1000 make .venv/installed-serve
 ENV TORCH_HOME=/srv/torch
 # Fine-tuned models: mount a folder of the host here, or a volume.
 ENV FOURSIGHT_MODELS_DIR=/srv/models
+ENV FOURSIGHT_KEYS_FILE=/srv/keys/keys.json
 # All interfaces of the container: the published ports decide what can reach them.
 ENV FOURSIGHT_HOST=0.0.0.0
 EXPOSE 8000

@@ -81,19 +81,24 @@ def is_answer(content: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """The address of the requests, the encoded images that they carry in turn, and the check of an answer."""
+    """The address of the requests, the encoded images that they carry in turn, and the check of an answer.
+
+    `api_key` is sent as a bearer token.
+    """
 
     url: str
     images: Sequence[bytes]
     media_type: str = "application/octet-stream"
     is_answer: Callable[[bytes], bool] = is_answer
+    api_key: str | None = None
 
     def requests(self) -> list[bytes]:
         """Return the bytes of a request for each image."""
         parts = urlsplit(self.url)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
+        key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         return [
-            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {self.media_type}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{key}Content-Type: {self.media_type}\r\n"
             f"Accept: application/json\r\nContent-Length: {len(image)}\r\n\r\n".encode()
             + image
             for image in self.images

@@ -9,6 +9,7 @@ only to this machine or to the server of docker-compose.yml.
 """
 
 import ipaddress
+import os
 import random
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Photo:
     weight: int = 1
 
 
+# The header of each request.
+API_KEY = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("FOURSIGHT_API_KEY")) else {}
 # Filled before the first user starts.
 photos: list[Photo] = []
 
@@ -147,7 +150,9 @@ SEGMENT = Asked("/v1/segment", frozenset({"box", "mask"}))
 
 
 class Person(FastHttpUser):
-    """Base class of all users."""
+    """Base class of all users. The API key is $FOURSIGHT_API_KEY."""
+
+    default_headers = API_KEY
 
     abstract = True
     host = DEFAULT_HOST

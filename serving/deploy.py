@@ -19,7 +19,7 @@ from ray import serve
 from foursight.models.engines import environment as cpu_environment
 from foursight.serving.gateway import Gateway
 from foursight.serving.preflight import LaunchError
-from foursight.serving.ray_internals import environment
+from foursight.serving.ray_internals import environment, loopback
 from foursight.serving.settings import Settings
 from foursight.serving.worker import Worker
 
@@ -54,7 +54,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def start_ray(settings: Settings, folder: Path) -> None:
-    """Start Ray, then Serve, with HAProxy at the server's address. Raises LaunchError for cuda without a GPU."""
+    """Start Ray, then Serve, with HAProxy at the server's port. Raises LaunchError for cuda without a GPU."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     ray.init(
         address="local",
@@ -65,13 +65,14 @@ def start_ray(settings: Settings, folder: Path) -> None:
         # Ray's minimum. The store holds only images of /v1/analyze; what does not fit is written to files in the
         # private folder.
         object_store_memory=80 * 2**20,
-        **environment.init_arguments(settings.host, folder),
+        **environment.init_arguments(folder),
     )
     if settings.device == "cuda" and not _count_gpus():
         raise LaunchError("--device cuda: this machine has no NVIDIA GPU that Ray can see. Use --device cpu or auto.")
     serve.start(
         proxy_location="HeadOnly",
-        http_options={"host": settings.host, "port": settings.port},
+        # The address is a placeholder: haproxy_config writes the one that HAProxy listens on.
+        http_options={"host": loopback.ADDRESS, "port": settings.port},
         logging_config=LOGGING,
     )
 

@@ -4,15 +4,13 @@ Serve itself stops its router at once, and with it the answers that are still be
 """
 
 import csv
-import socket
 import threading
 import time
 from pathlib import Path
 
-from foursight.serving.ray_internals import haproxy_config
+from foursight.serving.ray_internals import admin_socket, haproxy_config
 
 INTERVAL_S = 0.1
-_TIMEOUT_S = 5.0
 
 
 def drain(folder: Path, timeout_s: float, hurry: threading.Event) -> None:
@@ -25,7 +23,7 @@ def drain(folder: Path, timeout_s: float, hurry: threading.Event) -> None:
     # A router that Serve starts from now on reads the file; the present one is told.
     refused.write_text("/\n")
     try:
-        _command(folder, f"add acl {refused} /")
+        admin_socket.command(folder, f"add acl {refused} /")
         while _in_flight(folder) and time.monotonic() < deadline and not hurry.wait(INTERVAL_S):
             pass
     except OSError:
@@ -34,16 +32,5 @@ def drain(folder: Path, timeout_s: float, hurry: threading.Event) -> None:
 
 def _in_flight(folder: Path) -> int:
     """Return the number of requests that the router has passed on and that are not answered yet."""
-    rows = csv.DictReader(_command(folder, "show stat").removeprefix("# ").splitlines())
+    rows = csv.DictReader(admin_socket.command(folder, "show stat").removeprefix("# ").splitlines())
     return sum(int(row["scur"]) for row in rows if row["svname"] == "BACKEND")
-
-
-def _command(folder: Path, command: str) -> str:
-    """Return the answer of the router's admin socket. Raises OSError."""
-    # Serve puts the socket into a folder that is named after the node.
-    path = next(folder.glob(f"*/{haproxy_config.ADMIN_SOCKET}"), folder / haproxy_config.ADMIN_SOCKET)
-    with socket.socket(socket.AF_UNIX) as admin, admin.makefile("rb") as answer:
-        admin.settimeout(_TIMEOUT_S)
-        admin.connect(str(path))
-        admin.sendall(f"{command}\n".encode())
-        return answer.read().decode()

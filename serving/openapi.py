@@ -43,7 +43,12 @@ def document(tasks: Iterable[str]) -> dict[str, Any]:
         "paths": {f"/v1/{task.name}": {"post": _task(task)} for task in specs}
         | {"/v1/analyze": {"post": _analysis(specs)}}
         | _GATEWAY,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}},
+        },
+        # Only some servers require a key.
+        "security": [{"key": []}, {}],
     }
 
 

@@ -2,13 +2,20 @@
 
 import errno
 import socket
+import ssl
 from urllib.request import urlopen
 
 from foursight.models import catalogue
 from foursight.models.errors import ModelError
-from foursight.serving import traces
+from foursight.serving import api_keys, traces
+from foursight.serving.api_keys import KeysError
 from foursight.serving.finetuned import served_models
 from foursight.serving.settings import Settings
+
+# For requests to this machine by its address, which a certificate need not name.
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname = False
+UNVERIFIED.verify_mode = ssl.CERT_NONE
 
 
 class LaunchError(Exception):
@@ -16,10 +23,8 @@ class LaunchError(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Raise LaunchError if the port, the precision, the weights or a model cannot be used, or spans cannot be sent.
-
-    Downloads weights.
-    """
+    """Raise LaunchError if something that the server needs cannot be used; downloads weights."""
+    _check_keys(settings)
     _check_port(settings)
     _check_traces()
     try:
@@ -34,7 +39,8 @@ def check(settings: Settings) -> None:
 def address(settings: Settings) -> str:
     """Return the server's URL on this machine."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
 
 
 def _check_port(settings: Settings) -> None:
@@ -53,9 +59,25 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
+def _check_keys(settings: Settings) -> None:
+    """Raise LaunchError if keys are required but there is none."""
+    if not settings.needs_keys:
+        return
+    try:
+        keys = api_keys.load(settings.keys_file)
+    except KeysError as error:
+        raise LaunchError(str(error)) from None
+    if not keys:
+        reason = "--auth keys" if settings.auth == "keys" else f"--host {settings.host}, which is not loopback,"
+        raise LaunchError(
+            f"{reason} needs API keys, and {settings.keys_file} has none. "
+            "Create one with `foursight keys create NAME`, or let everyone in with --auth off."
+        )
+
+
 def _is_foursight(url: str) -> bool:
     try:
-        with urlopen(f"{url}/openapi.json", timeout=2) as response:
+        with urlopen(f"{url}/openapi.json", timeout=2, context=UNVERIFIED) as response:
             return b'"Foursight"' in response.read()
     except (OSError, ValueError):
         return False

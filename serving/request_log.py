@@ -15,24 +15,26 @@ from foursight.serving.cached_pipeline import CachedAnswer
 from foursight.serving.errors import ApiError
 from foursight.serving.logs import OWN_ID, logger
 from foursight.serving.pipeline import TimedAnswer
-from foursight.serving.ray_internals import request_context
+from foursight.serving.ray_internals import key_rules, request_context
 from foursight.serving.traces import Attributes, Step, Traces
 
 # Paths that machines request every few seconds.
 CHECKS = ("/healthz", "/readyz", "/metrics")
+_ROUTER_HEADERS = (b"x-forwarded-for", key_rules.HEADER.lower().encode())
 
 
 @dataclass
 class RequestRecord:
     """What is logged of a request; what is not known is left out.
 
-    Times are in milliseconds, those of several images the longest; `bytes` and `pixels` are sums over the images.
-    `steps` is not logged, but shown in the request's trace; None if there is none.
+    `key` is the name of the API key. Times are in milliseconds, those of several images the longest; `bytes` and
+    `pixels` are sums over the images. `steps` is not logged, but shown in the request's trace; None if there is none.
     """
 
     task: str
     id: str | None = None
     client: str | None = None
+    key: str | None = None
     path: str | None = None
     model: str | None = None
     status: int = 0
@@ -70,6 +72,7 @@ class RequestRecord:
             return
         shown: dict[str, str | int | None] = {
             "client.address": self.client,
+            "foursight.key": self.key,
             "error.type": (self.code or str(status)) if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None,
             "foursight.task": self.task,
             "foursight.request_id": self.id,
@@ -115,10 +118,11 @@ def steps_of(answer: TimedAnswer[Any]) -> list[Step]:
 
 
 def start_record(task: str, scope: Scope, traces: Traces | None, path: str | None = None) -> RequestRecord:
-    """Return the record of a request that has arrived."""
-    client = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"), None)
+    """Return the record of a request that has arrived. The router has set the headers with the client and its key."""
+    found = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _ROUTER_HEADERS}
+    client, key = (found.get(name) for name in _ROUTER_HEADERS)
     steps: list[Step] | None = [] if traces else None
-    return RequestRecord(task, request_context.request_id() or None, client, path, steps=steps)
+    return RequestRecord(task, request_context.request_id() or None, client, key, path, steps=steps)
 
 
 def _route(scope: Scope) -> str | None:

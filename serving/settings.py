@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     Field,
@@ -25,9 +25,12 @@ from foursight.models.image import MAX_PIXELS
 from foursight.models.results import Profile
 from foursight.schema.suggest import close_matches
 from foursight.schema.tasks import TASKS
+from foursight.serving import api_keys
 from foursight.serving.logs import Level, LogFormat
+from foursight.serving.ray_internals import loopback
 
 PREFIX = "FOURSIGHT_"
+Auth = Literal["auto", "keys", "off"]
 # Variables of the SDK and the command line.
 CLIENT_VARIABLES = {"FOURSIGHT_URL", "FOURSIGHT_API_KEY"}
 # Names in earlier versions, and those that replaced them.
@@ -56,6 +59,12 @@ class Settings(BaseSettings):
         (),
         description="Other names that Host may have, comma-separated; * for all. By default all, if not on loopback.",
     )
+    auth: Auth = Field(
+        "auto", description="Who may send requests: keys (with an API key), off (all), auto (off on loopback)."
+    )
+    keys_file: Path = Field(api_keys.default_file(), description="File of API keys, written by `foursight keys`.")
+    tls_cert: Path | None = Field(None, description="Certificate chain in PEM, for HTTPS.")
+    tls_key: Path | None = Field(None, description="Its private key, if it is in another file.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on, 1 to 65535.")
     profile: Profile = Field("tiny", description="Weights: tiny (built in) or standard (torchvision's, downloaded).")
     tasks: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -190,10 +199,16 @@ class Settings(BaseSettings):
         # Absolute, because workers run in another working directory.
         return {name: path.expanduser().absolute() for name, path in value.items()}
 
-    @field_validator("models_dir", "calibration_dir")
+    @field_validator("models_dir", "calibration_dir", "keys_file", "tls_cert", "tls_key")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _check_certificate(self) -> Self:
+        if self.tls_key and not self.tls_cert:
+            raise PydanticCustomError("no_certificate", "--tls-key needs --tls-cert")
+        return self
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -208,6 +223,11 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "invalid_value", "must be {valid}, not {value}", {"valid": valid, "value": repr(value)}
             ) from None
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return self.auth == "keys" or (self.auth == "auto" and not loopback.is_loopback(self.host))
 
     @property
     def precision_config(self) -> PrecisionConfig:

@@ -26,6 +26,7 @@ LONGEST = (
     "test_lifecycle.py",
     "test_distribution.py",
     "test_precision.py",
+    "test_access.py",
     "test_fifth_task.py",
 )
 
@@ -93,8 +94,8 @@ def kill_worker(url: str, task: str) -> None:
 class Running:
     """A `foursight serve` process that is ready. The context ends it with SIGTERM; its output is in `log`."""
 
-    def __init__(self, port: int, log: Path, *options: str, **environment: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, log: Path, *options: str, scheme: str = "http", **environment: str) -> None:
+        self.url = f"{scheme}://127.0.0.1:{port}"
         self.log = log
         self._command = [sys.executable, "-m", "foursight", "serve", "--port", str(port), *options]
         self._environment = os.environ | environment

@@ -78,6 +78,7 @@ def here(server: str, models_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOURSIGHT_URL", server)
     monkeypatch.setenv("FOURSIGHT_MODELS_DIR", str(models_dir))
+    monkeypatch.setenv("FOURSIGHT_KEYS_FILE", str(tmp_path / "keys.json"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     yield tmp_path
     # All tests share the server, so unload the models.

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -49,7 +50,7 @@ haproxy.main()
 
 
 ORIGIN = "https://app.example"
-EDGE = Edge(("localhost", "127.0.0.1", "[::1]"), (ORIGIN,), client_connections=8, connections=2000)
+EDGE = Edge(hosts=("localhost", "127.0.0.1", "[::1]"), origins=(ORIGIN,), client_connections=8, connections=2000)
 
 
 class Rendered:
@@ -58,12 +59,13 @@ class Rendered:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.environment = os.environ | environment.variables("127.0.0.1", folder, haproxy_threads=1, fallback_port=1)
+        self.environment = os.environ | environment.variables(folder, haproxy_threads=1, fallback_port=1)
         command = [sys.executable, "-c", RENDER, str(self.port), str(free_port())]
         subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
         self.file = folder / "haproxy.cfg"
         self.text = self.file.read_text()
-        haproxy.prepare(folder, EDGE)
+        self.edge = replace(EDGE, address=f"127.0.0.1:{self.port}")
+        haproxy.prepare(folder, self.edge)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 
 @pytest.fixture
 def patched(rendered: Rendered) -> str:
-    return patch_config(rendered.text, rendered.folder, EDGE)
+    return patch_config(rendered.text, rendered.folder, rendered.edge)
 
 
 @contextmanager
@@ -140,7 +142,7 @@ def test_everything_but_the_doors_is_kept(rendered: Rendered, patched: str) -> N
 
 def test_patching_twice_is_accepted(rendered: Rendered, patched: str) -> None:
     # Serve may start HAProxy again on the same file.
-    again = patch_config(patched, rendered.folder, EDGE)
+    again = patch_config(patched, rendered.folder, rendered.edge)
     assert set(again.splitlines()) == set(patched.splitlines())
 
 
@@ -163,7 +165,7 @@ def test_the_template_of_another_ray_is_rejected_with_the_door_that_stays_open(
 ) -> None:
     assert before in rendered.text
     with pytest.raises(RuntimeError, match=named):
-        patch_config(rendered.text.replace(before, after), rendered.folder, EDGE)
+        patch_config(rendered.text.replace(before, after), rendered.folder, rendered.edge)
 
 
 def test_the_program_leaves_the_reason_of_a_rejection_in_the_servers_folder(rendered: Rendered, tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_a_router_that_drains_refuses_new_requests(rendered: Rendered) -> None:
     # One that is started again on the same files, too.
     with running(rendered):
         assert json.loads(request(rendered, "/readyz").read())["code"] == "stopping"
-    haproxy.prepare(rendered.folder, EDGE)
+    haproxy.prepare(rendered.folder, rendered.edge)
 
 
 def test_one_address_holds_no_more_connections_than_allowed(rendered: Rendered) -> None:

@@ -21,6 +21,7 @@ _COMMANDS: dict[str, str | Callable[[], click.Command]] = {
     **{name: partial(task_command, task) for name, task in TASKS.items()},
     "analyze": analyze_command,
     "models": "foursight.clients.cli.models:models",
+    "keys": "foursight.clients.cli.keys:keys",
     "evaluate": "foursight.clients.cli.evaluate:evaluate",
     "finetune": "foursight.clients.cli.finetune:finetune",
     "describe": "foursight.clients.cli.describe:describe",

@@ -14,7 +14,7 @@ from rich.table import Table
 from foursight.clients import benchmark as measuring
 from foursight.clients.benchmark import BenchmarkError, Report, Target
 from foursight.clients.cli.command import FAILED, NO_SERVER, Argument, Command, CommandError, Option
-from foursight.clients.cli.options import DEFAULT_URL, PATH, Number, task
+from foursight.clients.cli.options import DEFAULT_URL, PATH, Number, api_key, task
 
 
 class _Loads(click.ParamType[list[float]]):
@@ -46,6 +46,7 @@ class _Loads(click.ParamType[list[float]]):
             "url", required=False, envvar="FOURSIGHT_URL", default=DEFAULT_URL, metavar="[URL]",
             help=f"The server's address, or $FOURSIGHT_URL.  [default: {DEFAULT_URL}]",
         ),
+        api_key(),
         task("classify"),
         Option(
             "--image", type=PATH, multiple=True, metavar="FILE",
@@ -66,6 +67,7 @@ class _Loads(click.ParamType[list[float]]):
 )  # fmt: skip
 def benchmark(
     url: str,
+    api_key: str | None,
     task: str,
     image: tuple[Path, ...],
     connections: list[float],
@@ -78,7 +80,7 @@ def benchmark(
         images = [path.read_bytes() for path in image] or [_generate()]
     except OSError as error:
         raise click.UsageError(f"--image {error.filename}: {error.strerror}.") from None
-    target = Target(f"{url.rstrip('/')}/v1/{task}", images)
+    target = Target(f"{url.rstrip('/')}/v1/{task}", images, api_key=api_key)
     try:
         reports = _measure(target, connections, rate, seconds)
     except BenchmarkError as error:

@@ -15,7 +15,9 @@ from foursight.clients.cli.command import Option
 
 # Messages for pydantic's own errors; validators write their messages themselves.
 _ERROR_TYPES = get_args(ErrorType)
-_METAVARS = {"model": "NAME", "classes": "LABELS", "allowed_origins": "ORIGINS"}
+_METAVARS = {"model": "NAME", "classes": "LABELS", "allowed_origins": "ORIGINS"} | dict.fromkeys(
+    ("keys_file", "tls_cert", "tls_key"), "FILE"
+)
 # The choices are listed only where they leave room for the help text.
 _LONGEST_METAVAR = 13
 

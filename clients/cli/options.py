@@ -48,7 +48,7 @@ def url(section: str | None = None) -> click.Option:
 
 def api_key(section: str | None = None) -> click.Option:
     """--api-key."""
-    text = "Bearer token, or $FOURSIGHT_API_KEY."
+    text = "API key, or $FOURSIGHT_API_KEY."
     return Option("--api-key", envvar="FOURSIGHT_API_KEY", metavar="KEY", help=text, section=section)
 
 

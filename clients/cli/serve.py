@@ -93,11 +93,14 @@ def _describe(settings: "type[Settings]", details: Any) -> str:
 
 def _greeting(address: str, settings: "Settings", seconds: float) -> str:
     task = "detect" if "detect" in settings.tasks else settings.tasks[0]
+    header = "-H 'Authorization: Bearer KEY' " if settings.needs_keys else ""
+    keys = f"  keys      {settings.keys_file}\n" if settings.needs_keys else ""
     return (
         f"\nReady after {seconds:.0f} s.\n\n"
         f"  address   {address}\n"
         f"  page      {address}/\n"
-        f"  try       curl --data-binary @photo.jpg {address}/v1/{task}\n"
-        f"  picture   curl --data-binary @photo.jpg -H 'Accept: image/png' {address}/v1/{task} -o drawn.png\n\n"
+        f"{keys}"
+        f"  try       curl {header}--data-binary @photo.jpg {address}/v1/{task}\n"
+        f"  picture   curl {header}--data-binary @photo.jpg -H 'Accept: image/png' {address}/v1/{task} -o drawn.png\n\n"
         "Press Ctrl-C to stop."
     )

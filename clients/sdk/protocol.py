@@ -114,6 +114,8 @@ def server_settings(url: str, api_key: str | None, timeout: float) -> dict[str, 
         "base_url": address.copy_with(path=address.path.rstrip("/").removesuffix("/v1"), query=None, fragment=None),
         # A proxy cannot reach this machine's own addresses.
         "trust_env": not proxies.is_loopback(address.host),
+        # `trust_env` False would also ignore SSL_CERT_FILE. Without HTTPS, the certificates are not read.
+        "verify": httpx.create_ssl_context() if address.scheme == "https" else False,
         "headers": headers | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT_S)),
         # The concurrency of the calls decides the number of connections; all are kept open.

@@ -20,7 +20,7 @@ from foursight.serving.ray_internals import loopback
 from loadtests.peers import inside
 from loadtests.peers.arguments import parse
 
-os.environ.update(loopback.environment("127.0.0.1"))
+os.environ.update(loopback.ENVIRONMENT)
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 # Serve reads its variables at import.

@@ -1,5 +1,6 @@
 // The parts of the server's HTTP interface that the page uses. Errors are `Trouble`, with words for a person.
 
+import { apiKey, askForKey } from "./key.js";
 import { queryOf } from "./tasks.js";
 
 /** Address of the server. A proxy may serve the page below a path. */
@@ -54,16 +55,20 @@ export async function tasks() {
 }
 
 async function send(url, request) {
+  const key = apiKey();
+  const headers = { ...request.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   let response;
   try {
-    response = await fetch(url, request);
+    response = await fetch(url, { ...request, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     const hint = "Check that it runs (foursight serve starts it) and that you are online.";
     throw new Trouble(`The server at ${BASE.host} does not respond.`, hint, true);
   }
-  if (!response.ok) throw await toTrouble(response);
-  return response;
+  if (response.ok) return response;
+  const trouble = await toTrouble(response);
+  if (response.status === 401 && (await askForKey(key, trouble.message))) return send(url, request);
+  throw trouble;
 }
 
 async function toTrouble(response) {

@@ -1,6 +1,7 @@
 // Commands that send the same request from a shell and from Python.
 
 import { BASE } from "./api.js";
+import { apiKey } from "./key.js";
 import { isCounted } from "./tasks.js";
 
 const SERVER = BASE.href.replace(/\/$/, "");
@@ -12,9 +13,10 @@ const METHODS = ["classify", "localize", "detect", "segment"];
  * tasks share one upload, unless two of them use fine-tuned models or the threshold is not for all of them.
  */
 export function curl(photo, chosen, threshold) {
+  const key = apiKey() ? '-H "Authorization: Bearer $FOURSIGHT_API_KEY" ' : "";
   const upload = photo.sample
-    ? `curl -s ${quote(photo.sample)} | curl --data-binary @- `
-    : `curl --data-binary ${quote(`@${photo.name}`)} `;
+    ? `curl -s ${quote(photo.sample)} | curl ${key}--data-binary @- `
+    : `curl ${key}--data-binary ${quote(`@${photo.name}`)} `;
   return requests(chosen, threshold)
     .map(({ path, options }) => {
       const query = Object.entries(options).map(([name, value]) => `${name}=${value}`).join("&");
@@ -31,7 +33,9 @@ export function python(photo, chosen, threshold) {
     const known = METHODS.includes(path) || path === "analyze";
     return `    print(client.${known ? `${path}(` : `run(${JSON.stringify(path)}, `}${source}${keywords}))`;
   });
-  return ["from foursight import Client", "", `with Client(${JSON.stringify(SERVER)}) as client:`, ...lines].join("\n");
+  const key = apiKey() ? ', os.environ["FOURSIGHT_API_KEY"]' : "";
+  const imports = [...(key ? ["import os", ""] : []), "from foursight import Client", ""];
+  return [...imports, `with Client(${JSON.stringify(SERVER)}${key}) as client:`, ...lines].join("\n");
 }
 
 function requests(chosen, threshold) {

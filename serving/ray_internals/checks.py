@@ -101,7 +101,7 @@ def internals() -> Iterator[Internal]:
         "serve/_private/router.py",
         '"""Asynchronously resolve and replace top-level request args and kwargs."""',
     )
-    for variable in environment.variables("127.0.0.1", Path("/"), 1, 1):
+    for variable in environment.variables(Path("/"), 1, 1):
         file, text = _reader(variable)
         yield Internal(f"variable {variable}", _purpose(variable), file, text)
 

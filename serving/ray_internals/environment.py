@@ -7,7 +7,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from foursight.serving.ray_internals import haproxy_config, loopback
+from foursight.serving.ray_internals import admin_socket, loopback
 
 # The longest time in seconds that a worker may take to answer a request.
 SERVER_TIMEOUT_S = 120
@@ -15,10 +15,10 @@ SERVER_TIMEOUT_S = 120
 CONFIG_FILE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
 
 
-def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int) -> dict[str, str]:
-    """Return the variables of a server that listens on `host` and keeps its files in `folder`."""
+def variables(folder: Path, haproxy_threads: int, fallback_port: int) -> dict[str, str]:
+    """Return the variables of a server that keeps its files in `folder`."""
     return {
-        **loopback.environment(host),
+        **loopback.ENVIRONMENT,
         **_haproxy_variables(folder, haproxy_threads),
         # Ray's default for a new local cluster; pinned, because "disabled" in the caller's environment would win.
         "RAY_AUTH_MODE": "token",
@@ -48,10 +48,10 @@ def variables(host: str, folder: Path, haproxy_threads: int, fallback_port: int)
     }
 
 
-def init_arguments(host: str, folder: Path) -> dict[str, str | None]:
+def init_arguments(folder: Path) -> dict[str, str]:
     """Return the private arguments of ray.init: Ray's address, and the folder for its sockets and logs."""
     return {
-        "_node_ip_address": "127.0.0.1" if loopback.is_loopback(host) else None,
+        "_node_ip_address": loopback.ADDRESS,
         "_temp_dir": str(folder / "ray"),
     }
 
@@ -70,7 +70,7 @@ def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy_program()),
         CONFIG_FILE: str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / haproxy_config.ADMIN_SOCKET),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / admin_socket.NAME),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),

@@ -13,24 +13,27 @@ The template has unsafe defaults that no variable changes:
 - a client may take any time to send its headers: it gets a timeout;
 - one client may hold all connections: they are limited by address;
 - headers that only Serve's own proxy may set, and that fail if they are not UTF-8, reach the workers: they are removed;
-- any `Host` is accepted, and any web page may post: names are checked, and what other sites post is refused.
+- any `Host` is accepted, and any web page may post: names are checked, and what other sites post is refused;
+- everyone may use everything: if keys are required, they are checked (key_rules.py).
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from foursight.serving.ray_internals import key_rules
+from foursight.serving.ray_internals.key_rules import answer
+
 HEADER_TIMEOUT_S = 30
 # A file in the server's folder with the reason why the configuration was rejected.
 REJECTED = "haproxy-rejected.txt"
-ADMIN_SOCKET = "admin.sock"
 # A file in the server's folder with the beginnings of paths that are refused, because the server stops.
 REFUSED_PATHS = "refused-paths.txt"
-STOPPING = "stopping"
-# HAProxy's own errors, and those of the rules below, have a file. What is not HTTP gets an answer of HAProxy's own,
-# which no setting changes.
+# HAProxy's own errors, for which there is a file <status>.http. What is not HTTP gets an answer of HAProxy's own, which
+# no setting changes.
 ERROR_STATUSES = (502, 503, 504)
-RULE_STATUSES = (400, 403, 421, 503)
+# The certificate chain and its private key, in the server's folder.
+CERTIFICATE = "tls.pem"
 
 # The lines of the template that patch_config changes.
 TEMPLATE_LINES = (
@@ -54,12 +57,16 @@ _SERVES_HEADERS = (
 
 @dataclass(frozen=True)
 class Edge:
-    """What HAProxy lets in.
+    """Where HAProxy listens, and what it lets in.
 
+    `address` is as in its `bind` line; with `tls`, it speaks HTTPS there. With `keys`, requests need an API key.
     `hosts` are the names that Host may have (empty: any) and `origins` those of web pages that may post ("*": any).
     `client_connections` limits those of one address (0: no limit), `connections` all.
     """
 
+    address: str = "127.0.0.1:8000"
+    tls: bool = False
+    keys: bool = False
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     client_connections: int = 0
@@ -67,7 +74,7 @@ class Edge:
 
 
 def patch_config(config: str, folder: Path, edge: Edge) -> str:
-    """Return the hardened configuration; `folder` has the response <status>.http for each status.
+    """Return the hardened configuration; `folder` has the file <name>.http for each response.
 
     Raises RuntimeError if an unsafe default remains, which means that Ray's template has changed.
     """
@@ -82,10 +89,14 @@ def patch_config(config: str, folder: Path, edge: Edge) -> str:
     config = re.sub(r"(?m)^ *errorfile .*\n", "", config)
     defaults = "".join(f"    {line}\n" for line in _defaults(folder))
     config = re.sub(r"(?m)^ *timeout connect ", lambda found: defaults + found[0], config, count=1)
-    config = re.sub(r"(?m)^ *http-request return status 404 .*$", lambda found: f"    {_answer(503, folder)}", config)
+    unavailable = f"    {answer('unavailable', folder)}"
+    config = re.sub(r"(?m)^ *http-request return status 404 .*$", lambda found: unavailable, config)
+    config = re.sub(r"(?m)^(frontend http_frontend\n) *bind .*$", rf"\1    {_bind(folder, edge)}", config)
     rules = "".join(f"    {line}\n" for line in _rules(folder, edge))
     if rules not in config:
         config = re.sub(r"(?m)^frontend http_frontend\n *bind .*\n", lambda found: found[0] + rules, config)
+    if edge.keys and key_rules.TABLE not in config:
+        config += key_rules.TABLE
     check_hardened(config, folder, edge)
     return config
 
@@ -96,11 +107,11 @@ def check_hardened(config: str, folder: Path, edge: Edge) -> None:
     defaults = section.get("defaults", "")
     frontend = section.get("frontend http_frontend", "")
     required = {
-        "one `bind`": len(re.findall(r"(?m)^ *bind ", config)) == 1,
+        "one `bind`": re.findall(r"(?m)^ *(bind .*)$", config) == [_bind(folder, edge)],
         "`stats socket` with mode 600": re.findall(r"stats socket \S+ mode (\d+)", config) == ["600"],
         "`timeout http-request` and `errorfile` in its defaults": all(line in defaults for line in _defaults(folder)),
         "the rules of its frontend": all(line in frontend for line in _rules(folder, edge)),
-        "503 without routes": _answer(503, folder) in section.get("backend default_backend", ""),
+        "503 without routes": answer("unavailable", folder) in section.get("backend default_backend", ""),
         "no list of routes": "path -i /-/routes" not in config,
         "no fallback to Serve's proxy": not re.search(r"(?m)^ *server .* backup *$", config),
     }
@@ -116,10 +127,16 @@ def _defaults(folder: Path) -> list[str]:
     ]
 
 
+def _bind(folder: Path, edge: Edge) -> str:
+    # At least TLS 1.2, as RFC 9325 recommends. No HTTP/2: curl 7.88 loses an answer that it gets during an upload.
+    tls = f" ssl crt {folder}/{CERTIFICATE} alpn http/1.1 ssl-min-ver TLSv1.2" if edge.tls else ""
+    return f"bind {edge.address}{tls}"
+
+
 def _rules(folder: Path, edge: Edge) -> list[str]:
     """Return the lines of the frontend that decide what is let in."""
     refused = f"{{ path -m beg -f {folder}/{REFUSED_PATHS} }}"
-    rules = [f"{_answer(503, folder, STOPPING)} if {refused}"]
+    rules = [f"{answer('stopping', folder)} if {refused}"]
     if edge.client_connections:
         rules += [
             "stick-table type ipv6 size 100k expire 60s store conn_cur",
@@ -128,23 +145,22 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
         ]
     if edge.hosts:
         known = f"{{ req.hdr(host),host_only,lower -m str {' '.join(edge.hosts)} }}"
-        rules.append(f"{_answer(421, folder)} unless {known}")
+        rules.append(f"{answer('unknown_host', folder)} unless {known}")
     if "*" not in edge.origins:
         foreign = "{ req.hdr(sec-fetch-site) -m str cross-site } !{ method GET HEAD OPTIONS }"
         allowed = f" !{{ req.hdr(origin) -m str {' '.join(edge.origins)} }}" if edge.origins else ""
-        rules.append(f"{_answer(403, folder)} if {foreign}{allowed}")
+        rules.append(f"{answer('cross_site', folder)} if {foreign}{allowed}")
     return [
         *rules,
-        f"{_answer(400, folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]' }}",
+        f"{answer('bad_request', folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]' }}",
         f"http-request del-header '{_SERVES_HEADERS}' -m reg",
         # The log names the client.
         "http-request set-header X-Forwarded-For %[src]",
+        # The documentation's page names the server's address.
+        f"http-request set-header X-Forwarded-Proto {'https' if edge.tls else 'http'}",
+        *(key_rules.rules(folder) if edge.keys else [key_rules.FORGET]),
         "http-response set-header X-Content-Type-Options nosniff",
     ]
-
-
-def _answer(status: int, folder: Path, name: str = "") -> str:
-    return f"http-request return status {status} errorfile {folder}/{name or status}.http"
 
 
 def _sections(config: str) -> list[str]:

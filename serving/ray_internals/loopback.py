@@ -1,4 +1,4 @@
-"""Keeping Ray's own ports on loopback when the server listens on loopback.
+"""Keeping Ray's own ports on loopback, whatever address the server listens on: only HAProxy is reached from outside.
 
 Ray 2.60 binds its ports to the node's address, if that is 127.0.0.1. On Linux it replaces 127.0.0.1 with the machine's
 address unless clusters are switched off. One port ignores the address: the gRPC server of a replica, for calls between
@@ -6,9 +6,11 @@ deployments, binds all interfaces (ray/serve/_private/replica.py).
 """
 
 import ipaddress
-import os
 
+ADDRESS = "127.0.0.1"
 CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# To be set before ray is imported.
+ENVIRONMENT = {CLUSTER_SWITCH: "0"}
 
 
 def is_loopback(host: str) -> bool:
@@ -19,15 +21,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def environment(host: str) -> dict[str, str]:
-    """Return the variables to set before ray is imported, for a server that listens on `host`."""
-    return {CLUSTER_SWITCH: "0"} if is_loopback(host) else {}
-
-
 def bind_replica() -> None:
-    """Bind this replica's gRPC server to loopback if the server listens there. Call it in a replica's constructor."""
-    if os.environ.get(CLUSTER_SWITCH) != "0":
-        return
+    """Bind this replica's gRPC server to loopback. Call it in a replica's constructor."""
     from ray.serve._private import replica  # noqa: PLC0415
 
     bind = replica.add_port_to_grpc_server
