@@ -19,7 +19,7 @@ class ModelCard(Wire):
     labels: list[str]
     input_size: str = Field(description="Input sizes of the network, in pixels.")
     max_batch: int
-    replicas: int
+    replicas: int = Field(description="Workers that serve it; 0 while the task's worker is restarted.")
     device: str
     dtype: str
     parameters: int

@@ -9,16 +9,14 @@ copying; messages between processes carry only a reference. Each worker admits o
 (serving/endpoint.py), so a task that is full or down does not affect the others.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
 
 import numpy as np
 import ray
 from ray import ObjectRef
-from ray.serve.handle import DeploymentResponse
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -33,20 +31,13 @@ from foursight.serving.admission import AdmissionControl
 from foursight.serving.analyze_request import AnalyzeRequest, read_query
 from foursight.serving.deadline import Deadline, read_deadline
 from foursight.serving.decoding import ImagePool
-from foursight.serving.errors import ApiError, as_api_error, unavailable
-from foursight.serving.logs import logger
+from foursight.serving.errors import ApiError, as_api_error
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.pipeline import TimedAnswer, run_all
 from foursight.serving.request_log import RequestRecord, steps_of
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
 from foursight.serving.traces import Step
-
-Value = TypeVar("Value")
-
-# A call to a task whose workers are all down waits for a new one. At this interval, the call checks that the task still
-# has a worker.
-CHECK_INTERVAL_S = 2.0
 
 
 class Analyzer:
@@ -166,34 +157,15 @@ class Analyzer:
     async def _call(
         self, deadline: Deadline, task: str, image: ObjectRef, options: Options, regions: list[Region] | None = None
     ) -> list[TimedAnswer[Answer]] | ApiError:
-        try:
+        def answer(handle: DeploymentHandle) -> DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]:
             # Passed by reference, so that messages do not carry the pixels, and in a list, so that Ray does not fetch
             # them before the worker has admitted the image.
-            handle = (await self._handles.get(task)).options(_by_reference=True)
-            call: DeploymentResponse[list[TimedAnswer[Answer]] | ApiError]
-            call = handle.answer.remote([image], options, regions)
-            return await self._wait(call, task, deadline)
+            return handle.options(_by_reference=True).answer.remote([image], options, regions)
+
+        try:
+            return await self._handles.call(task, deadline, answer)
         except ApiError as error:
             return error
-        except Exception as error:
-            logger.warning("no answer from the task %s: %s", task, type(error).__name__)
-            return unavailable(task)
-
-    async def _wait(self, call: DeploymentResponse[Value], task: str, deadline: Deadline) -> Value:
-        """Return a worker's answer. Raises Ray's errors and ApiError (deadline_exceeded; unavailable: no worker)."""
-        answer: asyncio.Future[Value] = asyncio.ensure_future(call)
-        try:
-            while (left_s := deadline.remaining_s) > 0:
-                done, _ = await asyncio.wait({answer}, timeout=min(left_s, CHECK_INTERVAL_S))
-                if done:
-                    return answer.result()
-                if left_s > CHECK_INTERVAL_S and not await self._handles.broadcast(task, "ping"):
-                    raise unavailable(task)
-            raise deadline.exceeded()
-        finally:
-            if not answer.done():
-                answer.cancel()
-                call.cancel()
 
     def _decode(self, content: bytes, guard: Guard) -> tuple[ObjectRef, tuple[int, int]]:
         image = images.decode(content, self._settings.max_image_pixels, guard)

@@ -47,6 +47,7 @@ class Gateway:
         self._metrics = RequestMetrics("analyze", replica)
         self._traces = traces.connect(replica)
         self._handles = TaskHandles()
+        self._known: dict[str, list[ModelCard]] = {}
         self._manager = ModelManager(settings, self._handles)
         self._analyzer = Analyzer(settings, self._metrics, self._handles, self._manager.task_of)
 
@@ -141,13 +142,9 @@ class Gateway:
         deadline = read_deadline(request, perf_counter(), self._timeout_s)
         options = parse_options(request.url.query, LayersOptions)
         task, model = await self._network_of(request.path_params["name"])
-        response = (await self._handles.get(task)).layers.remote(options.size, model)
-        try:
-            async with deadline.enforced():
-                table: LayerTable | ApiError = await response
-        except ApiError:
-            response.cancel()
-            raise
+        table: LayerTable | ApiError = await self._handles.call(
+            task, deadline, lambda handle: handle.layers.remote(options.size, model)
+        )
         if isinstance(table, ApiError):
             raise table
         return Response(table.model_dump_json(), media_type="application/json")
@@ -161,12 +158,24 @@ class Gateway:
         return HTMLResponse(openapi.page(openapi.document(self._tasks), _address(request)))
 
     async def _cards(self) -> list[ModelCard]:
-        """Return one card per model, with the number of workers that serve it."""
-        by_model: dict[tuple[str, str], list[ModelCard]] = {}
-        for workers in (await self._broadcast_all("cards")).values():
+        """Return one card per model, with the number of workers that serve it.
+
+        A task none of whose workers answers keeps the cards of its last answer. Raises ApiError (unavailable) if it has
+        not answered yet.
+        """
+        for task, workers in (await self._broadcast_all("cards")).items():
+            answered: dict[str, list[ModelCard]] = {}
             for card in (card for cards in workers for card in cards):
-                by_model.setdefault((card.task, card.name), []).append(card)
-        return [cards[0].model_copy(update={"replicas": len(cards)}) for cards in by_model.values()]
+                answered.setdefault(card.name, []).append(card)
+            if answered:
+                self._known[task] = [_counted(cards[0], len(cards)) for cards in answered.values()]
+            elif task not in self._known:
+                raise unavailable(task)
+            else:
+                # Models may be unloaded meanwhile.
+                served = (one for one in self._known[task] if not one.finetuned or self._manager.task_of(one.name))
+                self._known[task] = [_counted(card, 0) for card in served]
+        return [card for task in self._tasks for card in self._known[task]]
 
     async def _network_of(self, name: str) -> tuple[str, str | None]:
         """Return the task of a model, and the model's name if it is fine-tuned. Raises ApiError (unknown_model)."""
@@ -188,6 +197,10 @@ def _address(request: Request) -> str:
     """Return the server's address as the client wrote it. The router has set the scheme."""
     scheme = request.headers.get("x-forwarded-proto", "http")
     return str(request.base_url.replace(scheme=scheme)).rstrip("/")
+
+
+def _counted(card: ModelCard, workers: int) -> ModelCard:
+    return card.model_copy(update={"replicas": workers})
 
 
 async def _refuse_path(request: Request, error: Exception) -> Response:

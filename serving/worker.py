@@ -14,7 +14,6 @@ from starlette.types import ASGIApp
 
 from foursight.models import catalogue
 from foursight.models.engines import devices
-from foursight.models.errors import ModelError
 from foursight.models.region import Region
 from foursight.schema import Answer, LayerTable, ModelCard
 from foursight.schema.options import Options
@@ -141,7 +140,7 @@ class Worker:
         try:
             work = partial(self._cached_summary, size, model, entry)
             return await asyncio.get_running_loop().run_in_executor(self._summarizing, work)
-        except ModelError as error:
+        except Exception as error:
             return as_api_error(error)
         finally:
             self._summaries -= 1

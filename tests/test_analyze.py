@@ -311,7 +311,12 @@ def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Cl
         assert response.headers["retry-after"]
         return False
 
+    models = client.get("/v1/models").json()["models"]
     kill_worker(server, "localize")
+    layers = client.get("/v1/models/localize/layers")
+    assert (layers.status_code, layers.json()["code"]) == (503, "unavailable")
+    absent = client.get("/v1/models").json()["models"]
+    assert absent == [one | {"replicas": int(one["task"] != "localize")} for one in models]
     found = analyze(client, ASTRONAUT, tasks="classify,localize")
     assert_same(found.tasks["classify"], alone(client, "classify", ASTRONAUT))
     assert isinstance(found.tasks["localize"], Failure)
