@@ -31,19 +31,22 @@ def main() -> None:
     url = parser.parse_args().url
     if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
         parser.error("only a server on this machine may be loaded")
+    print(
+        "| load | median | longest | statuses | /readyz | statuses of the load |\n|---|---|---|---|---|---|", flush=True
+    )
+    for name, load in {"none": [], **loads(url)}.items():
+        print(f"| {name} | {measure(url, load)} |", flush=True)
+
+
+def loads(url: str) -> dict[str, list[Callable[[], str]]]:
+    """Return the loads by what they are: functions that are called at the same time and return a status."""
     bomb, large = jpeg_bomb(), encoded(Image.new("I;16", (7000, 7000)), "PNG")
-    loads: dict[str, list[Callable[[], str]]] = {
-        "none": [],
+    return {
         f"8 progressive JPEGs of {len(bomb) // 1000} kB with 500 scans": [lambda: post(url, bomb)] * 8,
         "200 bodies of one byte a second": [lambda: slow_body(url)] * 200,
         "200 tables of layers": [partial(layers, url, size) for size in range(128, 328)],
         f"40 PNGs of {len(large) // 1000} kB with 49 megapixels": [lambda: post(url, large)] * 40,
     }
-    print(
-        "| load | median | longest | statuses | /readyz | statuses of the load |\n|---|---|---|---|---|---|", flush=True
-    )
-    for name, load in loads.items():
-        print(f"| {name} | {measure(url, load)} |", flush=True)
 
 
 def measure(url: str, load: list[Callable[[], str]]) -> str:
