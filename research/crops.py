@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from foursight.models.training import classification_data, coco_file
+from foursight.models.datasets import coco
+from foursight.models.training import classification_data
 
 CLASSES = (
     "bus", "car", "cat", "chair", "cup", "dog", "laptop", "potted plant", "refrigerator", "sink", "toilet", "tv",
@@ -28,10 +29,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--classes", nargs="+", default=CLASSES)
     chosen = parser.parse_args()
-    listing = coco_file.find(chosen.data)
+    listing = coco.find(chosen.data)
     if listing is None:
         parser.error(f"{chosen.data} has no COCO file")
-    found = coco_file.read(listing)
+    found = coco.parse(listing)
     names = {category.id: category.name for category in found.content.categories}
     photos = {photo.id: photo for photo in found.content.images}
     counts: Counter[tuple[str, str]] = Counter()

@@ -12,7 +12,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from foursight.models.training import coco_file, detection_data
+from foursight.models.datasets import coco
+from foursight.models.training import detection_data
 
 NAMES = ("cup=mug", "toilet=loo", "tv=screen", "refrigerator=fridge", "bus=coach", "elephant=jumbo")
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100, help="number of training images, the first in the file")
     arguments = parser.parse_args()
     names = dict(pair.split("=") for pair in arguments.names)
-    listing = coco_file.read(arguments.data / "instances.json").content
+    listing = coco.parse(arguments.data / "instances.json").content
     own = {category.id: names[category.name] for category in listing.categories if category.name in names}
     items = [item for item in listing.annotations if item.category_id in own]
     seen = {item.image_id for item in items if not item.iscrowd}

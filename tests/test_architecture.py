@@ -30,6 +30,7 @@ LAYERS = (
     ("decode_guard", "errors", "folders"),
     ("decode_guard",),
     ("coco", "image", "labels", "region", "results"),
+    ("datasets",),
     ("networks",),
     ("engines", "finetuned"),
     ("tasks",),

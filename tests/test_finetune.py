@@ -318,8 +318,10 @@ def test_unreadable_images_are_reported_together_after_the_pass(tmp_path: Path, 
 
 
 def test_one_class_or_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither a folder per class nor a COCO file"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         classification_data.read(tmp_path / "nowhere", 0)
+    with pytest.raises(DataError, match=r"has no data set\. The formats are COCO"):
+        classification_data.read(tmp_path, 0)
     root = folders(tmp_path / "data", each=3)
     for kind in KINDS[1:]:
         (root / kind).rename(tmp_path / kind)
@@ -361,7 +363,7 @@ def test_each_object_of_a_coco_file_is_an_example_cut_out_as_a_square(tmp_path: 
     assert boxes == {"left": (8, 28, 52, 72), "right": (134, 17, 200, 83)}
     # Both objects of an image are on the same side.
     assert not {s.path for s in found.training} & {s.path for s in found.validation}
-    assert found.notes == ("left out: 1 objects under 32 pixels, 1 crowds",)
+    assert found.notes == ("left out: 1 crowds", "left out: 1 objects under 32 pixels")
     assert found.training[0].image().size == (44, 44)
 
 
@@ -380,7 +382,7 @@ def test_all_problems_of_a_coco_file_are_reported_at_once(tmp_path: Path) -> Non
         classification_data.read(root, 0)
     assert refused.value.problems == (
         "instances.json: annotation id 1 occurs 2 times",
-        "instances.json: image 10: 10.png does not exist",
+        "instances.json: image 10: 10.png does not exist in images/",
         "instances.json: annotation 20: unknown category 5",
         "instances.json: annotation 21: unknown image 99",
         "instances.json: annotation 22: the box [180, 10, 50, 50] is outside 1.png (200 x 100)",

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from foursight.models.training.detection_data import AnnotatedImage, as_rle
+from foursight.models.datasets.outlines import as_rle
+from foursight.models.training.detection_data import AnnotatedImage
 
 FOLDERS = ("coco", "pennfudan")
 

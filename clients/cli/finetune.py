@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foursight.models.results import Profile
     from foursight.models.training import loop
 
-SHOWN_PROBLEMS = 50
+SHOWN_PROBLEMS = 20
 
 
 def _training(name: str, type: click.ParamType[Any], metavar: str, help: str) -> click.Option:
@@ -34,7 +34,7 @@ def _choice(name: str, choices: str, help: str, **settings: Any) -> click.Option
     params=[
         Argument(
             "data", nargs=-1, required=True, type=PATH, metavar="DATA...",
-            help="COCO files or, for classify, a folder with a subfolder per label.",
+            help="Data sets: COCO, YOLO, Pascal VOC, Hugging Face, or a folder per class.",
         ),
         Option("--name", required=True, metavar="NAME", help="Name of the new model."),
         task("classify"),

@@ -1,26 +1,18 @@
-"""Images with one class each, from a folder per class or from a COCO file, checked and split."""
+"""Images with one class each, or the objects in images, checked and split."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from foursight.models.errors import DataError, ImageError
+from foursight.models.datasets import class_folders, layout, reading
+from foursight.models.datasets.faults import bad_data, unreadable_line
+from foursight.models.datasets.value import DataSet, Part
+from foursight.models.errors import ImageError
 from foursight.models.image import decode
-from foursight.models.training import coco_file, layout
-from foursight.models.training.coco_file import CocoFile
-from foursight.models.training.datasets import (
-    VALIDATION_PART,
-    bad_data,
-    digest_of,
-    unreadable_line,
-    validation_split,
-)
-from foursight.models.training.layout import Splits
-from foursight.schema.image_files import SUFFIXES
+from foursight.models.training.splits import VALIDATION_PART, validation_split
 
 # An object is cut out with a square window, this much larger than its longer side.
 CONTEXT = 1.1
@@ -29,16 +21,12 @@ SMALLEST_OBJECT_PX = 32
 
 @dataclass(frozen=True)
 class Sample:
-    """One example: a whole image, or the window `box` of it (x1, y1, x2, y2 in pixels of the upright image).
-
-    `size` is the (width, height) that the COCO file gives; the file must have it.
-    """
+    """One example: a whole image, or the window `box` of it (x1, y1, x2, y2 in pixels of the upright image)."""
 
     path: Path
     label: int
     digest: str
     box: tuple[int, int, int, int] | None = None
-    size: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
@@ -48,20 +36,22 @@ class Sample:
     def image(self) -> Image.Image:
         """Return the upright RGB image. Raises ImageError."""
         image = decode(self.path.read_bytes())
-        if self.size is not None:
-            coco_file.check_size(image, self.size)
         return image if self.box is None else image.crop(self.box)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples for training and validation. `split` says how they were split; `notes` lists what was left out."""
+    """Examples for training and validation.
+
+    `split` says how they were split, `notes` lists what was left out, `source` names the format and the place.
+    """
 
     labels: tuple[str, ...]
     training: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     split: str
     notes: tuple[str, ...]
+    source: str
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over labels, examples and split."""
@@ -69,139 +59,98 @@ class Dataset:
         return hashlib.sha256("\n".join((*self.labels, str(len(self.training)), *rows)).encode()).hexdigest()
 
 
-@dataclass
-class _Part:
-    """What was read from one folder."""
-
-    labels: list[str]
-    samples: list[Sample] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def read(data: Path, seed: int) -> Dataset:
-    """Read a classification set: a folder per class (torchvision's ImageFolder), or a COCO file with its images.
+    """Read a data set of any format. Labels are sorted by name.
 
-    Subfolders `train` and `val` (or `test`) are the split, if they exist. Otherwise a fifth of each class (of a COCO
-    file's images) is for validation, chosen by the hash of seed and content. Each object of 32 pixels or more in a COCO
-    file is an example, cut out with a square window; crowds are left out.
+    An example is a photo with a label. Where photos have objects instead, each object of 32 pixels or more is one, cut
+    out with a square window; crowds are left out. Without a split of the data set's own, a fifth of each class (of the
+    photos with objects) is for validation, chosen by the hash of seed and content.
 
     Raises DataError (no_data; bad_data with all problems).
     """
-    data = layout.unwrap(data)
-    splits = layout.splits(data)
-    if splits is not None:
-        return _read_split(splits)
-    part = _read_part(data)
-    _check_classes(part)
-    is_coco = coco_file.find(data) is not None
-    digests = _validation_digests(part.samples, seed, by_class=not is_coco)
-    sides: tuple[list[Sample], list[Sample]] = ([], [])
-    for sample in part.samples:
-        sides[sample.digest in digests].append(sample)
-    unit = "of the images" if is_coco else "of each class"
-    return _finish(part, sides, f"1 in {VALIDATION_PART} {unit}, by SHA-256 of seed {seed} and content")
-
-
-def _read_split(splits: Splits) -> Dataset:
-    training, validation = splits.training, splits.validation
-    first, second = _read_part(training), _read_part(validation)
-    part = _Part(first.labels, first.samples, notes=[*splits.note])
-    for folder, side in ((training, first), (validation, second)):
-        part.problems += [f"{folder.name}/{line}" for line in side.problems]
-        part.notes += [f"{folder.name}/{line}" for line in side.notes]
-    part.problems += [
-        f"{validation.name}/: unknown category {label!r}, which {training.name}/ does not have"
-        for label in second.labels
-        if label not in first.labels
-    ]
-    _check_classes(part)
-    indices = {label: index for index, label in enumerate(first.labels)}
-    moved = [replace(sample, label=indices[second.labels[sample.label]]) for sample in second.samples]
-    shared = {sample.digest for sample in first.samples} & {sample.digest for sample in moved}
-    if shared:
-        part.notes.append(
-            f"{len(shared)} images of {validation.name}/ are also in {training.name}/: the figures are too optimistic"
-        )
-    return _finish(part, (first.samples, moved), f"the folders {training.name}/ and {validation.name}/")
-
-
-def _finish(part: _Part, sides: tuple[Sequence[Sample], Sequence[Sample]], split: str) -> Dataset:
-    training, validation = (Counter(sample.label for sample in side) for side in sides)
+    found = reading.read(data)
+    parts = found.parts
+    by_object = not found.has_labels
+    if by_object and not found.has_objects:
+        raise bad_data((f"{data} is in {found.format} format and has neither labels nor objects",))
+    names = [_names(part, found.format) for part in parts]
+    labels = tuple(sorted(set().union(*names)))
+    sides = [_examples(part, labels, by_object=by_object) for part in parts]
+    notes = [*found.notes, *(note for part in parts for note in part.notes)]
+    if found.format != class_folders.FORMAT:
+        notes += found.unused(by_object=by_object)
+    small = (
+        sum(len(photo.counted) for part in parts for photo in part.photos) - sum(map(len, sides)) if by_object else 0
+    )
+    if small:
+        notes.append(f"left out: {small} objects under {SMALLEST_OBJECT_PX} pixels")
     problems = [
-        f"class {label!r}: no example is left for training"
-        for index, label in enumerate(part.labels)
-        if not training[index]
+        f"{parts[-1].name}: unknown category {label!r}, which {parts[0].name} does not have"
+        for label in sorted(names[-1] - names[0])
     ]
-    unseen = [label for index, label in enumerate(part.labels) if not validation[index]]
-    if not problems and len(unseen) == len(part.labels):
+    _check_classes(found, labels, sides, problems)
+    notes += _doubtful(labels, parts, sides)
+    if len(parts) > 1:
+        split = f"{parts[0].name} and {parts[1].name}"
+    else:
+        digests = _validation_digests(sides[0], seed, by_class=not by_object)
+        sides = [[one for one in sides[0] if (one.digest in digests) == side] for side in (False, True)]
+        unit = "of the photos" if by_object else "of each class"
+        split = f"1 in {VALIDATION_PART} {unit}, by SHA-256 of seed {seed} and content"
+    notes += _unseen(labels, *sides)
+    return Dataset(labels, tuple(sides[0]), tuple(sides[1]), split, tuple(notes), found.source)
+
+
+def _names(part: Part, form: str) -> set[str]:
+    # Each folder is meant to be a class, even an empty one; other formats may list classes that no photo has.
+    names = set(part.declared) if form == class_folders.FORMAT else set()
+    names.update(photo.label for photo in part.photos if photo.label is not None)
+    return names or {one.label for photo in part.photos for one in photo.counted}
+
+
+def _examples(part: Part, labels: Sequence[str], *, by_object: bool) -> list[Sample]:
+    indices = {label: index for index, label in enumerate(labels)}
+    if not by_object:
+        return [Sample(photo.path, indices[photo.label or ""], photo.digest) for photo in part.photos]
+    return [
+        Sample(photo.path, indices[one.label], photo.digest, square_window(one.box, photo.size or (0, 0)))
+        for photo in part.photos
+        for one in photo.counted
+        if min(one.box[2:]) >= SMALLEST_OBJECT_PX
+    ]
+
+
+def _doubtful(labels: Sequence[str], parts: Sequence[Part], sides: Sequence[Sequence[Sample]]) -> list[str]:
+    """Return a line for each image that is in several classes, and one for images that are on both sides."""
+    notes = []
+    for side in sides:
+        owners: dict[str, set[int]] = {}
+        for sample in side:
+            owners.setdefault(sample.key, set()).add(sample.label)
+        for sample in side:
+            several = owners.pop(sample.key, set())
+            if len(several) > 1:
+                names = ", ".join(labels[label] for label in sorted(several))
+                notes.append(f"{sample.path.name}: the same image is in {names}")
+    shared = set.intersection(*({sample.digest for sample in side} for side in sides)) if len(sides) > 1 else ()
+    if shared:
+        names = f"{parts[1].name} are also in {parts[0].name}"
+        notes.append(f"{len(shared)} images of {names}: the figures are too optimistic")
+    return notes
+
+
+def _unseen(labels: Sequence[str], training: Sequence[Sample], validation: Sequence[Sample]) -> list[str]:
+    """Return a line about the labels without an example for validation. Raises DataError if no side may be empty."""
+    seen, held_out = ({sample.label for sample in side} for side in (training, validation))
+    problems = [
+        f"class {label!r}: no example is left for training" for index, label in enumerate(labels) if index not in seen
+    ]
+    if not problems and not held_out:
         problems.append("no example is left for validation: a class needs two or more images")
     if problems:
         raise bad_data(tuple(problems))
-    if unseen:
-        part.notes.append(f"no validation example of {', '.join(unseen)}")
-    return Dataset(tuple(part.labels), tuple(sides[0]), tuple(sides[1]), split, tuple(part.notes))
-
-
-def _read_part(folder: Path) -> _Part:
-    file = coco_file.find(folder)
-    if file is not None:
-        return _read_objects(coco_file.read(file))
-    classes = layout.subfolders(folder)
-    if not classes:
-        raise DataError(
-            "no_data",
-            f"{folder} has neither a folder per class nor a COCO file.",
-            "Pass a folder that has a folder for each class, or instances.json and images/.",
-        )
-    lines = layout.not_classes([path.name for path in classes])
-    if lines:
-        raise bad_data(lines)
-    return _read_folders(classes)
-
-
-def _read_folders(classes: Sequence[Path]) -> _Part:
-    part = _Part([folder.name for folder in classes])
-    others = 0
-    for label, folder in enumerate(classes):
-        files = layout.files_below(folder)
-        images = [path for path in files if path.suffix.lower() in SUFFIXES]
-        others += len(files) - len(images)
-        part.samples += [Sample(path, label, digest_of(path)) for path in images]
-    if others:
-        part.notes.append(f"left out: {others} files without the suffix of an image")
-    owners: dict[str, set[int]] = {}
-    for sample in part.samples:
-        owners.setdefault(sample.digest, set()).add(sample.label)
-    for sample in part.samples:
-        several = owners.pop(sample.digest, set())
-        if len(several) > 1:
-            names = ", ".join(part.labels[label] for label in sorted(several))
-            part.notes.append(f"{sample.path.name}: the same image is in {names}")
-    return part
-
-
-def _read_objects(file: CocoFile) -> _Part:
-    content = file.content
-    part = _Part(
-        [category.name for category in content.categories], problems=list(file.problems), notes=list(file.notes)
-    )
-    if part.problems:
-        return part
-    indices = {category.id: index for index, category in enumerate(content.categories)}
-    images = {image.id: image for image in content.images}
-    digests = {image.id: digest_of(file.folder / image.file_name) for image in content.images}
-    objects = [annotation for annotation in content.annotations if not annotation.iscrowd]
-    large = [annotation for annotation in objects if min(annotation.bbox[2:]) >= SMALLEST_OBJECT_PX]
-    for annotation in large:
-        image = images[annotation.image_id]
-        path, size = file.folder / image.file_name, (image.width, image.height)
-        box = square_window(annotation.bbox, size)
-        part.samples.append(Sample(path, indices[annotation.category_id], digests[image.id], box, size))
-    small, crowds = len(objects) - len(large), len(content.annotations) - len(objects)
-    if small or crowds:
-        part.notes.append(f"left out: {small} objects under {SMALLEST_OBJECT_PX} pixels, {crowds} crowds")
-    return part
+    unseen = [label for index, label in enumerate(labels) if index not in held_out]
+    return [f"no validation example of {', '.join(unseen)}"] if unseen else []
 
 
 def square_window(bbox: tuple[float, float, float, float], size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -217,16 +166,26 @@ def square_window(bbox: tuple[float, float, float, float], size: tuple[int, int]
     return left, top, right, bottom
 
 
-def _check_classes(part: _Part) -> None:
-    """Raise DataError for problems of the COCO file, of the classes or of the images."""
-    problems = list(part.problems)
+def _check_classes(
+    found: DataSet, labels: Sequence[str], sides: Sequence[Sequence[Sample]], problems: list[str]
+) -> None:
+    """Raise DataError for `problems`, or for those of the classes; images that cannot be read are added."""
     if not problems:
-        counts = Counter(sample.label for sample in part.samples)
-        problems += [f"class {label!r} is empty" for index, label in enumerate(part.labels) if not counts[index]]
-        if len(part.labels) < 2:
-            problems.append(f"only one class ({', '.join(part.labels)}): a classifier needs two or more")
+        used = {sample.label for side in sides for sample in side}
+        problems += [f"class {label!r} is empty" for index, label in enumerate(labels) if index not in used]
+        if len(labels) < 2:
+            problems.append(f"only one class ({', '.join(labels)}): a classifier needs two or more{_inner(found)}")
     if problems:
-        raise bad_data((*problems, *unreadable(part.samples)))
+        raise bad_data((*problems, *unreadable(sample for side in sides for sample in side)))
+
+
+def _inner(found: DataSet) -> str:
+    """Return a hint if the folders inside a lone class could be the classes."""
+    if found.format != class_folders.FORMAT or len(found.parts) > 1:
+        return ""
+    inner = layout.lone_folder(found.place)
+    names = [path.name for path in layout.subfolders(inner)] if inner else []
+    return f"; if the classes are {', '.join(names[:5])}, pass {inner}" if names else ""
 
 
 def unreadable(samples: Iterable[Sample]) -> list[str]:

@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foursight.models.datasets import faults
 from foursight.models.engines import devices
 from foursight.models.finetuned import classifier
 from foursight.models.finetuned.classifier import TunedClassifier
 from foursight.models.networks import stages
 from foursight.models.networks.backbone import Backbone
 from foursight.models.networks.head import POOLS, ClassifierHead, HeadSpec, pool
-from foursight.models.training import augment, checkpoints, classification_data, datasets, features, loop
+from foursight.models.training import augment, checkpoints, classification_data, features, loop
 from foursight.models.training.classification_data import Dataset, Sample
 from foursight.models.training.loop import OnProgress, Progress
 
@@ -187,7 +188,7 @@ class _Parts:
             # Fail now if an image is unreadable, not in the middle of an epoch.
             problems = classification_data.unreadable((*training, *validation))
             if problems:
-                raise datasets.bad_data(tuple(problems))
+                raise faults.bad_data(tuple(problems))
         augmented = self._options.augment
         total = len(validation) + (0 if augmented else len(training)) if self.cached else 0
         done = 0

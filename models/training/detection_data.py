@@ -1,22 +1,23 @@
-"""Images with several objects each, from COCO files, checked and split."""
+"""Images with several objects each, checked and split."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from foursight.models.errors import DataError
+from foursight.models.datasets import reading
+from foursight.models.datasets.faults import bad_data
+from foursight.models.datasets.outlines import as_rle, outline_problems
+from foursight.models.datasets.value import Box, DataSet, Photo
 from foursight.models.image import decode
-from foursight.models.training import coco_file, datasets, layout
-from foursight.models.training.coco_file import Content
+from foursight.models.training import splits
 
 Split = Literal["content", "name"]
 
@@ -43,10 +44,8 @@ class AnnotatedImage:
         return in_validation(self.folder, self.path.name)
 
     def image(self) -> Image.Image:
-        """Return the upright RGB image. Raises ImageError, also if its size is not the one in the COCO file."""
-        image = decode(self.path.read_bytes())
-        coco_file.check_size(image, (self.size[1], self.size[0]))
-        return image
+        """Return the upright RGB image. Raises ImageError."""
+        return decode(self.path.read_bytes())
 
     def boxes(self) -> Tensor:
         """Return the boxes of the objects, float32 [M, 4] xyxy in pixels."""
@@ -63,7 +62,7 @@ def in_validation(folder: str, file_name: str) -> bool:
 class DetectionDataset:
     """Images for training and validation; an object's `category_id` is the index of its label plus one.
 
-    `split` says how the images were split; `notes` lists what was left out.
+    `split` says how the images were split, `notes` lists what was left out, `source` names the formats and places.
     """
 
     labels: tuple[str, ...]
@@ -71,6 +70,7 @@ class DetectionDataset:
     validation: tuple[AnnotatedImage, ...]
     split: str
     notes: tuple[str, ...]
+    source: str
 
     @property
     def category_ids(self) -> range:
@@ -104,57 +104,107 @@ class DetectionDataset:
         return [counts[number] for number in self.category_ids]
 
 
-@dataclass
-class _Parts:
-    """What was read from the COCO files so far."""
-
-    labels: list[str] = field(default_factory=list)
-    images: list[AnnotatedImage] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def _objects_digest(image: AnnotatedImage) -> str:
     rows = [[item["bbox"], item["category_id"], str(item.get("segmentation"))] for item in image.objects]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def read(paths: Sequence[Path], seed: int, split: Split, *, masks: bool) -> DetectionDataset:
-    """Read COCO files with their images as one data set; categories with the same name are one label.
+    """Read data sets with boxes as one; labels are sorted by name, and equal ones are one label.
 
-    A single path with subfolders `train` and `val` (or `test`) is split that way. Otherwise a fifth is for validation:
-    by the hash of seed and content, so that copies stay together, or (`name`) of "folder/file_name". With
-    `masks` every object needs a segmentation; without, an object that has none gets its box as mask.
+    A single data set may have a split of its own. Otherwise a fifth is for validation: by the hash of seed and content,
+    so that copies stay together, or (`name`) of "folder/file_name". With `masks` every object needs a segmentation;
+    without, each object's box is its mask.
 
     Raises DataError (no_data; bad_data with all problems).
     """
-    splits = layout.splits(layout.unwrap(paths[0])) if len(paths) == 1 else None
-    folders = (splits.training, splits.validation) if splits else None
-    parts = _Parts(notes=[*splits.note] if splits else [])
-    sides: tuple[list[AnnotatedImage], list[AnnotatedImage]] = ([], [])
-    for side, path in enumerate(folders or paths):
-        before = len(parts.images)
-        _read_file(path, parts, masks=masks, prefix=f"{path.name}/" if folders or len(paths) > 1 else "")
-        if folders:
-            sides[side].extend(parts.images[before:])
-    if parts.problems:
-        raise datasets.bad_data(tuple(parts.problems))
-    if folders:
-        training, validation = (folder.name for folder in folders)
-        description = f"the folders {training}/ and {validation}/"
-        if {image.digest for image in sides[0]} & {image.digest for image in sides[1]}:
-            parts.notes.append(f"images of {validation}/ are also in {training}/: the figures are too optimistic")
-    elif split == "name":
-        for image in parts.images:
-            sides[image.is_validation].append(image)
+    sets = [reading.read(path) for path in paths]
+    problems = [line for one in sets for line in _problems(one, masks=masks)]
+    if len(paths) > 1:
+        problems += [f"{one.place} has a split of its own; pass it alone" for one in sets if len(one.parts) > 1]
+    if problems:
+        raise bad_data(tuple(problems))
+    parts = [(found, part) for found in sets for part in found.parts]
+    labels = tuple(sorted({one.label for _, part in parts for photo in part.photos for one in photo.counted}))
+    notes = [
+        f"{found.place.name}/{note}" if len(sets) > 1 else note
+        for found in sets
+        for note in (
+            *found.notes,
+            *(note for part in found.parts for note in part.notes),
+            *found.unused(by_object=True),
+        )
+    ]
+    ids = {label: number for number, label in enumerate(labels, 1)}
+    images: list[list[AnnotatedImage]] = []
+    first = 1
+    for found, part in parts:
+        images.append(
+            [_annotated(found, photo, first + index, ids, masks=masks) for index, photo in enumerate(part.photos)]
+        )
+        first += len(part.photos)
+    if len(sets) == 1 and len(images) == 2:
+        training, validation = images
+        names = [part.name for part in sets[0].parts]
+        description = f"{names[0]} and {names[1]}"
+        if {image.digest for image in training} & {image.digest for image in validation}:
+            notes.append(f"images of {names[1]} are also in {names[0]}: the figures are too optimistic")
+    else:
+        training, validation, description = _split([image for side in images for image in side], seed, split)
+    source = " and ".join(one.source for one in sets)
+    return _checked(DetectionDataset(labels, tuple(training), tuple(validation), description, tuple(notes), source))
+
+
+def _split(
+    images: list[AnnotatedImage], seed: int, split: Split
+) -> tuple[list[AnnotatedImage], list[AnnotatedImage], str]:
+    """Return the images for training and for validation, and how they were chosen."""
+    if split == "name":
+        chosen = {image.image_id for image in images if image.is_validation}
         description = 'int(sha256("folder/file_name"), 16) % 5 == 0 is for validation'
     else:
-        digests = datasets.validation_split((image.digest for image in parts.images), seed)
-        for image in parts.images:
-            sides[image.digest in digests].append(image)
-        description = f"1 in {datasets.VALIDATION_PART} of the images, by SHA-256 of seed {seed} and content"
-    found = DetectionDataset(tuple(parts.labels), tuple(sides[0]), tuple(sides[1]), description, tuple(parts.notes))
-    return _checked(found)
+        digests = splits.validation_split((image.digest for image in images), seed)
+        chosen = {image.image_id for image in images if image.digest in digests}
+        description = f"1 in {splits.VALIDATION_PART} of the images, by SHA-256 of seed {seed} and content"
+    sides: tuple[list[AnnotatedImage], list[AnnotatedImage]] = ([], [])
+    for image in images:
+        sides[image.image_id in chosen].append(image)
+    return *sides, description
+
+
+def _problems(found: DataSet, *, masks: bool) -> Iterable[str]:
+    if not found.has_objects:
+        yield (
+            f"{found.place} is in {found.format} format and has no boxes; "
+            "write them in COCO, YOLO or Pascal VOC format, or as objects in metadata.jsonl"
+        )
+    elif masks:
+        yield from outline_problems([photo for part in found.parts for photo in part.photos])
+    if len(found.parts) > 1:
+        first, second = ({one.label for photo in part.photos for one in photo.counted} for part in found.parts)
+        names = [part.name for part in found.parts]
+        yield from (
+            f"{names[1]}: unknown category {label!r}, which {names[0]} does not have"
+            for label in sorted(second - first)
+        )
+
+
+def _annotated(found: DataSet, photo: Photo, number: int, ids: dict[str, int], *, masks: bool) -> AnnotatedImage:
+    assert photo.size is not None
+    size = photo.size[1], photo.size[0]
+    items: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for one in photo.objects:
+        if one.label in ids:
+            segmentation = one.segmentation if masks and one.segmentation else _rectangle(one.box)
+            items[one.is_crowd].append(
+                {
+                    "bbox": list(one.box),
+                    "category_id": ids[one.label],
+                    "area": one.box[2] * one.box[3] if one.area is None or not masks else one.area,
+                    "segmentation": as_rle(segmentation, *size),
+                }
+            )
+    return AnnotatedImage(found.place.name, photo.path, number, size, tuple(items[0]), tuple(items[1]), photo.digest)
 
 
 def _checked(data: DetectionDataset) -> DetectionDataset:
@@ -168,89 +218,11 @@ def _checked(data: DetectionDataset) -> DetectionDataset:
     if not problems and not any(validation for _, _, validation in counts):
         problems.append("no object is left for validation: two or more images with objects are needed")
     if problems:
-        raise datasets.bad_data(tuple(problems))
+        raise bad_data(tuple(problems))
     unseen = [label for label, _, validation in counts if not validation]
     return replace(data, notes=(*data.notes, f"no validation object of {', '.join(unseen)}")) if unseen else data
 
 
-def _read_file(path: Path, parts: _Parts, *, masks: bool, prefix: str) -> None:
-    found = coco_file.find(path)
-    if found is None:
-        raise DataError(
-            "no_data",
-            f"{path} has no COCO file.",
-            "Pass a folder with instances.json and images/, or one with train/ and val/ of that kind.",
-        )
-    file = coco_file.read(found)
-    content = file.content
-    lines = list(file.problems) or [f"{found.name}: {line}" for line in _mask_problems(content, masks=masks)]
-    parts.problems += [prefix + line for line in lines]
-    if lines:
-        return
-    parts.notes += [prefix + note for note in file.notes]
-    parts.labels += [category.name for category in content.categories if category.name not in parts.labels]
-    category_ids = {category.id: parts.labels.index(category.name) + 1 for category in content.categories}
-    items: dict[int, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {p.id: ([], []) for p in content.images}
-    sizes = {image.id: (image.height, image.width) for image in content.images}
-    for annotation in content.annotations:
-        size = sizes[annotation.image_id]
-        has_outline = annotation.segmentation and (masks or _outline_problem(annotation.segmentation, size) is None)
-        segmentation = annotation.segmentation if has_outline else _rectangle(annotation.bbox)
-        row = {
-            "bbox": list(annotation.bbox),
-            "category_id": category_ids[annotation.category_id],
-            "area": annotation.bbox[2] * annotation.bbox[3] if annotation.area is None else annotation.area,
-            "segmentation": as_rle(segmentation, *size),
-        }
-        items[annotation.image_id][bool(annotation.iscrowd)].append(row)
-    crowds = sum(len(groups) for _, groups in items.values())
-    if crowds:
-        parts.notes.append(f"{prefix}left out: {crowds} crowds")
-    for image in content.images:
-        file_path, (objects, groups) = file.folder / image.file_name, items[image.id]
-        number, digest = len(parts.images) + 1, datasets.digest_of(file_path)
-        parts.images.append(
-            AnnotatedImage(path.name, file_path, number, sizes[image.id], tuple(objects), tuple(groups), digest)
-        )
-
-
-def _mask_problems(content: Content, *, masks: bool) -> Iterable[str]:
-    """Yield a line for each object whose segmentation is missing or invalid; boxes alone need none."""
-    objects = [annotation for annotation in content.annotations if not annotation.iscrowd]
-    if not masks:
-        return
-    if objects and not any(annotation.segmentation for annotation in objects):
-        yield "no object has a segmentation; the task segment needs them, detect does not"
-        return
-    images = {image.id: image for image in content.images}
-    for annotation in content.annotations:
-        image = images[annotation.image_id]
-        if annotation.segmentation:
-            problem = _outline_problem(annotation.segmentation, (image.height, image.width))
-        else:
-            problem = None if annotation.iscrowd else "no segmentation"
-        if problem:
-            yield f"annotation {annotation.id}: {problem}, {image.file_name} is {image.width} x {image.height}"
-
-
-def _outline_problem(segmentation: Any, size: tuple[int, int]) -> str | None:
-    """Return what is wrong with a segmentation for an image of `size` (height, width), or None."""
-    try:
-        height, width = as_rle(segmentation, *size)["size"]
-    except Exception as error:
-        return f"the segmentation is neither polygons nor RLE ({error})"
-    return None if (height, width) == size else f"the mask is {width} x {height}"
-
-
-def as_rle(segmentation: Any, height: int, width: int) -> Any:
-    """Return COCO's compressed RLE of polygons, of an uncompressed RLE or of a compressed one."""
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return segmentation
-
-
-def _rectangle(bbox: tuple[float, float, float, float]) -> list[list[float]]:
+def _rectangle(bbox: Box) -> list[list[float]]:
     x, y, width, height = bbox
     return [[x, y, x + width, y, x + width, y + height, x, y + height]]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foursight.models import folders
+from foursight.models.datasets import faults
 from foursight.models.engines import environment
 from foursight.models.errors import ImageError
 from foursight.models.networks.backbone import Backbone
-from foursight.models.training import datasets
 from foursight.models.training.classification_data import Sample
 
 # Images per pass of the frozen part; on two cores larger batches are slower.
@@ -109,7 +109,7 @@ def compute_or_load(
                 _save(folder / f"{samples[index].key}.npy", value.contiguous().numpy())
             on_done(len(batch))
     if problems:
-        raise datasets.bad_data(tuple(problems))
+        raise faults.bad_data(tuple(problems))
     return CachedFeatures(torch.stack([value for value in values if value is not None]).to(device))
 
 
@@ -137,7 +137,7 @@ def _crops(
             found = future.result()
             ahead += [(following, pool.submit(crop, following)) for following in islice(waiting, 1)]
             if isinstance(found, Exception):
-                problems[datasets.unreadable_line(samples[index].path, found)] = None
+                problems[faults.unreadable_line(samples[index].path, found)] = None
                 on_done(1)
             else:
                 yield index, found

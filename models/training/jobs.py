@@ -61,6 +61,7 @@ def _classify(data: Sequence[Path], given: Mapping[str, Any], profile: Profile, 
     base = backbone.load(profile)
     return Job(
         (
+            f"Read {examples.source}.",
             f"{len(examples.labels)} classes ({', '.join(examples.labels)}): "
             f"{len(examples.training)} training examples, "
             f"{len(examples.validation)} validation examples (split: {examples.split}).",
@@ -79,6 +80,7 @@ def _localize(data: Sequence[Path], given: Mapping[str, Any], device: str) -> Jo
     found = localizer.keep_largest(detection_data.read(data, options.seed, options.split, masks=False))
     return Job(
         (
+            f"Read {found.source}.",
             f"{len(found.labels)} labels ({', '.join(found.labels)}): {len(found.training)} training images, "
             f"{len(found.validation)} validation images, each with its largest object (split: {found.split}).",
             *(f"note: {note}" for note in found.notes),
@@ -102,6 +104,7 @@ def _detect(task: detector.Task, data: Sequence[Path], given: Mapping[str, Any],
     training, validation = (sum(found.count(images)) for images in (found.training, found.validation))
     return Job(
         (
+            f"Read {found.source}.",
             f"{len(found.labels)} labels ({', '.join(found.labels)}): "
             f"{len(found.training)} training images ({training} objects), "
             f"{len(found.validation)} validation images ({validation} objects) (split: {found.split}).",

@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from foursight.models.datasets import faults
 from foursight.models.engines import devices
 from foursight.models.errors import ImageError
 from foursight.models.finetuned import localizer as finetuned_localizer
 from foursight.models.finetuned.localizer import Own, TunedLocalizer
 from foursight.models.networks import localizer
 from foursight.models.networks.localizer import VotingHead, cell_centres, iou, pool
-from foursight.models.training import checkpoints, datasets, imagenet, loop
+from foursight.models.training import checkpoints, imagenet, loop
 from foursight.models.training.detection_data import AnnotatedImage, DetectionDataset, Split
 from foursight.models.training.localizer_features import Features, areas, extract
 from foursight.models.training.loop import OnProgress, Progress
@@ -146,9 +147,9 @@ def keep_largest(data: DetectionDataset) -> DetectionDataset:
     lost = [label for label, count in zip(found.labels, found.count(found.training), strict=True) if not count]
     if lost:
         lines = (f"class {label!r}: not the largest object of any training image" for label in lost)
-        raise datasets.bad_data(tuple(lines))
+        raise faults.bad_data(tuple(lines))
     if not found.validation:
-        raise datasets.bad_data(("no image with an object is left for validation",))
+        raise faults.bad_data(("no image with an object is left for validation",))
     return found
 
 
@@ -165,16 +166,16 @@ def _read_views(
             try:
                 sides[side].append(extract(network, [image], windows, chance))
             except (ImageError, OSError) as error:
-                problems[datasets.unreadable_line(image.path, error)] = None
+                problems[faults.unreadable_line(image.path, error)] = None
             done += 1
             on_progress(Progress("features", done, total))
     if problems:
-        raise datasets.bad_data(tuple(problems))
+        raise faults.bad_data(tuple(problems))
     device = next(network.parameters()).device
     training, validation = _join(sides[0], device), _join(sides[1], device)
     rows = (areas(training.boxes) >= SMALLEST_SHARE).nonzero()[:, 0]
     if not len(rows):
-        raise datasets.bad_data((f"no object covers {SMALLEST_SHARE:.0%} of its image or more",))
+        raise faults.bad_data((f"no object covers {SMALLEST_SHARE:.0%} of its image or more",))
     # Every second view is a mirror image.
     return training.at(rows), validation.at(torch.arange(0, len(validation.boxes), 2, device=device))
 

@@ -23,10 +23,10 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import box_iou, roi_align
 from torchvision.transforms.functional import to_tensor
 
+from foursight.models.datasets.outlines import as_rle
 from foursight.models.networks.ssd_rcnn import graph, network
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskHead, MaskPool, MaskPredictor
-from foursight.models.training.detection_data import as_rle
 from research.detector import data
 from research.detector.workspace import parser
 

@@ -20,6 +20,7 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou, roi_align
 
 from foursight.models import folders
+from foursight.models.datasets import faults
 from foursight.models.errors import ImageError
 from foursight.models.finetuned.detector import SEMANTIC, TEXTURE, average
 from foursight.models.networks.roi_align import Align, roi_align_cpu
@@ -27,7 +28,6 @@ from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.networks.ssd_rcnn.masks import CELLS, MaskPool
 from foursight.models.tasks import ssd_forward
 from foursight.models.tasks.ssd_forward import SsdNetwork
-from foursight.models.training import datasets
 from foursight.models.training.detection_data import AnnotatedImage
 
 # A proposal is of an object that it overlaps by this IoU (Ren et al. 2015).
@@ -166,10 +166,10 @@ def collect(
             stored = _stored(path, device)
             found.append(stored or _store(path, run_frozen(network, image, device, masks)))
         except (ImageError, OSError) as error:
-            problems[datasets.unreadable_line(image.path, error)] = None
+            problems[faults.unreadable_line(image.path, error)] = None
         on_done(done)
     if problems:
-        raise datasets.bad_data(tuple(problems))
+        raise faults.bad_data(tuple(problems))
     return found
 
 

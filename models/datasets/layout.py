@@ -49,19 +49,17 @@ def files_below(folder: Path) -> list[Path]:
     )
 
 
-def unwrap(folder: Path) -> Path:
-    """Return the folder in which a data set begins: an archive often adds one around it.
+def lone_folder(folder: Path) -> Path | None:
+    """Return a folder's only folder, if it has one and no files but texts: an archive often adds a folder around it."""
+    below = [path for path in folder.iterdir() if is_visible(path)]
+    inner = subfolders(folder)
+    others = [path for path in below if path.suffix.lower() not in (".txt", ".md") and path.is_file()]
+    return inner[0] if len(inner) == 1 and not others else None
 
-    A folder `train` without any other split is the whole set.
-    """
-    while folder.is_dir():
-        below = [path for path in folder.iterdir() if is_visible(path)]
-        inner = subfolders(folder)
-        others = [path for path in below if path.suffix.lower() not in (".txt", ".md") and path.is_file()]
-        if len(inner) != 1 or others or not subfolders(inner[0]):
-            break
-        folder = inner[0]
-    return folder
+
+def is_side(folder: Path) -> bool:
+    """Whether a folder's name is that of a side of a split."""
+    return _split_name(folder) in (*TRAINING, *VALIDATION, *TEST)
 
 
 def splits(data: Path) -> Splits | None:
@@ -90,8 +88,7 @@ def splits(data: Path) -> Splits | None:
 
 def not_classes(names: list[str]) -> tuple[str, ...]:
     """Return a line for each folder name that belongs to a format or a lone split, if no name can be a class."""
-    sides = (*TRAINING, *VALIDATION, *TEST)
-    if not all(_split_name(Path(name)) in sides or name.casefold() in _PARTS for name in names):
+    if not all(is_side(Path(name)) or name.casefold() in _PARTS for name in names):
         return ()
     return tuple(f"{name}/: the name of a part of a data set, not of a class" for name in names)
 
