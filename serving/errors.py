@@ -20,7 +20,10 @@ class ErrorCode:
 
 
 CODES = {
-    "bad_request": ErrorCode(400, "The header X-Request-ID is not printable ASCII."),
+    "bad_request": ErrorCode(
+        400,
+        "The request did not arrive completely, or its X-Request-ID is not printable ASCII of up to 200 characters.",
+    ),
     "empty_body": ErrorCode(400, "The request body is empty."),
     "unknown_parameter": ErrorCode(400, "The task has no such query parameter."),
     "invalid_parameter": ErrorCode(400, "The value of a query parameter is not valid."),

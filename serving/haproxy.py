@@ -20,7 +20,7 @@ from foursight.schema import Problem
 from foursight.serving.api_keys import SCOPES
 from foursight.serving.errors import MEDIA_TYPE, problem
 from foursight.serving.ray_internals import environment
-from foursight.serving.ray_internals.haproxy_config import REFUSED_PATHS, REJECTED, Edge, patch_config
+from foursight.serving.ray_internals.haproxy_config import MAX_ID, REFUSED_PATHS, REJECTED, Edge, patch_config
 
 _PR_SET_PDEATHSIG = 1
 _EDGE = "edge.json"
@@ -37,11 +37,18 @@ def _challenge(**parameters: str) -> dict[str, str]:
 
 # HAProxy's own responses, by the name of their file: a status, or a code of errors.py.
 _RESPONSES: dict[str, tuple[Problem, dict[str, str]]] = {
+    "400": (problem("bad_request", "The request did not arrive completely.", "Send it without long pauses."), {}),
+    "408": (problem("upload_timeout", "The upload has stopped.", "Send it without long pauses."), {}),
+    "500": (problem("internal_error", "The router failed to answer this request.", "Try again."), {}),
     "502": (problem("unavailable", "The task's worker does not answer.", _WAIT), {}),
     "503": (problem("unavailable", "The task has no worker at the moment.", _WAIT), _RETRY),
     "504": (problem("deadline_exceeded", "The task's worker took too long.", "Send a smaller image, or fewer."), {}),
     "bad_request": (
-        problem("bad_request", "X-Request-ID has characters that are not printable ASCII.", "Send another, or none."),
+        problem(
+            "bad_request",
+            f"X-Request-ID has characters that are not printable ASCII, or more than {MAX_ID}.",
+            "Send another, or none.",
+        ),
         {},
     ),
     "missing_key": (

@@ -167,7 +167,7 @@ def _http_attributes(
         "http.response.status_code": status,
         "http.route": route,
         "url.path": scope["path"],
-        "url.scheme": scope.get("scheme", "http"),
+        "url.scheme": headers.get("x-forwarded-proto", ["http"])[0],
         "user_agent.original": headers.get("user-agent", [None])[0],
     }
     return {name: value for name, value in found.items() if value is not None}

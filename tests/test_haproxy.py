@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
@@ -79,9 +80,9 @@ def patched(rendered: Rendered) -> str:
 
 
 @contextmanager
-def running(rendered: Rendered, header_timeout_s: int = 1) -> Iterator[psutil.Process]:
-    """HAProxy as Serve starts it, on the file that Serve wrote."""
-    rendered.file.write_text(rendered.text)
+def running(rendered: Rendered, header_timeout_s: int = 1, text: str = "") -> Iterator[psutil.Process]:
+    """HAProxy as Serve starts it, on the file that Serve wrote, or on another `text`."""
+    rendered.file.write_text(text or rendered.text)
     command = [sys.executable, "-c", MAIN % header_timeout_s, "-db", "-f", str(rendered.file)]
     log = rendered.folder / "log"
     with log.open("wb") as output:
@@ -225,7 +226,9 @@ def test_what_no_client_should_send_is_refused_by_the_router(rendered: Rendered)
         ({"Sec_Fetch_Site": "cross-site", "Origin": ORIGIN}, 503, "unavailable"),
         ({"Sec_Fetch_Site": "same-origin"}, 503, "unavailable"),
         ({"X_Request_ID": b"\xff\xfe"}, 400, "bad_request"),
-        ({"X_Request_ID": "mine-1"}, 503, "unavailable"),
+        ({"X_Request_ID": "a" * 201}, 400, "bad_request"),
+        ({"X_Request_ID": "a" * 200}, 503, "unavailable"),
+        ({"Long": "a" * 25_000}, 503, "unavailable"),
     ]
     with running(rendered):
         for headers, status, code in cases:
@@ -233,6 +236,33 @@ def test_what_no_client_should_send_is_refused_by_the_router(rendered: Rendered)
             assert (response.status, Problem(**json.loads(response.read())).code) == (status, code)
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert ("Retry-After" in response.headers) == (status == 503)
+
+
+def test_every_answer_has_the_clients_id_or_a_new_one(rendered: Rendered) -> None:
+    with running(rendered):
+        for refused in ({}, {"Host": "evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
+            assert request(rendered, "/v1/detect", X_Request_ID="mine-1", **refused).headers["X-Request-ID"] == "mine-1"
+            made = {
+                request(rendered, "/v1/detect", **refused, **empty).headers["X-Request-ID"]
+                for empty in ({}, {"X_Request_ID": ""})
+            }
+            assert len(made) == 2
+            assert all(UUID(one) for one in made)
+
+
+def test_an_upload_that_stops_is_answered_with_problem_details(rendered: Rendered) -> None:
+    text = rendered.text.replace("timeout client 60s", "timeout client 1s")
+    with socket.create_server(("127.0.0.1", 0)) as worker:
+        # It accepts the request, and waits for the rest of it.
+        text = re.sub(r"(server replica 127\.0\.0\.1:)\d+", rf"\g<1>{worker.getsockname()[1]}", text)
+        with running(rendered, text=text), socket.create_connection(("127.0.0.1", rendered.port), timeout=20) as slow:
+            slow.sendall(
+                b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: mine\r\nContent-Length: 9\r\n\r\npho"
+            )
+            response = http.client.HTTPResponse(slow)
+            response.begin()
+            problem = Problem(**json.loads(response.read()))
+    assert (response.status, problem.code, response.headers["X-Request-ID"]) == (400, "bad_request", "mine")
 
 
 def test_a_router_that_drains_refuses_new_requests(rendered: Rendered) -> None:

@@ -11,6 +11,8 @@ from foursight.serving.ray_internals import admin_socket, loopback
 
 # The longest time in seconds that a worker may take to answer a request.
 SERVER_TIMEOUT_S = 120
+# Bytes that HAProxy reads at once.
+HEAD_BYTES = 32 * 1024
 # HAProxy's configuration. Serve writes it to a folder <node id> beside this path.
 CONFIG_FILE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
 
@@ -79,6 +81,8 @@ def _haproxy_variables(folder: Path, threads: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(SERVER_TIMEOUT_S),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
+        # A request's line and headers have to fit in: a list of all labels of ImageNet does.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(HEAD_BYTES),
         # The first failed connection takes a worker out of rotation; the periodic check only brings it back.
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     }

@@ -4,7 +4,8 @@ The template has unsafe defaults that no variable changes:
 
 - the metrics page on :9101 and the statistics page on :8404 listen on all interfaces: both are removed;
 - the admin socket is world-writable: it is made private;
-- HAProxy's own 502, 503 and 504 are sent as a plain 500: they become problem details;
+- HAProxy's own 502, 503 and 504 are sent as a plain 500: they, 400, 408 and 500 become problem details;
+- the router's own answers have no request ID: all get the client's, or a new one;
 - until Serve has sent its routes, every path is a 404: it becomes a 503 with Retry-After;
 - requests for a task without a worker wait in Serve's own proxy, with their bodies: without its `server` lines,
   they are a 503 at once;
@@ -29,9 +30,9 @@ HEADER_TIMEOUT_S = 30
 REJECTED = "haproxy-rejected.txt"
 # A file in the server's folder with the beginnings of paths that are refused, because the server stops.
 REFUSED_PATHS = "refused-paths.txt"
-# HAProxy's own errors, for which there is a file <status>.http. What is not HTTP gets an answer of HAProxy's own, which
-# no setting changes.
-ERROR_STATUSES = (502, 503, 504)
+# HAProxy's own errors, for which there is a file <status>.http. What is not HTTP, or ends before its headers do, gets
+# one that no setting changes.
+ERROR_STATUSES = (400, 408, 500, 502, 503, 504)
 # The certificate chain and its private key, in the server's folder.
 CERTIFICATE = "tls.pem"
 
@@ -50,6 +51,8 @@ TEMPLATE_LINES = (
     "    http-request return status 404 content-type text/plain lf-string",
     "{{ backend.fallback_server.port }} check backup",
 )
+# HAProxy refuses to add a header that is longer than its reserve, 1024 bytes.
+MAX_ID = 200
 _SERVES_HEADERS = (
     "^(x-request-disconnect-disabled|x-request-timeout-seconds|x[-_]session[-_]id|serve[-_]multiplexed[-_]model[-_]id)$"
 )
@@ -136,7 +139,13 @@ def _bind(folder: Path, edge: Edge) -> str:
 def _rules(folder: Path, edge: Edge) -> list[str]:
     """Return the lines of the frontend that decide what is let in."""
     refused = f"{{ path -m beg -f {folder}/{REFUSED_PATHS} }}"
-    rules = [f"{answer('stopping', folder)} if {refused}"]
+    rules = [
+        f"{answer('bad_request', folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]|^.{{{MAX_ID + 1}}}' }}",
+        "http-request set-header X-Request-ID %[uuid()] unless { req.fhdr(x-request-id) -m len gt 0 }",
+        "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
+        "http-after-response set-header X-Request-ID %[var(txn.request_id)] if { var(txn.request_id) -m found }",
+        f"{answer('stopping', folder)} if {refused}",
+    ]
     if edge.client_connections:
         rules += [
             "stick-table type ipv6 size 100k expire 60s store conn_cur",
@@ -152,7 +161,6 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
         rules.append(f"{answer('cross_site', folder)} if {foreign}{allowed}")
     return [
         *rules,
-        f"{answer('bad_request', folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]' }}",
         f"http-request del-header '{_SERVES_HEADERS}' -m reg",
         # The log names the client.
         "http-request set-header X-Forwarded-For %[src]",
