@@ -111,6 +111,41 @@ def test_the_command_names_the_format_and_the_place(tmp_path: Path, capsys: pyte
     assert said.startswith(f"Read 6 photos in YOLO format from {root}.\n2 labels (brew, tom): 4 training images")
 
 
+def test_an_evaluation_has_the_same_figures_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The built-in labels, so that something is found.
+    names = {"tom": "cat", "brew": "cup"}
+    found = set()
+    for root in write_all(tmp_path).values():
+        for file in root.rglob("*"):
+            if file.suffix in (".json", ".jsonl", ".yaml", ".xml"):
+                text = file.read_text()
+                for old, new in names.items():
+                    text = text.replace(old, new)
+                file.write_text(text)
+        assert main(["evaluate", str(root), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert "; the 2 of " in said["data"][0]
+        assert (said["task"], said["photos"]) == ("detect", 2)
+        assert said["overall"]["box"]["ap50"] > 0
+        found.add(json.dumps([said["overall"], said["classes"], [one["what"] for one in said["worst"]]]))
+    assert len(found) == 1
+
+
+def test_an_evaluation_needs_boxes_or_labels_of_its_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = data_sets.coco(tmp_path / "coco", scenes(2))
+    classes = folders(tmp_path / "folders", each=1)
+    for root, task, said in (
+        (coco, "classify", "classify is evaluated on photos with a label each, such as a folder per class"),
+        (classes, "detect", "detect is evaluated on photos with boxes"),
+        (coco, "segment", "no object has a segmentation"),
+        (tmp_path / "nowhere", "detect", "nowhere does not exist"),
+    ):
+        assert main(["evaluate", str(root), "--task", task]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["evaluate", str(classes), "--images", str(tmp_path)]) == 2
+    assert "Leave the folder of the images out" in capsys.readouterr().err
+
+
 def test_without_a_split_each_format_holds_back_the_same_photos(tmp_path: Path) -> None:
     found = scenes(7)
     data_sets.coco(tmp_path / "coco", found)

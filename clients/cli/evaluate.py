@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from foursight.clients.cli.command import FAILED, WRONG_USAGE, Argument, Command, CommandError, Option
 from foursight.clients.cli.extras import required
 from foursight.clients.cli.options import PATH, Number, models_dir, profile, task
+from foursight.clients.cli.problems import data_error
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     cls=Command,
     params=[
         Argument(
-            "data", type=PATH, metavar="DATA", help="A COCO file or, for classify, a folder with a subfolder per label."
+            "data", type=PATH, metavar="DATA",
+            help="A data set: COCO, YOLO, Pascal VOC, Hugging Face, or a folder per class.",
         ),
-        task(note=" Without it, the model's task, or classify for a folder and detect for a COCO file."),
+        task(note=" Without it, the model's task, or detect for data with boxes and classify without."),
         Option("--model", metavar="NAME", help="A fine-tuned model: its name or its path."),
         models_dir(),
         Option("--images", type=PATH, metavar="FOLDER", help="Folder of the images, if not beside the COCO file."),
@@ -58,18 +60,21 @@ def evaluate(
 ) -> int:
     """Evaluate a model on images whose answers are known.
 
-    Boxes and masks: AP, AP50, AP75 and AR of pycocotools. The main object: MaxBoxAcc. Labels: top-1 and top-5. Labels
-    are matched by name.
+    Of data with a split, the validation side is used. Boxes and masks: AP, AP50, AP75 and AR of pycocotools. The main
+    object: MaxBoxAcc. Labels: top-1 and top-5. Labels are matched by name.
     """
     with required("server,train"):
         from foursight.clients.cli import predictors  # noqa: PLC0415
+        from foursight.models.datasets import reading  # noqa: PLC0415
+        from foursight.models.errors import DataError  # noqa: PLC0415
         from foursight.models.evaluation import run  # noqa: PLC0415
         from foursight.models.evaluation.predictor import EvaluationError, NoPredictionsError, Selection  # noqa: PLC0415
-    # A fine-tuned model is for one task.
-    wanted = task or (None if model else "classify" if data.is_dir() else "detect")
     try:
+        found = reading.read(data, images)
+        # A fine-tuned model is for one task.
+        wanted = task or (None if model else "detect" if found.has_objects else "classify")
         if wanted:
-            run.require_data(wanted, data)
+            run.require(wanted, found)
         predictor = (
             predictors.from_server(url, wanted, model)
             if url
@@ -77,24 +82,26 @@ def evaluate(
         )
         names = [name.strip() for name in classes.split(",")] if classes else None
         with _progress() as on_progress:
-            found = run.evaluate(data, images, predictor, Selection(names, limit, worst, on_progress))
+            measured = run.evaluate(found, predictor, Selection(names, limit, worst, on_progress))
+    except DataError as error:
+        raise data_error(error, WRONG_USAGE) from None
     except EvaluationError as error:
         raise CommandError(str(error), FAILED if isinstance(error, NoPredictionsError) else WRONG_USAGE) from None
     if as_json:
-        examples = [{"file": str(one.path), "what": one.caption} for one in found.worst]
-        print(
-            json.dumps({"task": predictor.task, "model": predictor.model, **found.figures, "worst": examples}, indent=2)
-        )
+        examples = [{"file": str(one.path), "what": one.caption} for one in measured.worst]
+        said = {"task": predictor.task, "model": predictor.model, "data": run.describe(found)}
+        print(json.dumps({**said, **measured.figures, "worst": examples}, indent=2))
     else:
         from foursight.clients.cli.evaluation_tables import make_tables  # noqa: PLC0415
 
-        for table in make_tables(predictor.task, predictor.model, found.figures):
+        print(*run.describe(found), sep="\n")
+        for table in make_tables(predictor.task, predictor.model, measured.figures):
             Console().print(table)
     if sheet:
-        _draw_sheet(found.worst, sheet)
-    for failure in found.figures["failed"]:
+        _draw_sheet(measured.worst, sheet)
+    for failure in measured.figures["failed"]:
         print(f"{failure['file']}: {failure['error']}", file=sys.stderr)
-    return FAILED if found.figures["failed"] else 0
+    return FAILED if measured.figures["failed"] else 0
 
 
 @contextmanager

@@ -13,12 +13,11 @@ from foursight.clients.cli.command import INTERRUPTED, WRONG_USAGE, Argument, Co
 from foursight.clients.cli.extras import required
 from foursight.clients.cli.fields import option_name
 from foursight.clients.cli.options import PATH, Number, models_dir, profile, task
+from foursight.clients.cli.problems import data_error
 
 if TYPE_CHECKING:
     from foursight.models.results import Profile
     from foursight.models.training import loop
-
-SHOWN_PROBLEMS = 20
 
 
 def _training(name: str, type: click.ParamType[Any], metavar: str, help: str) -> click.Option:
@@ -95,11 +94,7 @@ def finetune(
         option = getattr(error, "option", None)
         raise CommandError(f"{option_name(option)}: {error}" if option else str(error), WRONG_USAGE) from None
     except DataError as error:
-        for line in error.problems[:SHOWN_PROBLEMS]:
-            print(f"  {line}", file=sys.stderr)
-        if len(error.problems) > SHOWN_PROBLEMS:
-            print(f"  ... and {len(error.problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
-        raise CommandError(str(error)) from None
+        raise data_error(error) from None
     except (ModelError, ValueError, OSError) as error:
         raise CommandError(str(error)) from None
     except KeyboardInterrupt:

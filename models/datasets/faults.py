@@ -8,7 +8,7 @@ from foursight.models.errors import DataError
 def bad_data(problems: tuple[str, ...]) -> DataError:
     """Return the error for a data set with these problems."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return DataError("bad_data", f"The data cannot be used: {count}.", "Nothing was written.", problems)
+    return DataError("bad_data", f"The data cannot be used: {count}.", "Correct the data and run it again.", problems)
 
 
 def unreadable_line(path: Path, error: Exception) -> str:

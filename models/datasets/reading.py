@@ -43,6 +43,12 @@ def read(path: Path, images: Path | None = None) -> DataSet:
         raise DataError("no_data", f"{path} does not exist.", "Pass a folder, or a file that describes a data set.")
     found = _of_file(path, images) if path.is_file() else _of_folder(_begin(path), images)
     found = replace(found, place=path)
+    if images is not None and found.format != coco.FORMAT:
+        raise DataError(
+            "bad_data",
+            f"{path} is in {found.format} format, which says itself where its photos are.",
+            "Leave the folder of the images out.",
+        )
     if found.problems:
         raise bad_data(found.problems)
     return found

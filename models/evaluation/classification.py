@@ -1,9 +1,9 @@
-"""Evaluates `classify` on a folder that has one subfolder of images per label: top-1 and top-5 accuracy."""
+"""Evaluates `classify` on photos with a label each: top-1 and top-5 accuracy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
 
+from foursight.models.datasets.value import Part
 from foursight.models.evaluation.measure import accuracy
 from foursight.models.evaluation.predictor import (
     Evaluation,
@@ -15,12 +15,17 @@ from foursight.models.evaluation.predictor import (
     predict_all,
 )
 from foursight.schema import Prediction
-from foursight.schema.image_files import SUFFIXES
 
 
-def evaluate(folder: Path, predictor: Predictor, selection: Selection) -> Evaluation:
+def evaluate(part: Part, predictor: Predictor, selection: Selection) -> Evaluation:
     """Evaluate a classifier. Raises EvaluationError."""
-    images = _read(folder, selection)
+    images = [
+        (photo.path, photo.label)
+        for photo in part.photos
+        if photo.label is not None and (selection.classes is None or photo.label in selection.classes)
+    ][: selection.limit]
+    if not images:
+        raise EvaluationError(f"No photo has one of the labels {', '.join(selection.classes or ())}.")
     _require_labels(dict.fromkeys(label for _, label in images), predictor)
     truth: list[str] = []
     ranked: list[list[str]] = []
@@ -41,21 +46,6 @@ def evaluate(folder: Path, predictor: Predictor, selection: Selection) -> Evalua
     overall, classes = accuracy(truth, ranked, len(predictor.labels))
     worst = [example for _, example in sorted(errors, key=lambda error: error[0])][: selection.worst]
     return Evaluation({"photos": len(truth), "overall": overall, "classes": classes, "failed": failed}, worst)
-
-
-def _read(folder: Path, selection: Selection) -> list[tuple[Path, str]]:
-    """Return the images of a folder with their labels, the names of their subfolders."""
-    labels = sorted(one.name for one in folder.iterdir() if one.is_dir())
-    images = [
-        (path, label)
-        for label in labels
-        if selection.classes is None or label in selection.classes
-        for path in sorted((folder / label).iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ][: selection.limit]
-    if not images:
-        raise EvaluationError(f"{folder} has no folders with images. Expected: {folder}/<label>/photo.jpg.")
-    return images
 
 
 def _require_labels(names: Iterable[str], predictor: Predictor) -> None:

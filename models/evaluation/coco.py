@@ -1,10 +1,11 @@
-"""A COCO file as an evaluation reads it: its images, its categories, and the predictions for them."""
+"""Photos with objects as an evaluation uses them: in COCO's format, with the predictions for them."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foursight.models.datasets.value import Part
 from foursight.models.evaluation.predictor import (
     EvaluationError,
     NoPredictionsError,
@@ -16,25 +17,37 @@ from foursight.models.evaluation.predictor import (
 from foursight.schema import Prediction
 
 
-def read(file: Path) -> dict[str, Any]:
-    """Read a COCO file. Raises EvaluationError."""
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-        for part in ("images", "annotations", "categories"):
-            if not isinstance(content[part], list):
-                raise TypeError(part)
-    except OSError as error:
-        raise EvaluationError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise EvaluationError(f"{file} is not a COCO file: it needs images, annotations and categories.") from None
-    if not content["images"]:
-        raise EvaluationError(f"{file} lists no images.")
-    return content
+@dataclass(frozen=True)
+class Truth:
+    """The photos as COCO's `content`, and the file of each image by its id."""
+
+    content: dict[str, Any]
+    paths: dict[int, Path]
 
 
-def images_folder(file: Path, images: Path | None) -> Path:
-    """Return the folder of a COCO file's images: `images`, or images/ beside the file, or the file's own folder."""
-    return images or (file.parent / "images" if (file.parent / "images").is_dir() else file.parent)
+def truth(part: Part) -> Truth:
+    """Return the photos with their objects in COCO's format."""
+    names = sorted({*part.declared, *(one.label for photo in part.photos for one in photo.objects)})
+    ids = {name: number for number, name in enumerate(names, 1)}
+    photos = dict(enumerate(part.photos, 1))
+    rows = [
+        {"image_id": number, "category_id": ids[one.label], "bbox": list(one.box), "iscrowd": int(one.is_crowd)}
+        | ({"segmentation": one.segmentation} if one.segmentation else {})
+        | ({} if one.area is None else {"area": one.area})
+        for number, photo in photos.items()
+        for one in photo.objects
+    ]
+    images = [
+        {"id": number, "file_name": photo.path.name, "width": photo.size[0], "height": photo.size[1]}
+        for number, photo in photos.items()
+        if photo.size
+    ]
+    content = {
+        "images": images,
+        "annotations": [row | {"id": number} for number, row in enumerate(rows, 1)],
+        "categories": [{"id": number, "name": name} for name, number in ids.items()],
+    }
+    return Truth(content, {number: photo.path for number, photo in photos.items()})
 
 
 def select_categories(content: dict[str, Any], classes: Sequence[str] | None) -> tuple[dict[int, str], list[int]]:
@@ -48,17 +61,17 @@ def select_categories(content: dict[str, Any], classes: Sequence[str] | None) ->
 
 
 def predict(
-    predictor: Predictor, folder: Path, images: Sequence[dict[str, Any]], selection: Selection
+    predictor: Predictor, images: Mapping[int, Path], selection: Selection
 ) -> tuple[dict[int, Sequence[Prediction]], list[dict[str, str]]]:
     """Return predictions by image id, and the images that failed. Raises NoPredictionsError if none succeeded."""
     found: dict[int, Sequence[Prediction]] = {}
     failed = []
-    paths = [folder / image["file_name"] for image in images]
+    ids, paths = list(images), list(images.values())
     for index, predictions in predict_all(predictor, paths, selection.on_progress):
         if isinstance(predictions, str):
             failed.append({"file": str(paths[index]), "error": predictions})
         else:
-            found[images[index]["id"]] = predictions
+            found[ids[index]] = predictions
     if not found:
         raise NoPredictionsError(f"All images failed. The first one: {failed[0]['file']}: {failed[0]['error']}")
     return found, failed

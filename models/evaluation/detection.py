@@ -1,9 +1,12 @@
-"""Evaluates `detect` and `segment` on a COCO file: pycocotools' AP and AR of boxes and of masks."""
+"""Evaluates `detect` and `segment` on photos with objects: pycocotools' AP and AR of boxes and of masks."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from foursight.models.datasets.faults import bad_data
+from foursight.models.datasets.outlines import outline_problems
+from foursight.models.datasets.value import Part
 from foursight.models.evaluation import coco
 from foursight.models.evaluation.measure import COUNTED_SCORE, ImageScore, Kind, coco_results, measure
 from foursight.models.evaluation.predictor import (
@@ -17,23 +20,26 @@ from foursight.models.evaluation.predictor import (
 from foursight.schema import Prediction, Rle
 
 
-def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selection: Selection) -> Evaluation:
-    """Evaluate a detector. Raises EvaluationError."""
-    content = coco.read(file)
-    folder = coco.images_folder(file, images_folder)
+def evaluate(part: Part, predictor: Predictor, selection: Selection) -> Evaluation:
+    """Evaluate a detector. Raises EvaluationError, and DataError (bad_data) for outlines that are missing or wrong."""
+    if predictor.task == "segment":
+        problems = tuple(outline_problems(part.photos))
+        if problems:
+            raise bad_data(problems)
+    truth = coco.truth(part)
+    content = truth.content
     labels, chosen = coco.select_categories(content, selection.classes)
     ids = {normalize_label(label): number for number, label in labels.items()}
     if not any(predictor.knows(labels[number]) for number in chosen):
         known = ", ".join(predictor.labels[:20])
         raise EvaluationError(f"No category of the data is a label of {predictor.model}: {known}.")
-    images = content["images"][: selection.limit]
-    found, failed = coco.predict(predictor, folder, images, selection)
+    paths = dict(list(truth.paths.items())[: selection.limit])
+    found, failed = coco.predict(predictor, paths, selection)
     results = [result for number, predictions in found.items() for result in _to_coco(number, predictions, ids)]
     kinds: dict[str, Kind] = {"box": "bbox", "mask": "segm"} if predictor.task == "segment" else {"box": "bbox"}
-    measured = {name: measure(file, found, results, kind, chosen) for name, kind in kinds.items()}
-    names = {image["id"]: image["file_name"] for image in images}
+    measured = {name: measure(content, found, results, kind, chosen) for name, kind in kinds.items()}
     worst = [
-        _example(score, folder / names[score.image_id], found[score.image_id], content, labels, chosen)
+        _example(score, paths[score.image_id], found[score.image_id], content, labels, chosen)
         for score in _order(measured["box"].images)[: selection.worst]
     ]
     figures = {

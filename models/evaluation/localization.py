@@ -1,4 +1,4 @@
-"""Evaluates `localize` on a COCO file: whether the box for each image is that of its main object.
+"""Evaluates `localize` on photos with objects: whether the box for each image is that of its main object.
 
 The figure is MaxBoxAcc at an IoU of 0.5 (Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods
 Right"): the share of images whose box hits. The paper takes the maximum over the thresholds of a heat map; a model that
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from foursight.models.datasets.value import Part
 from foursight.models.evaluation import coco
 from foursight.models.evaluation.measure import Located, iou, localization, main_object
 from foursight.models.evaluation.predictor import (
@@ -22,17 +23,17 @@ from foursight.models.evaluation.predictor import (
 from foursight.schema import Prediction
 
 
-def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selection: Selection) -> Evaluation:
+def evaluate(part: Part, predictor: Predictor, selection: Selection) -> Evaluation:
     """Evaluate a localizer on the images that have a main object of a selected category. Raises EvaluationError."""
-    content = coco.read(file)
-    folder = coco.images_folder(file, images_folder)
+    truth = coco.truth(part)
+    content = truth.content
     labels, chosen = coco.select_categories(content, selection.classes)
     images = content["images"][: selection.limit]
-    mains = _main_objects(content, images, chosen, file)
+    mains = _main_objects(content, images, chosen)
     measured = [image for image in images if image["id"] in mains]
     if not measured:
-        raise EvaluationError(f"{file} has no image with a main object, one that covers a tenth of it or more.")
-    found, failed = coco.predict(predictor, folder, measured, selection)
+        raise EvaluationError("No photo has a main object of the classes, one that covers a tenth of it or more.")
+    found, failed = coco.predict(predictor, {image["id"]: truth.paths[image["id"]] for image in measured}, selection)
     rows: list[Located] = []
     errors: list[tuple[float, WorstExample]] = []
     for image in measured:
@@ -42,7 +43,7 @@ def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selec
         row = _compare(predictions, main, labels[main["category_id"]], predictor)
         rows.append(row)
         if not row.is_right:
-            errors.append((_severity(row), _example(folder / image["file_name"], row, predictions, main, labels)))
+            errors.append((_severity(row), _example(truth.paths[image["id"]], row, predictions, main, labels)))
     overall, classes = localization(rows)
     figures = {
         "photos": len(rows),
@@ -56,7 +57,7 @@ def evaluate(file: Path, images_folder: Path | None, predictor: Predictor, selec
 
 
 def _main_objects(
-    content: dict[str, Any], images: Sequence[dict[str, Any]], chosen: Sequence[int], file: Path
+    content: dict[str, Any], images: Sequence[dict[str, Any]], chosen: Sequence[int]
 ) -> dict[int, dict[str, Any]]:
     """Return the annotation of each image's main object by image id, if its category is selected."""
     annotations: dict[int, list[dict[str, Any]]] = {}
@@ -64,17 +65,10 @@ def _main_objects(
         annotations.setdefault(item["image_id"], []).append(item)
     mains = {}
     for image in images:
-        main = main_object(annotations.get(image["id"], []), _size(image, file))
+        main = main_object(annotations.get(image["id"], []), (image["width"], image["height"]))
         if main and main["category_id"] in chosen:
             mains[image["id"]] = main
     return mains
-
-
-def _size(image: dict[str, Any], file: Path) -> tuple[int, int]:
-    try:
-        return int(image["width"]), int(image["height"])
-    except (KeyError, TypeError, ValueError):
-        raise EvaluationError(f"{file} does not have the width and height of {image.get('file_name')}.") from None
 
 
 def _compare(predictions: Sequence[Prediction], main: dict[str, Any], name: str, predictor: Predictor) -> Located:
