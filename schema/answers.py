@@ -29,7 +29,8 @@ class Prediction(Wire):
 
     label: str
     class_id: int = Field(
-        description="ImageNet-1k index, COCO category id for detection and segmentation, or a fine-tuned model's index."
+        description="ImageNet-1k index, or COCO category id for detection and segmentation. Of a fine-tuned model: the "
+        "id in its data set, or the index of the label."
     )
     score: float = Field(description="Confidence: 0 to 1.")
     wnid: str | None = Field(None, description="WordNet id of an ImageNet label.")

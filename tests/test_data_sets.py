@@ -146,6 +146,21 @@ def test_an_evaluation_needs_boxes_or_labels_of_its_task(tmp_path: Path, capsys:
     assert "Leave the folder of the images out" in capsys.readouterr().err
 
 
+def test_a_detector_has_the_ids_of_its_data_set(tmp_path: Path) -> None:
+    def ids(*roots: Path) -> tuple[int, ...] | None:
+        found = detection_data.read(roots, 0, "content", masks=False)
+        assert found.labels == ("brew", "tom")
+        return found.own_ids
+
+    sets = write_all(tmp_path)
+    assert ids(sets["coco"]) == (11, 10)
+    assert ids(sets["yolo"]) == (1, 0)
+    assert ids(sets["voc"]) is None
+    others = data_sets.coco(tmp_path / "other", scenes(3), (7, 11))
+    assert ids(others) == (11, 7)
+    assert ids(others, sets["coco"] / "train") is None
+
+
 def test_without_a_split_each_format_holds_back_the_same_photos(tmp_path: Path) -> None:
     found = scenes(7)
     data_sets.coco(tmp_path / "coco", found)

@@ -126,7 +126,7 @@ class Result(Wire):
 
         `bbox` is [x, y, width, height] in pixels. `segmentation` is present if there are masks. `categories` maps
         labels to the listing's category ids; by default, the id is the prediction's `class_id`, which is COCO's own for
-        the built-in model, and an index from 0 for a fine-tuned one. Raises KeyError for a label without an id.
+        the built-in model, and that of its data set for a fine-tuned one. Raises KeyError for a label without an id.
         """
         found = [prediction for prediction in self.predictions if prediction.box is not None]
         return [_to_coco(one, image_id, one.class_id if categories is None else categories[one.label]) for one in found]

@@ -121,7 +121,8 @@ def read(path: Path, images: Path | None = None) -> tuple[Part, ...]:
     )
     crowds = sum(bool(annotation.iscrowd) for annotation in content.annotations)
     notes = (f"left out: {crowds} crowds",) if crowds else ()
-    return (Part(path.name, in_order(photos), tuple(names.values()), notes=notes),)
+    ids = {name: number for number, name in names.items()}
+    return (Part(path.name, in_order(photos), tuple(ids), ids, notes=notes),)
 
 
 def parse(path: Path, images: Path | None = None) -> CocoFile:

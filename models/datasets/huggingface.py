@@ -36,14 +36,15 @@ def read(file: Path) -> tuple[Part, ...]:
     reader = _Reader(file)
     sides = layout.splits(file.parent)
     photos = reader.photos()
+    ids = {name: number for number, name in enumerate(reader.names)}
     if sides is None:
-        return (Part(file.name, in_order(photos), reader.names, tuple(reader.problems), tuple(reader.notes)),)
+        return (Part(file.name, in_order(photos), reader.names, ids, tuple(reader.problems), tuple(reader.notes)),)
     parts = []
     for index, folder in enumerate((sides.training, sides.validation)):
         mine = in_order(photo for photo in photos if photo.path.is_relative_to(folder))
         problems = () if index else tuple(reader.problems)
         notes = () if index else (*reader.notes, *sides.note)
-        parts.append(Part(f"{folder.name}/", mine, reader.names, problems, notes))
+        parts.append(Part(f"{folder.name}/", mine, reader.names, ids, problems, notes))
     return tuple(parts)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -57,13 +57,15 @@ class Photo:
 class Part:
     """The photos of one side of a split, or of a whole data set, in the order of `in_order`.
 
-    `declared` are the labels that the format lists, whether or not a photo has them. `problems` has one line for
+    `declared` are the labels that the format lists, whether or not a photo has them, and `ids` their numbers in it, if
+    it has any. `problems` has one line for
     each fault; if there is any, photos may be missing. `notes` says what was left out.
     """
 
     name: str
     photos: tuple[Photo, ...] = ()
     declared: tuple[str, ...] = ()
+    ids: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -111,7 +111,7 @@ class _Reader:
                     side.problems.append(f"{one.name}: {problem}")
                 placed.append(Object(one.name, one.label, box, is_crowd=one.is_difficult))
             photos.append(Photo(photo.path, photo.size, tuple(placed)))
-        return Part(side.name, in_order(photos), self._declared, tuple(side.problems), tuple(notes))
+        return Part(side.name, in_order(photos), self._declared, problems=tuple(side.problems), notes=tuple(notes))
 
     def _lists(self) -> list[Path]:
         main = self._folder / "ImageSets" / "Main"

@@ -65,7 +65,9 @@ class _Side:
             notes.append(f"{self._key}: left out: {self._repeated} lines that repeat another one of their file")
         if self._config.unread:
             notes.append(f"left out: {', '.join(self._config.unread)} of {self._config.file.name}")
-        return Part(self._key, in_order(filter(None, photos)), self._config.names, tuple(self._problems), tuple(notes))
+        names = self._config.names
+        ids = {name: index for index, name in enumerate(names)}
+        return Part(self._key, in_order(filter(None, photos)), names, ids, tuple(self._problems), tuple(notes))
 
     def _images(self) -> Iterator[Path]:
         seen: set[Path] = set()
@@ -148,8 +150,8 @@ class _Side:
                 self._problems.append(f"{name}: {fault}")
 
     def _shown(self, path: Path) -> str:
-        root = self._config.file.parent
-        return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+        roots = (self._config.file.parent, self._config.root)
+        return next((str(path.relative_to(root)) for root in roots if path.is_relative_to(root)), str(path))
 
 
 def _object(name: str, words: tuple[str, ...], config: Config, image: str, size: tuple[int, int]) -> Object:

@@ -143,13 +143,16 @@ def serve(heads: SigmoidHeads, device: torch.device) -> TunedDetector:
     return TunedDetector(heads)
 
 
-def spec_of(task: str, own: Own, shared: str, labels: tuple[str, ...]) -> dict[str, object]:
+def spec_of(
+    task: str, own: Own, shared: str, labels: tuple[str, ...], category_ids: tuple[int, ...] | None = None
+) -> dict[str, object]:
     """Return model.json of a detector or segmenter, without the SHA-256 of its tensors."""
     return {
         "task": task,
         "backbone": {"name": BACKBONE, "sha256": shared, "frozen": STAGES},
         "head": {"own": own},
         "labels": labels,
+        "category_ids": category_ids,
     }
 
 

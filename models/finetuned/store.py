@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foursight.models.errors import StoreError
 from foursight.models.folders import data_folder
@@ -53,7 +53,18 @@ class ModelSpec(BaseModel):
     backbone: BackboneRef
     head: dict[str, str | int | float | None] = Field(description="Structure of the head; its keys depend on the task.")
     labels: tuple[str, ...] = Field(min_length=1, description="Labels by class index.")
+    category_ids: tuple[int, ...] | None = Field(
+        default=None,
+        description="Class ids of the labels in answers: those of the data set. Without them 0, 1, ...",
+    )
     sha256: str = Field(description="SHA-256 of model.safetensors.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSpec":
+        ids = self.category_ids
+        if ids is not None and not len(ids) == len(set(ids)) == len(self.labels):
+            raise ValueError("category_ids must have one id for each label")
+        return self
 
 
 def default_folder() -> Path:

@@ -51,7 +51,8 @@ class Rcnn:
         task = "segment" if issubclass(self.options, SegmentOptions) else "detect"
         spec, heads = detector.load(name, folder, task, self.network.shared)
         card = replace(self.card, name=name, labels=spec.labels, **devices.count_parameters(heads))
-        class_ids, names = (0, *range(len(card.labels))), ("background", *card.labels)
+        class_ids = (0, *(spec.category_ids or range(len(card.labels))))
+        names = ("background", *card.labels)
         tuned = detector.serve(heads, torch.device(self.card.device))
         return self._variants.add(Detector(card, class_ids, names, tuned))
 

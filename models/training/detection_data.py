@@ -15,7 +15,7 @@ from torch import Tensor
 from foursight.models.datasets import reading
 from foursight.models.datasets.faults import bad_data
 from foursight.models.datasets.outlines import as_rle, outline_problems
-from foursight.models.datasets.value import Box, DataSet, Photo
+from foursight.models.datasets.value import Box, DataSet, Part, Photo
 from foursight.models.image import decode
 from foursight.models.training import splits
 
@@ -63,6 +63,7 @@ class DetectionDataset:
     """Images for training and validation; an object's `category_id` is the index of its label plus one.
 
     `split` says how the images were split, `notes` lists what was left out, `source` names the formats and places.
+    `own_ids` are the ids of the labels in the files, None if these have none or do not agree.
     """
 
     labels: tuple[str, ...]
@@ -71,6 +72,7 @@ class DetectionDataset:
     split: str
     notes: tuple[str, ...]
     source: str
+    own_ids: tuple[int, ...] | None = None
 
     @property
     def category_ids(self) -> range:
@@ -152,7 +154,17 @@ def read(paths: Sequence[Path], seed: int, split: Split, *, masks: bool) -> Dete
     else:
         training, validation, description = _split([image for side in images for image in side], seed, split)
     source = " and ".join(one.source for one in sets)
-    return _checked(DetectionDataset(labels, tuple(training), tuple(validation), description, tuple(notes), source))
+    ids_in_files = _own_ids(labels, parts)
+    return _checked(
+        DetectionDataset(labels, tuple(training), tuple(validation), description, tuple(notes), source, ids_in_files)
+    )
+
+
+def _own_ids(labels: Sequence[str], parts: Sequence[tuple[DataSet, Part]]) -> tuple[int, ...] | None:
+    pairs = {(label, part.ids.get(label)) for _, part in parts for label in labels if label in part.ids}
+    ids = dict(pairs)
+    found = tuple(number for label in labels if (number := ids.get(label)) is not None)
+    return found if len(pairs) == len(labels) == len(set(found)) else None
 
 
 def _split(

@@ -50,5 +50,5 @@ def write(folder: Path, data: DetectionDataset, options: Options, outcome: Outco
         CURVES: plots.curves(outcome.epochs, outcome.best, "loss", {"ap": "AP", "ap50": "AP50"}),
         PRECISION_RECALL: plots.precision_recall(metrics["box"], outcome.labels),
     }
-    spec = detector.spec_of(outcome.task, outcome.own, outcome.shared, outcome.labels)
+    spec = detector.spec_of(outcome.task, outcome.own, outcome.shared, outcome.labels, data.own_ids)
     report.write(folder, outcome.tensors, spec, card, summary, pictures)
