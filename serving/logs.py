@@ -86,8 +86,8 @@ def printing(folder: Path, chosen: LogFormat) -> Iterator[None]:
         def handle(self) -> None:
             for line in self.rfile:
                 text = line.decode() if as_json else to_text(json.loads(line)) + "\n"
-                # The reader of the output may have gone.
-                with lock, suppress(BrokenPipeError):
+                # The reader of the output may have gone, or its disk may be full: the requests are answered.
+                with lock, suppress(OSError):
                     sys.stdout.write(text)
                     sys.stdout.flush()
 
@@ -110,7 +110,8 @@ def say(chosen: LogFormat, text: str) -> None:
     if is_json(chosen):
         record = logger.makeRecord(logger.name, logging.INFO, "", 0, " ".join(text.split()), (), None)
         text = JsonFormatter("server").format(record)
-    print(text, flush=True)
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def is_json(chosen: LogFormat) -> bool:

@@ -1,4 +1,4 @@
-"""Watches the processes of a running server, and says in one line on standard error what has ended.
+"""Watches the processes of a running server, and says in one line on standard error what has ended or is stopped.
 
 Serve starts its router, its controller and the workers again. Ray's raylet and GCS cannot be started again: without
 them the server answers nothing or not for long, so it ends, and what has started it can start it again.
@@ -14,9 +14,10 @@ from contextlib import suppress
 import psutil
 
 INTERVAL_S = 1.0
-# A process that is stopped for longer (SIGSTOP, a debugger) counts as ended.
+# A process that is stopped for longer (SIGSTOP) counts as ended, and is killed. Serve itself would need two minutes.
 STOPPED_S = 10.0
 _VITAL = {"raylet": "Ray's raylet", "gcs_server": "Ray's GCS"}
+_ROUTER = "the router"
 # The beginnings of the titles that Ray gives to its processes.
 _RESTARTED = {
     "ray::ServeController": "Serve's controller",
@@ -33,13 +34,22 @@ def watch(stop: threading.Event) -> None:
     """Wait until `stop` is set. Raises ServerFailed if a vital process of this server ends or is stopped."""
     this = psutil.Process()
     vital = {process: _VITAL[process.name()] for process in this.children() if process.name() in _VITAL}
-    expected = _count(this.children(recursive=True))
+    expected = _count(_parts(this.children(recursive=True)))
     missing: dict[str, float] = {}
     stopped_since: dict[psutil.Process, float] = {}
     while not stop.wait(INTERVAL_S):
         for process, name in vital.items():
-            _require(process, name, stopped_since)
-        present = _count(this.children(recursive=True))
+            if not _is_alive(process):
+                raise ServerFailed(f"{name} (process {process.pid}) has ended.")
+            if _is_stuck(process, stopped_since):
+                raise ServerFailed(f"{name} (process {process.pid}) has been stopped for {STOPPED_S:.0f} s.")
+        parts = _parts(this.children(recursive=True))
+        for process, name in parts.items():
+            if _is_stuck(process, stopped_since):
+                _say(f"{name} (process {process.pid}) has been stopped for {STOPPED_S:.0f} s and is killed.")
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        present = _count(parts)
         for name, count in expected.items():
             if present[name] < count and name not in missing:
                 missing[name] = time.monotonic()
@@ -48,34 +58,49 @@ def watch(stop: threading.Event) -> None:
                 _say(f"{name} runs again after {time.monotonic() - missing.pop(name):.0f} s.")
 
 
-def _require(process: psutil.Process, name: str, stopped_since: dict[psutil.Process, float]) -> None:
-    """Raise ServerFailed if a process has ended, or has been stopped for STOPPED_S."""
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_stuck(process: psutil.Process, stopped_since: dict[psutil.Process, float]) -> bool:
+    """Return whether a process has been stopped for STOPPED_S."""
     status = psutil.STATUS_DEAD
     with suppress(psutil.NoSuchProcess):
         status = process.status()
-    if status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
-        raise ServerFailed(f"{name} (process {process.pid}) has ended.")
     if status != psutil.STATUS_STOPPED:
         stopped_since.pop(process, None)
-    elif time.monotonic() - stopped_since.setdefault(process, time.monotonic()) > STOPPED_S:
-        raise ServerFailed(f"{name} (process {process.pid}) has been stopped for {STOPPED_S:.0f} s.")
+        return False
+    return time.monotonic() - stopped_since.setdefault(process, time.monotonic()) > STOPPED_S
 
 
-def _count(processes: Iterable[psutil.Process]) -> Counter[str]:
-    """Return the number of processes of each part that Serve starts again."""
-    parts: Counter[str] = Counter()
+def _parts(processes: Iterable[psutil.Process]) -> dict[psutil.Process, str]:
+    """Return the processes that Serve starts again, each with the part that it belongs to."""
+    parts: dict[psutil.Process, str] = {}
     for process in processes:
         with suppress(psutil.Error):
             if process.name() == "haproxy":
-                # While it reads a new configuration, there are several.
-                parts["the router"] = 1
+                parts[process] = _ROUTER
                 continue
             title = process.cmdline()[0] if process.cmdline() else ""
             if title.startswith(_WORKER):
-                parts[f"the worker of {title.split(':')[3]!r}"] += 1
-            parts.update(part for beginning, part in _RESTARTED.items() if title.startswith(beginning))
+                parts[process] = f"the worker of {title.split(':')[3]!r}"
+            elif known := [part for beginning, part in _RESTARTED.items() if title.startswith(beginning)]:
+                parts[process] = known[0]
     return parts
 
 
+def _count(parts: dict[psutil.Process, str]) -> Counter[str]:
+    """Return the number of processes of each part."""
+    counts = Counter(parts.values())
+    # While it reads a new configuration, there are several.
+    counts[_ROUTER] = min(counts[_ROUTER], 1)
+    return counts
+
+
 def _say(message: str) -> None:
-    print(f"foursight serve: {message}", file=sys.stderr, flush=True)
+    # A standard error that cannot be written to, as on a full disk, is no reason to end.
+    with suppress(OSError):
+        print(f"foursight serve: {message}", file=sys.stderr, flush=True)

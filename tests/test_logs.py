@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +177,19 @@ def test_without_a_socket_lines_go_to_the_standard_error(folder: Path, capsys: p
         time.sleep(0.02)
         text = capsys.readouterr().err
     assert json.loads(text)["id"] == "elsewhere"
+
+
+def test_lines_that_cannot_be_printed_are_lost_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with logs.printing(tmp_path, "json"), socket.socket(socket.AF_UNIX) as worker:
+            worker.connect(str(tmp_path / logs.SOCKET))
+            worker.sendall(b'{"event": "lost"}\n' * 2)
+            worker.shutdown(socket.SHUT_WR)
+            # The other side closes when it has read all.
+            assert worker.recv(1) == b""
+        # Closing it would write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    assert capfd.readouterr().err == ""
