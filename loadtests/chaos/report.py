@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from loadtests.chaos.faults import FAULTS
-from loadtests.chaos.run import Record, Strike
+from loadtests.chaos.run import ENDED, Record, Strike
 from loadtests.chaos.verdict import NO_FAULT, failures, fault_of, first_right, problems
 
 
@@ -85,15 +85,17 @@ def _faults(record: Record) -> str:
 def _said(record: Record) -> str:
     rows = []
     for name, strikes in _by_fault(record).items():
-        # Numbers of processes and folders differ.
-        texts = dict.fromkeys(
-            re.sub(r"\(process \d+\)|Logs: .*", "", event.text).strip() for strike in strikes for event in strike.events
-        )
-        ends = {strike.ended for strike in strikes if strike.ended is not None}
-        texts |= dict.fromkeys(f"end with status {status}" for status in ends)
+        texts = dict.fromkeys(_shown(event.text) for strike in strikes for event in strike.events)
         floods: Counter[str] = sum((strike.statuses for strike in strikes), Counter())
         rows.append((name, "<br>".join(text.replace("|", "\\|") for text in texts), _counts(floods)))
     return _table(("fault", "seen", "answers to a flood"), rows)
+
+
+def _shown(text: str) -> str:
+    """Return what the report shows of an event: no numbers of processes, and no paths."""
+    if not text.startswith(("/readyz", "foursight serve: ", ENDED)):
+        return "other lines on standard error"
+    return re.sub(r" \(process \d+\)| Logs: .*", "", text)
 
 
 def _failures(record: Record) -> str:

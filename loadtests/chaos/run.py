@@ -23,6 +23,8 @@ HOLD_S = 15.0
 CONFIRMATIONS = 3
 PROBE_TIMEOUT_S = 10.0
 START_S = 300.0
+# The text of the event that the server has ended.
+ENDED = "end with status"
 SETTLE_S = 60.0
 
 
@@ -144,6 +146,7 @@ class Run:
                 raise Broken(f"after {strike.fault}, the server did not end within {self._recovery_s:.0f} s")
             time.sleep(POLL_S)
         strike.ended = self._server.root.returncode
+        self._server.said.append((time.monotonic(), f"{ENDED} {strike.ended}"))
         self._server.start()
         wait_until_ready(self._server)
         strike.left_over = len(self._server.left_over())
