@@ -102,8 +102,11 @@ class Run:
                 record.after = servers.memory(self._server.root)
             except Broken as error:
                 record.broken = str(error)
+            except KeyboardInterrupt:
+                record.broken = "it was interrupted"
         record.end = time.monotonic()
-        record.settled = self._settle(sum(record.before.values()) + growth_mib)
+        if not record.broken:
+            record.settled = self._settle(record.before.total() + growth_mib)
         return record
 
     def _strike(self, step: Step, record: Record, watch: Watch) -> None:
