@@ -49,6 +49,17 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class SupportsTiles(Protocol):
+    """A task that can also search the tiles of an image, by the option `tiles`."""
+
+    def prepare_views(self, image: Image.Image, request: Any, size: tuple[int, int] | None = None) -> list[Any]:
+        """Turn an image into inputs of `predict`: the whole image, then its tiles."""
+
+    def join(self, outputs: list[Any], request: Any) -> Any:
+        """Join the outputs for the views of an image into one."""
+
+
+@runtime_checkable
 class SupportsFineTuned(Protocol):
     """A task that also serves fine-tuned models, which requests choose by the option `model`."""
 
@@ -87,5 +98,22 @@ def run(task: Task, image: Image.Image, **options: object) -> Predictions:
     Raises OptionError, and pydantic's ValidationError for a value out of range.
     """
     request = task.resolve(task.options(**options))
-    (output,) = task.predict([(task.prepare(image), request)])
-    return task.finish(output, request)
+    return answer(task, image, request)
+
+
+def answer(task: Task, image: Image.Image, request: ResolvedRequest[Any, Any]) -> Predictions:
+    """Return the predictions for one upright RGB image and a resolved request."""
+    outputs = [task.predict([(one, request)])[0] for one in prepare(task, image, request)]
+    return task.finish(join(task, outputs, request), request)
+
+
+def prepare(
+    task: Task, image: Image.Image, request: ResolvedRequest[Any, Any], size: tuple[int, int] | None = None
+) -> list[Any]:
+    """Return the inputs of `predict` for one image: several if the request asks for tiles."""
+    return task.prepare_views(image, request, size) if isinstance(task, SupportsTiles) else [task.prepare(image, size)]
+
+
+def join(task: Task, outputs: list[Any], request: ResolvedRequest[Any, Any]) -> Any:
+    """Return the one output of an image from those for its inputs."""
+    return task.join(outputs, request) if isinstance(task, SupportsTiles) else outputs[0]

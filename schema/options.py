@@ -119,6 +119,14 @@ class DetectOptions(ModelOptions):
         json_schema_extra={"synonyms": ["limit", "max", "max_det", "max_dets", "max_objects", "max_results"]},
     )
     classes: Classes = None
+    tiles: int = Field(
+        1,
+        ge=1,
+        le=6,
+        description="Also search overlapping tiles, this many along the longer side: 1 (no tiles) to 6. It finds small "
+        "objects in large images, and takes longer.",
+        json_schema_extra={"synonyms": ["sahi", "slice", "slices", "tile", "tiling"]},
+    )
 
 
 class SegmentOptions(DetectOptions):

@@ -24,7 +24,7 @@ class AdmissionControl:
 
     def __init__(self, name: str, capacity: int, metrics: RequestMetrics, max_wait_s: float = MAX_WAIT_S) -> None:
         self._name = name
-        self._capacity = capacity
+        self.capacity = capacity
         self._max_wait_s = max_wait_s
         self._metrics = metrics
         self._seconds_per_image = 0.0
@@ -33,9 +33,9 @@ class AdmissionControl:
 
     def check(self, count: int, within_s: float = math.inf) -> None:
         """Raise ApiError (overloaded) if there are no places for `count` images, or no answers `within_s` seconds."""
-        if self.admitted + count > self._capacity:
+        if self.admitted + count > self.capacity:
             raise self._overloaded(
-                f"The queue for {self._name!r} is full ({self.admitted} of {self._capacity}).", self.admitted
+                f"The queue for {self._name!r} is full ({self.admitted} of {self.capacity}).", self.admitted
             )
         wait_s = self._wait_s(self.admitted + count)
         limit_s = min(within_s, self._max_wait_s)

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from foursight.models.catalogue import Task
 from foursight.models.region import Region
+from foursight.models.tasks import tiles
 from foursight.schema import Answer
 from foursight.schema.options import Options
 from foursight.serving import huggingface, query, responses, upload
@@ -115,7 +116,7 @@ class Endpoint:
         status = 200
         try:
             request = self._task.resolve(options)
-            with self.admission.reserve(len(regions) if regions else 1):
+            with self.admission.reserve(self._places(len(regions) if regions else 1, request)):
                 images = _cut(await fetch(), regions)
                 return await run_all([self._pipeline.answer(image, request) for image in images])
         except Exception as error:
@@ -157,7 +158,7 @@ class Endpoint:
                     f"{media_type} is available for one image, not for {len(images)}.",
                     "Accept application/json, or send one image.",
                 )
-            with self.admission.reserve(len(images), deadline.remaining_s):
+            with self.admission.reserve(self._places(len(images), request), deadline.remaining_s):
                 return await self._answer_all(images, request, media_type), media_type
 
     async def _answer_huggingface(
@@ -171,7 +172,7 @@ class Endpoint:
             request, image = self._task.resolve(options), EncodedImage(content)
             del content
             record.model, record.images, record.bytes = request.model.card.name, 1, image.size
-            with self.admission.reserve(1, deadline.remaining_s):
+            with self.admission.reserve(self._places(1, request), deadline.remaining_s):
                 return [await self._cached.render(image, request, "huggingface")], "huggingface"
 
     def _path_below(self, http: requests.Request) -> str:
@@ -185,6 +186,10 @@ class Endpoint:
         _require_post(http)
         options = query.parse_options(http.url.query, self._task.options)
         return self._task.resolve(options), responses.negotiate(http.headers.get("accept", ""))
+
+    def _places(self, images: int, request: Request) -> int:
+        """Return the places in the queue for images; each tile takes one, but an image never more than there are."""
+        return images * min(tiles.count_views(getattr(request.options, "tiles", 1)), self.admission.capacity)
 
     async def _answer_all(self, images: list[EncodedImage], request: Request, media_type: Format) -> Answers:
         """Answer each image. If one of several fails, the others are still answered; a lone image's error is raised."""

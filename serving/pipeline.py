@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from foursight.models import catalogue
 from foursight.models import image as images
 from foursight.models.catalogue import Task
 from foursight.models.decode_guard import Guard, LargeImage
@@ -37,20 +38,20 @@ Request = ResolvedRequest[Any, Any]
 class Decoded:
     """An image that waits for the network.
 
-    `prepared` is the network's input and `size` the (width, height) of the original. The original itself is kept, as
-    `canvas`, only if the answer is drawn on it.
+    `inputs` are the network's: one or, with tiles, several. `size` is the (width, height) of the original, which is
+    kept, as `canvas`, only if the answer is drawn on it.
     """
 
-    prepared: Any
+    inputs: list[Any]
     size: tuple[int, int]
     canvas: Image.Image | None = None
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The network's output for an image, and what else encoding needs."""
+    """The network's outputs for an image, and what else encoding needs."""
 
-    output: Any
+    outputs: list[Any]
     request: Request
     size: tuple[int, int]
     canvas: Image.Image | None
@@ -75,7 +76,7 @@ class TimedAnswer(Generic[Content]):
 class ImageSource(Protocol):
     """An incoming image. `decode` consumes it, so that encoded bytes or pixels are not held while it waits."""
 
-    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
+    def decode(self, task: Task, request: Request, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
         """Decode and prepare the image; `keep` keeps it for drawing.
 
         Raises ImageError, and the guard's errors. After LargeImage it may be called again.
@@ -97,19 +98,20 @@ class EncodedImage:
         """Return the SHA-256 of the bytes."""
         return hashlib.sha256(self._content).digest()
 
-    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
+    def decode(self, task: Task, request: Request, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
         """Decode and prepare the image; without `keep`, a large JPEG is decoded at a reduced size."""
         content = self._content
         self.discard()
         try:
             if keep:
                 image = images.decode(content, max_pixels, guard)
-                return Decoded(task.prepare(image), image.size, image)
-            image, size = images.decode_for(content, task.short_side, max_pixels, guard)
+                return Decoded(catalogue.prepare(task, image, request), image.size, image)
+            short_side = task.short_side * getattr(request.options, "tiles", 1)
+            image, size = images.decode_for(content, short_side, max_pixels, guard)
         except LargeImage:
             self._content = content
             raise
-        return Decoded(task.prepare(image, size), size)
+        return Decoded(catalogue.prepare(task, image, request, size), size)
 
     def discard(self) -> None:
         """Release the bytes."""
@@ -122,10 +124,10 @@ class PixelImage:
     def __init__(self, pixels: Pixels) -> None:
         self._pixels = [pixels]
 
-    def decode(self, task: Task, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
+    def decode(self, task: Task, request: Request, max_pixels: int, keep: bool, guard: Guard) -> Decoded:
         """Prepare the image."""
         image = Image.fromarray(self._pixels.pop())
-        return Decoded(task.prepare(image), image.size, image if keep else None)
+        return Decoded(catalogue.prepare(task, image, request), image.size, image if keep else None)
 
 
 class Pipeline:
@@ -171,17 +173,29 @@ class Pipeline:
         self, image: ImageSource, request: Request, encode: Callable[[Predicted], Content], keep: bool = False
     ) -> TimedAnswer[Content]:
         start = perf_counter()
-        decoded = await self._pool.decode(partial(image.decode, self._task, self._max_pixels, keep))
+        decoded = await self._pool.decode(partial(image.decode, self._task, request, self._max_pixels, keep))
         decode_s = perf_counter() - start
-        output, timing = await self._batcher.submit((decoded.prepared, request))
-        predicted = Predicted(output, request, decoded.size, decoded.canvas)
+        outputs, timing = await self._compute(decoded.inputs, request)
+        predicted = Predicted(outputs, request, decoded.size, decoded.canvas)
         content = await self._pool.run(partial(encode, predicted))
         self._observe(request.model.card.name, decode_s, timing.queue_s)
         encode_s = perf_counter() - start - decode_s - timing.queue_s - timing.inference_s
         return TimedAnswer(content, start, decode_s, timing, encode_s, decoded.size[0] * decoded.size[1])
 
+    async def _compute(self, inputs: list[Any], request: Request) -> tuple[list[Any], Timing]:
+        """Return the outputs for the inputs of one image, each of which is queued on its own."""
+        if len(inputs) == 1:
+            output, timing = await self._batcher.submit((inputs[0], request))
+            return [output], timing
+        start = perf_counter()
+        results = await run_all([self._batcher.submit((one, request)) for one in inputs])
+        queue_s = min(timing.queue_s for _, timing in results)
+        largest = max(timing.batch_size for _, timing in results)
+        return [output for output, _ in results], Timing(queue_s, perf_counter() - start - queue_s, largest)
+
     def _to_answer(self, predicted: Predicted) -> Answer:
-        predictions = self._task.finish(predicted.output, predicted.request)
+        output = catalogue.join(self._task, predicted.outputs, predicted.request)
+        predictions = self._task.finish(output, predicted.request)
         mask_format = "rle" if predicted.canvas else getattr(predicted.request.options, "mask_format", "none")
         return encoding.to_answer(predicted.request.model.card.name, predicted.size, predictions, mask_format)
 

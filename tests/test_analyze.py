@@ -345,7 +345,7 @@ def test_the_openapi_document_has_the_options_of_all_tasks(client: httpx.Client)
     operation = document["paths"]["/v1/analyze"]["post"]
     names = [parameter["name"] for parameter in operation["parameters"]]
     assert names[:2] == ["tasks", "then"]
-    assert set(names[2:]) == {"model", "top_k", "score_threshold", "classes", "max_detections", "mask_format"}
+    assert set(names[2:]) == {"model", "top_k", "score_threshold", "classes", "max_detections", "tiles", "mask_format"}
     for task, options in ((name, spec.options) for name, spec in TASKS.items()):
         told = [parameter["name"] for parameter in document["paths"][f"/v1/{task}"]["post"]["parameters"]]
         assert told == list(options.model_fields)

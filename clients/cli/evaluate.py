@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from foursight.clients.cli.command import FAILED, WRONG_USAGE, Argument, Command, CommandError, Option
 from foursight.clients.cli.extras import required
-from foursight.clients.cli.options import PATH, Number, models_dir, profile, task
+from foursight.clients.cli.options import PATH, Number, api_key, models_dir, profile, task
 from foursight.clients.cli.problems import data_error
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         Option("--images", type=PATH, metavar="FOLDER", help="Folder of the images, if not beside the COCO file."),
         Option("--classes", metavar="LABELS", help="Labels to evaluate, comma-separated."),
         Option("--limit", type=Number(int, 1), metavar="N", help="Evaluate the first N images only."),
+        Option("--tiles", type=Number(int, 1, 6), default=1, metavar="N", help="Search tiles too, as detect does."),
         Option("--url", metavar="URL", help="Evaluate a model of this server and not one in this process."),
+        api_key(),
         profile(),
         Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of tables."),
         Option("--worst", type=Number(int, 0, 100), default=16, metavar="N", help="Number of worst images to report."),
@@ -52,7 +54,9 @@ def evaluate(
     images: Path | None,
     classes: str | None,
     limit: int | None,
+    tiles: int,
     url: str | None,
+    api_key: str | None,
     profile: "Profile",
     as_json: bool,
     worst: int,
@@ -76,9 +80,9 @@ def evaluate(
         if wanted:
             run.require(wanted, found)
         predictor = (
-            predictors.from_server(url, wanted, model)
+            predictors.from_server(url, api_key, wanted, model, tiles)
             if url
-            else predictors.in_process(wanted, profile, model, models_dir)
+            else predictors.in_process(wanted, profile, model, models_dir, tiles)
         )
         names = [name.strip() for name in classes.split(",")] if classes else None
         with _progress() as on_progress:

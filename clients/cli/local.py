@@ -109,9 +109,10 @@ def _answerer(name: str, options: dict[str, Any], model: finetuned.FineTuned | N
             raise
         raise click.UsageError(f"--classes: {unknown_label(options['classes'], card.labels)}") from None
 
+    from foursight.models import catalogue  # noqa: PLC0415
+
     def answer(image: Image.Image) -> Result:
-        (output,) = loaded.predict([(loaded.prepare(image), request)])
-        found = loaded.finish(output, request)
+        found = catalogue.answer(loaded, image, request)
         wire = to_answer(card.name, image.size, found, getattr(chosen, "mask_format", "none"))
         return Result.model_validate_json(wire.model_dump_json(exclude_none=True))
 

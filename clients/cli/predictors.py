@@ -20,11 +20,11 @@ _CONCURRENCY = 4
 _TIMEOUT_S = 120
 
 
-def from_server(url: str, task: str | None, model: str | None) -> Predictor:
+def from_server(url: str, api_key: str | None, task: str | None, model: str | None, tiles: int) -> Predictor:
     """Return a server's model: the fine-tuned one of that name, or a task's built-in one. Raises EvaluationError."""
-    card = _find_card(require_server(url, None), url, task, model)
-    client = Client(url, timeout=_TIMEOUT_S)
-    options = _options(card.task, card.name if card.finetuned else None)
+    card = _find_card(require_server(url, api_key), url, task, model)
+    client = Client(url, api_key, timeout=_TIMEOUT_S)
+    options = _options(card.task, card.name if card.finetuned else None, tiles)
 
     def predict(image: bytes) -> Sequence[Prediction]:
         return [one.to_wire() for one in client.run(card.task, image, **options).predictions]
@@ -33,7 +33,9 @@ def from_server(url: str, task: str | None, model: str | None) -> Predictor:
     return Predictor(card.task, card.name, card.labels, has_wnids, predict, _CONCURRENCY)
 
 
-def in_process(task: str | None, profile: "Profile", model: str | None, models_dir: Path | None) -> Predictor:
+def in_process(
+    task: str | None, profile: "Profile", model: str | None, models_dir: Path | None, tiles: int
+) -> Predictor:
     """Load a model into this process. Raises EvaluationError."""
     from foursight import models  # noqa: PLC0415
     from foursight.clients.cli import finetuned, local  # noqa: PLC0415
@@ -45,7 +47,7 @@ def in_process(task: str | None, profile: "Profile", model: str | None, models_d
         loaded, card = local.load_model(chosen, found, profile)
     except models.ModelError as error:
         raise EvaluationError(str(error)) from None
-    options = _options(chosen, card.name if found else None)
+    options = _options(chosen, card.name if found else None, tiles)
 
     def predict(image: bytes) -> Sequence[Prediction]:
         decoded = models.decode(image)
@@ -68,9 +70,14 @@ def _find_card(cards: list[ModelCard], url: str, task: str | None, model: str | 
     return named[0]
 
 
-def _options(task: str, model: str | None) -> dict[str, Any]:
+def _options(task: str, model: str | None, tiles: int) -> dict[str, Any]:
     """Return options for as many predictions as the figures take into account."""
-    wanted = {"top_k": 1 if TASKS[task].has_boxes else _TOP, "score_threshold": _LOWEST_SCORE, "max_detections": 100}
+    wanted = {
+        "top_k": 1 if TASKS[task].has_boxes else _TOP,
+        "score_threshold": _LOWEST_SCORE,
+        "max_detections": 100,
+        "tiles": tiles,
+    }
     if TASKS[task].finds == "labels":
         del wanted["score_threshold"]
     known = TASKS[task].options.model_fields

@@ -45,6 +45,10 @@ class DetectOptions(_ClientOptions, total=False):
     """Maximum number of objects, best first: 1 to 100. Default: 100."""
     classes: Iterable[str] | str | None
     """Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out."""
+    tiles: int | None
+    """Also search overlapping tiles, this many along the longer side: 1 (no tiles) to 6. It finds small objects
+    in large images, and takes longer. Default: 1.
+    """
 
 
 class SegmentOptions(_ClientOptions, total=False):
@@ -58,6 +62,10 @@ class SegmentOptions(_ClientOptions, total=False):
     """Maximum number of objects, best first: 1 to 100. Default: 100."""
     classes: Iterable[str] | str | None
     """Labels to keep, comma-separated; "in quotes" if one has a comma. All others are left out."""
+    tiles: int | None
+    """Also search overlapping tiles, this many along the longer side: 1 (no tiles) to 6. It finds small objects
+    in large images, and takes longer. Default: 1.
+    """
     mask_format: Literal["rle", "polygon", "none"] | None
     """Encoding of masks: `rle` (COCO compressed run-length encoding), `polygon` (outlines [x1, y1, x2, y2, ...]
     in pixels, holes filled), or `none` (no masks). Default: rle.
@@ -82,6 +90,8 @@ class AnalyzeOptions(_ClientOptions, total=False):
     classes: Iterable[str] | str | None
     """Passed on to classify, detect, segment."""
     max_detections: int | None
+    """Passed on to detect, segment."""
+    tiles: int | None
     """Passed on to detect, segment."""
     mask_format: Literal["rle", "polygon", "none"] | None
     """Passed on to segment."""

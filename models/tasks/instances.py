@@ -18,7 +18,7 @@ from foursight.models.engines import devices
 from foursight.models.engines.precision import FLOAT32, PrecisionConfig
 from foursight.models.networks.ssd_rcnn.boxes import FINE_SIDE
 from foursight.models.results import Card, Predictions
-from foursight.models.tasks import ssd_forward
+from foursight.models.tasks import ssd_forward, tiles
 from foursight.models.tasks.masks import paste
 from foursight.models.tasks.objects import Batch, Detector, ObjectNetwork, PreparedImage, RawDetections, Request
 from foursight.models.tasks.variants import Variants
@@ -79,9 +79,30 @@ class Rcnn:
         width, height = size or image.size
         return PreparedImage(self.network.prepare(image), (height, width))
 
+    def prepare_views(
+        self, image: Image.Image, request: Request, size: tuple[int, int] | None = None
+    ) -> list[PreparedImage]:
+        """Prepare the image and, with the option `tiles`, its tiles."""
+        if request.options.tiles == 1:
+            return [self.prepare(image, size)]
+        width, height = size or image.size
+        x, y = image.width / width, image.height / height
+        found = []
+        for x1, y1, x2, y2 in tiles.views((width, height), request.options.tiles):
+            part = image.crop((round(x1 * x), round(y1 * y), round(x2 * x), round(y2 * y)))
+            found.append(PreparedImage(self.network.prepare(part), (y2 - y1, x2 - x1), (y1, x1)))
+        return found
+
     def predict(self, batch: Batch) -> list[RawDetections]:
         """Run the network."""
-        return self.network.detect(batch)
+        return [
+            replace(found, origin=image.origin)
+            for found, (image, _) in zip(self.network.detect(batch), batch, strict=True)
+        ]
+
+    def join(self, outputs: list[RawDetections], request: Request) -> RawDetections:
+        """Join the outputs for the views of an image."""
+        return tiles.join(outputs, request.options.max_detections)
 
     def finish(self, output: RawDetections, request: Request) -> Predictions:
         """Look up class ids and labels, and paste the masks into the original image."""

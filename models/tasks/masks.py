@@ -30,6 +30,20 @@ def _paste_one(mask: Floats, box: list[int], size: tuple[int, int]) -> BoxMask:
     return BoxMask(left, top, rows @ mask @ columns.T > 0.5)
 
 
+def resample(mask: Floats, box: Floats, other: Floats) -> Floats:
+    """Return a mask [M, M] in `box` as a mask of the same size in `other`; boxes are xyxy. Bilinear, 0 outside."""
+    cells = np.arange(len(mask)) + 0.5
+    weights = []
+    for low, high in ((1, 3), (0, 2)):
+        # Where the cells of the new mask lie in the old one, in cells of a mask with a margin of zeros.
+        pixels = other[low] + cells * (other[high] - other[low]) / len(mask)
+        at = ((pixels - box[low]) / max(box[high] - box[low], 1e-6) * len(mask) + 0.5).clip(0, len(mask) + 1)
+        weights.append(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(len(mask) + 2))))
+    rows, columns = weights
+    resampled: Floats = (rows @ np.pad(mask, 1) @ columns.T).astype(np.float32)
+    return resampled
+
+
 def _bilinear(cells: int, pixels: int) -> Floats:
     """Return the weights [pixels, cells] that resize a row of cells bilinearly, without antialiasing.
 

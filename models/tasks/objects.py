@@ -43,15 +43,19 @@ Request = ResolvedRequest[DetectOptions, Detector]
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An input: `pixels` are the network's own; `size` is the original (height, width)."""
+    """An input: `pixels` are the network's own; `size` is the original (height, width).
+
+    `origin` is where a tile begins in its image, as (top, left).
+    """
 
     pixels: Any
     size: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class RawDetections:
-    """An output, in pixels of the original image of `size` (height, width).
+    """An output, in pixels of the original image of `size` (height, width), or of the tile at `origin` (top, left).
 
     `boxes` float32 [N, 4] xyxy, `scores` float32 [N], `indices` int64 [N] into the classes of the request's model,
     `masks` float32 [N, 28, 28] probabilities within each box, or None.
@@ -62,6 +66,7 @@ class RawDetections:
     indices: NDArray[np.int64]
     masks: NDArray[np.float32] | None
     size: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
 
 
 Batch = list[tuple[PreparedImage, Request]]
