@@ -106,7 +106,7 @@ def _server(url: str | None, tasks: Sequence[str]) -> Iterator[Server]:
         server = OwnServer(tasks, port, Path(folder))
         try:
             server.start()
-            wait_until_ready(server)
+            wait_until_ready(server, tasks)
             yield server
         finally:
             server.end()

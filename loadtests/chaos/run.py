@@ -192,19 +192,21 @@ class Run:
             time.sleep(1)
 
 
-def is_ready(client: httpx.Client) -> bool:
-    """Return whether the server says that it is ready."""
+def is_ready(client: httpx.Client, tasks: Sequence[str] = ()) -> bool:
+    """Return whether the server says that it is ready, and the router knows the workers of these tasks."""
     try:
-        return client.get("/readyz").status_code == 200
+        # A worker refuses GET; without a route to it, the answer is 503.
+        known = all(client.get(f"/v1/{task}").status_code == 405 for task in tasks)
+        return known and client.get("/readyz").status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def wait_until_ready(server: OwnServer) -> None:
+def wait_until_ready(server: OwnServer, tasks: Sequence[str] = ()) -> None:
     """Wait until a server that was started is ready. Raises Broken."""
     deadline = time.monotonic() + START_S
     with new_client(server.url, PROBE_TIMEOUT_S) as client:
-        while not is_ready(client):
+        while not is_ready(client, tasks):
             if server.has_ended() or time.monotonic() > deadline:
                 raise Broken(f"the server did not start: {'; '.join(line for _, line in server.said[-3:])}")
             time.sleep(POLL_S)
