@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
-from foursight.serving import logs, metrics, openapi, responses, traces, web
+from foursight.serving import logs, metrics, openapi, responses, router_log, traces, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.deadline import read_deadline
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
@@ -45,6 +45,8 @@ class Gateway:
         self._timeout_s = settings.request_timeout_s
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = RequestMetrics("analyze", replica)
+        self._refusals = RequestMetrics("router", replica)
+        router_log.follow(self._refusals)
         self._traces = traces.connect(replica)
         self._handles = TaskHandles()
         self._known: dict[str, list[ModelCard]] = {}
@@ -107,7 +109,7 @@ class Gateway:
     async def metrics(self, request: Request) -> Response:
         """The metrics of the gateway and of all workers, in Prometheus' text format."""
         pages = [page for pages in (await self._broadcast_all("metrics")).values() for page in pages]
-        pages.append(self._metrics.page())
+        pages += [self._metrics.page(), self._refusals.page()]
         return PlainTextResponse(metrics.merge(pages), media_type="text/plain; version=0.0.4")
 
     async def absent(self, request: Request) -> Response:

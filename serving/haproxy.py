@@ -20,7 +20,14 @@ from foursight.schema import Problem
 from foursight.serving.api_keys import SCOPES
 from foursight.serving.errors import MEDIA_TYPE, problem
 from foursight.serving.ray_internals import environment
-from foursight.serving.ray_internals.haproxy_config import MAX_ID, REFUSED_PATHS, REJECTED, Edge, patch_config
+from foursight.serving.ray_internals.haproxy_config import (
+    CODE_HEADER,
+    MAX_ID,
+    REFUSED_PATHS,
+    REJECTED,
+    Edge,
+    patch_config,
+)
 
 _PR_SET_PDEATHSIG = 1
 _EDGE = "edge.json"
@@ -119,6 +126,7 @@ def _response(body: Problem, headers: Mapping[str, str]) -> bytes:
         "Content-Length": str(len(text)),
         "X-Content-Type-Options": "nosniff",
         "Connection": "close",
+        CODE_HEADER: body.code,
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in {**fields, **headers}.items())
     return f"HTTP/1.1 {body.status} {body.title}\r\n{head}\r\n".encode() + text

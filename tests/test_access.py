@@ -157,6 +157,11 @@ def test_the_log_has_the_name_of_the_key_and_never_a_key(site: Site) -> None:
     until(lambda: '"id": "named"' in log_of(site.url))
     (line,) = [json.loads(one) for one in log_of(site.url).splitlines() if '"id": "named"' in one]
     assert line["key"] == "infer"
+    with site.client("wrong") as client:
+        client.get("/v1/limits", headers={"X-Request-ID": "refused"})
+    until(lambda: '"id": "refused"' in log_of(site.url))
+    (line,) = [json.loads(one) for one in log_of(site.url).splitlines() if '"id": "refused"' in one]
+    assert (line["task"], line["status"], line["code"]) == ("router", 401, "invalid_key")
     assert not any(key in log_of(site.url) for key in site.key.values())
 
 

@@ -118,7 +118,7 @@ def test_the_patched_configuration_listens_on_the_servers_own_address_only(rende
     assert re.findall(r"(?m)^ *bind (\S+)", patched) == [f"127.0.0.1:{rendered.port}"]
     assert "9101" not in patched
     assert "8404" not in patched
-    assert re.findall(r"(?m)^ *log ", patched) == []
+    assert re.findall(r"(?m)^ *log (\S+)", patched) == [f"{rendered.folder}/router.sock"]
 
 
 def test_the_timeouts_of_the_environment_are_in_the_file(patched: str) -> None:

@@ -83,6 +83,34 @@ def test_an_error_has_a_line_with_its_code(server: str, path: str, content: byte
     assert (line["status"], line["code"], line["level"]) == (status, code, "info")
 
 
+def test_what_the_router_refuses_is_logged_and_counted(server: str) -> None:
+    def count() -> float:
+        samples = [line for line in httpx.get(f"{server}/metrics").text.splitlines() if 'code="unknown_host"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in samples)
+
+    before = count()
+    response = post(server, "/v1/classify?secret-1", b"", "log-router", Host="evil.example")
+    assert (response.status_code, response.json()["code"]) == (421, "unknown_host")
+    assert "X-Code" not in response.headers
+    line = line_of(server, "log-router")
+    assert {key: line[key] for key in ("level", "event", "task", "path", "status", "code", "client")} == {
+        "level": "info", "event": "request", "task": "router", "path": "/v1/classify", "status": 421,
+        "code": "unknown_host", "client": "127.0.0.1",
+    }  # fmt: skip
+    assert count() == before + 1
+
+
+def test_what_is_no_http_is_logged(server: str) -> None:
+    url = httpx.URL(server)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as caller:
+        caller.sendall(b"GET /log-no-http\xff HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert caller.recv(20).startswith(b"HTTP/1.1 400")
+    deadline = time.monotonic() + 30
+    while '"path": "<BADREQ>"' not in log_of(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_several_images_are_added_up(server: str) -> None:
     files = [("image", ("a.jpg", CHELSEA)), ("image", ("b.jpg", b"no image"))]
     httpx.post(f"{server}/v1/classify", files=files, headers={"X-Request-ID": "log-several"}, timeout=60)

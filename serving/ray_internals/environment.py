@@ -35,6 +35,9 @@ def variables(folder: Path, haproxy_threads: int, fallback_port: int) -> dict[st
         # Serve replaces a starting proxy after three failed checks, of 5 s each by default. On a busy machine that is
         # too short, for the replacement as well. The start as a whole has its own time limit.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+        # A router that has ended is replaced after three failed checks, which are 10 s apart by default. Until then
+        # nothing is answered.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray's own handler prints a trace at SIGTERM. Python's faulthandler, which Ray enables, reports crashes.
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",

@@ -10,7 +10,7 @@ The template has unsafe defaults that no variable changes:
 - requests for a task without a worker wait in Serve's own proxy, with their bodies: without its `server` lines,
   they are a 503 at once;
 - `/-/routes` tells everyone what is deployed: it is removed;
-- one line per request is logged to a syslog that does not exist: logging is removed;
+- one line per request is logged to a syslog that does not exist: what HAProxy answers itself is logged to the gateway;
 - a client may take any time to send its headers: it gets a timeout;
 - one client may hold all connections: they are limited by address;
 - headers that only Serve's own proxy may set, and that fail if they are not UTF-8, reach the workers: they are removed;
@@ -28,6 +28,11 @@ from foursight.serving.ray_internals.key_rules import answer
 HEADER_TIMEOUT_S = 30
 # A file in the server's folder with the reason why the configuration was rejected.
 REJECTED = "haproxy-rejected.txt"
+# A socket in the server's folder, for a line about each request that HAProxy answers itself. Tabs separate its fields.
+LOG_SOCKET = "router.sock"
+LOG_FORMAT = "\\t".join(("%[var(txn.request_id)]", "%ci", "%[var(txn.name)]", "%HP", "%[var(txn.code)]", "%ST", "%Ta"))
+# The header of a response file with its error code, for the log; it is not sent.
+CODE_HEADER = "X-Code"
 # A file in the server's folder with the beginnings of paths that are refused, because the server stops.
 REFUSED_PATHS = "refused-paths.txt"
 # HAProxy's own errors, for which there is a file <status>.http. What is not HTTP, or ends before its headers do, gets
@@ -82,7 +87,7 @@ def patch_config(config: str, folder: Path, edge: Edge) -> str:
     Raises RuntimeError if an unsafe default remains, which means that Ray's template has changed.
     """
     config = "".join(text for text in _sections(config) if not text.startswith(("frontend prometheus", "listen stats")))
-    config = re.sub(r"(?m)^ *log .*\n", "", config)
+    config = re.sub(rf"(?m)^ *log (?!{re.escape(str(folder))}).*\n", "", config)
     config = re.sub(r"(?m)^.* if routes\n|^ *acl routes .*\n", "", config)
     config = re.sub(r"(?m)^ *server .* backup\n", "", config)
     config = re.sub(r"(stats socket \S+) mode 666", r"\1 mode 600", config)
@@ -140,6 +145,12 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
     """Return the lines of the frontend that decide what is let in."""
     refused = f"{{ path -m beg -f {folder}/{REFUSED_PATHS} }}"
     rules = [
+        f"log {folder}/{LOG_SOCKET} len 8192 format raw local0 info",
+        f'log-format "{LOG_FORMAT}"',
+        f"http-after-response set-var(txn.code) res.fhdr({CODE_HEADER})",
+        f"http-after-response del-header {CODE_HEADER}",
+        # A worker has logged it.
+        "http-response set-log-level silent",
         f"{answer('bad_request', folder)} if {{ req.fhdr(x-request-id) -m reg '[^!-~]|^.{{{MAX_ID + 1}}}' }}",
         "http-request set-header X-Request-ID %[uuid()] unless { req.fhdr(x-request-id) -m len gt 0 }",
         "http-request set-var(txn.request_id) req.fhdr(x-request-id)",
