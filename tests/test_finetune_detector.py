@@ -186,7 +186,8 @@ def test_models_of_another_task_network_or_shape_are_refused(
     spec = json.loads((written / store.SPEC).read_text())
     for change, code, said in (
         ({"task": "detect"}, "model_mismatch", "it is for detect"),
-        ({"labels": ["one"]}, "model_mismatch", "size mismatch"),
+        ({"labels": ["one"]}, "model_corrupt", "category_ids must have one id for each label"),
+        ({"labels": ["one"], "category_ids": None}, "model_mismatch", "size mismatch"),
         ({"head": {"own": "all"}}, "model_mismatch", "do not match model.json"),
         (
             {"backbone": {"name": "efficientnet-lite0", "sha256": "0" * 64, "frozen": 9}},
