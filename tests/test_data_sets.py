@@ -285,12 +285,22 @@ def test_a_photo_without_a_label_file_counts_as_one_without_objects(tmp_path: Pa
     assert found.parts[0].notes == ("train: 1 images have no label file, and count as without objects",)
 
 
+def test_yolo_boxes_that_reach_beyond_their_image_are_clipped_with_a_note(tmp_path: Path) -> None:
+    root = data_sets.yolo(tmp_path, scenes(3))
+    # 320 x 200 pixels: the first begins 48 pixels to the left, the second is a whole image that is rounded up.
+    (root / "labels" / "train" / "1.txt").write_text("0 0.05 0.5 0.4 0.1\n0 0.500001 0.5 1 1\n")
+    (part, *_) = reading.read(root).parts
+    (photo,) = [one for one in part.photos if one.path.name == "1.png"]
+    assert [one.box for one in photo.objects] == [(0, 0, 320, 200), (0, 90, 80, 20)]
+    assert "train: 1 boxes reach beyond their image, and are clipped to it" in part.notes
+
+
 def test_every_fault_of_yolo_labels_is_reported_with_its_line(tmp_path: Path) -> None:
     root = data_sets.yolo(tmp_path, scenes(3))
     labels = root / "labels" / "train"
     (labels / "1.txt").write_text(
         "2 0.5 0.5 0.1 0.1\n0 160 100 40 40\n0 0.5 0.5 nan 0.1\ncat 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1\n"
-        "0 0.5 0.5 0.1 0.1 0.9\n0 0.5 0.5 0 0.1\n0.5 0.5 0.5 0.1 0.1\n-1 0.5 0.5 0.1 0.1\n0 0.05 0.5 0.4 0.1\n"
+        "0 0.5 0.5 0.1 0.1 0.9\n0 0.5 0.5 0 0.1\n0.5 0.5 0.5 0.1 0.1\n-1 0.5 0.5 0.1 0.1\n0 1 0.5 0 0.1\n"
     )
     (labels / "2.txt").write_bytes(b"\xff\xfe0 0.5")
     (labels / "gone.txt").write_text("0 0.5 0.5 0.1 0.1\n")
@@ -309,7 +319,7 @@ def test_every_fault_of_yolo_labels_is_reported_with_its_line(tmp_path: Path) ->
             "labels/train/1.txt:7: the box [160, 90, 0, 20] of 1.png has no area",
             "labels/train/1.txt:8: class 0.5 is not in data.yaml",
             "labels/train/1.txt:9: class -1 is not in data.yaml",
-            "labels/train/1.txt:10: the box [-48, 90, 128, 20] is outside 1.png (320 x 200)",
+            "labels/train/1.txt:10: the box [320, 90, 0, 20] of 1.png has no area",
             "labels/train/2.txt: not UTF-8 at byte 0; save it as UTF-8",
             "images/train/3.png: not an image that can be read",
         ],

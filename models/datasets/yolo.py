@@ -39,7 +39,7 @@ class _Side:
     def __init__(self, config: Config, key: str, paths: tuple[str, ...]) -> None:
         self._config, self._key, self._paths = config, key, paths
         self._problems: list[str] = []
-        self._without_file = self._repeated = 0
+        self._without_file = self._repeated = self._clipped = 0
 
     def read(self) -> Part:
         """Return the part."""
@@ -63,6 +63,8 @@ class _Side:
             notes.append(f"{self._key}: {self._without_file} images have no label file, and count as without objects")
         if self._repeated:
             notes.append(f"{self._key}: left out: {self._repeated} lines that repeat another one of their file")
+        if self._clipped:
+            notes.append(f"{self._key}: {self._clipped} boxes reach beyond their image, and are clipped to it")
         if self._config.unread:
             notes.append(f"left out: {', '.join(self._config.unread)} of {self._config.file.name}")
         names = self._config.names
@@ -145,7 +147,9 @@ class _Side:
             seen.add(words)
             name = f"{self._shown(file)}:{number}"
             try:
-                yield _object(name, words, self._config, image, size)
+                found, is_clipped = _object(name, words, self._config, image, size)
+                self._clipped += is_clipped
+                yield found
             except Fault as fault:
                 self._problems.append(f"{name}: {fault}")
 
@@ -154,8 +158,13 @@ class _Side:
         return next((str(path.relative_to(root)) for root in roots if path.is_relative_to(root)), str(path))
 
 
-def _object(name: str, words: tuple[str, ...], config: Config, image: str, size: tuple[int, int]) -> Object:
-    """Return the object of a line. Raises Fault."""
+def _object(
+    name: str, words: tuple[str, ...], config: Config, image: str, size: tuple[int, int]
+) -> tuple[Object, bool]:
+    """Return the object of a line, and whether its box is clipped to the image. Raises Fault.
+
+    Programs that move objects at random write boxes whose centre is in the image and whose border is not.
+    """
     label, values = _label(words[0], config), words[1:5] if config.has_keypoints else words[1:]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise Fault(
@@ -166,17 +175,21 @@ def _object(name: str, words: tuple[str, ...], config: Config, image: str, size:
     width, height = size
     if len(numbers) == 4:
         x, y, w, h = numbers
-        box = rounded(((x - w / 2) * width, (y - h / 2) * height, w * width, h * height))
-        outline = None
+        whole = rounded(((x - w / 2) * width, (y - h / 2) * height, w * width, h * height))
+        box, outline = whole, None
+        if box_problem(whole, size, image) and min(w, h) > 0:
+            left, top = max(whole[0], 0), max(whole[1], 0)
+            right, bottom = min(whole[0] + whole[2], width), min(whole[1] + whole[3], height)
+            box = rounded((left, top, right - left, bottom - top))
     else:
         xs = [round(x * width, DIGITS) for x in numbers[::2]]
         ys = [round(y * height, DIGITS) for y in numbers[1::2]]
-        box = rounded((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
+        box = whole = rounded((min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)))
         outline = [[value for corner in zip(xs, ys, strict=True) for value in corner]]
     problem = box_problem(box, size, image)
     if problem:
         raise Fault(problem)
-    return Object(name, label, box, outline)
+    return Object(name, label, box, outline), box != whole
 
 
 def _label(word: str, config: Config) -> str:
