@@ -11,6 +11,7 @@ class Limits(Wire):
     upload_bytes: int = Field(description="Bytes of one request's body: body_too_large.")
     uploads_bytes: int = Field(description="Bytes of all uploads in flight, per worker: too_many_uploads.")
     upload_seconds: float = Field(description="Time for receiving a body: upload_timeout.")
+    upload_bytes_per_second: int = Field(description="Least rate of an upload after its first 10 s: upload_too_slow.")
     images: int = Field(description="Images in one request: too_many_images.")
     image_pixels: int = Field(description="Width x height of an image: too_many_pixels.")
     image_side: int = Field(description="Pixels of an image's longer side: side_too_long.")

@@ -43,6 +43,7 @@ CODES = {
     "method_not_allowed": ErrorCode(405, "The path does not support this method."),
     "not_acceptable": ErrorCode(406, "The Accept header rules out every available format."),
     "upload_timeout": ErrorCode(408, "The upload took too long."),
+    "upload_too_slow": ErrorCode(408, "The upload arrives more slowly than the limit."),
     "builtin_model": ErrorCode(409, "A built-in model cannot be replaced or removed."),
     "model_exists": ErrorCode(409, "A model of that name exists already."),
     "model_corrupt": ErrorCode(409, "A model's files are incomplete or damaged."),

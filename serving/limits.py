@@ -15,6 +15,7 @@ def limits(settings: Settings) -> Limits:
         upload_bytes=settings.max_upload_bytes,
         uploads_bytes=settings.max_uploads_mib * 2**20,
         upload_seconds=upload.TIMEOUT_S,
+        upload_bytes_per_second=upload.MIN_RATE,
         images=upload.MAX_IMAGES,
         image_pixels=settings.max_image_pixels,
         image_side=decode_guard.MAX_SIDE,

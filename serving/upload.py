@@ -1,7 +1,7 @@
 """From an HTTP request to the bytes of its images. Nothing is decoded here."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ Count = Callable[[int], None]
 
 MAX_IMAGES = 32
 TIMEOUT_S = 60
+# An upload may take GRACE_S, and a second more for each MIN_RATE bytes that have arrived.
+GRACE_S = 10
+MIN_RATE = 8192
 # Most clients send the whole body before they read the response, and see a broken pipe instead if the server stops
 # reading. So an upload over the limit is read and discarded, up to this multiple of the limit.
 DRAIN_FACTOR = 4
@@ -72,8 +75,8 @@ class _InMemoryParser(MultiPartParser):
 async def read_images(request: Request, max_bytes: int, count: Count) -> list[bytes]:
     """Return the images of a request, at most MAX_IMAGES: its body, the files of its multipart body, or base64 in JSON.
 
-    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, unsupported_media_type, invalid_multipart,
-    invalid_json, invalid_base64, truncated_image, too_many_images).
+    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, upload_too_slow, unsupported_media_type,
+    invalid_multipart, invalid_json, invalid_base64, truncated_image, too_many_images).
     """
     media_type = media_type_of(request)
     if media_type.startswith(_NEVER_AN_IMAGE) and media_type not in text_images.TEXT_TYPES:
@@ -100,7 +103,8 @@ async def read_images(request: Request, max_bytes: int, count: Count) -> list[by
 async def read_body(request: Request, max_bytes: int, count: Count) -> bytes | list[bytes]:
     """Return the body of a request, or the files of a multipart body.
 
-    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, unsupported_media_type, invalid_multipart).
+    Raises ApiError (body_too_large, too_many_uploads, upload_timeout, upload_too_slow, unsupported_media_type,
+    invalid_multipart).
     """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
@@ -113,14 +117,22 @@ async def read_body(request: Request, max_bytes: int, count: Count) -> bytes | l
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > DRAIN_FACTOR * max_bytes:
         raise _too_large(max_bytes, {"Connection": "close"})
+    start = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout_at(start + GRACE_S) as limit:
+            chunks = _limited(_in_pace(request, start, limit), max_bytes, count)
             if media_type_of(request) == "multipart/form-data":
-                return await _read_multipart(request, max_bytes, count)
-            return b"".join([chunk async for chunk in _limited(request, max_bytes, count)])
+                return await _read_multipart(request, chunks)
+            return b"".join([chunk async for chunk in chunks])
     except TimeoutError:
+        if limit.when() == start + TIMEOUT_S:
+            raise ApiError(
+                "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
+            ) from None
         raise ApiError(
-            "upload_timeout", f"The upload took longer than {TIMEOUT_S} seconds.", "Send a smaller file."
+            "upload_too_slow",
+            f"After {GRACE_S} seconds, the upload is slower than {MIN_RATE:,} bytes per second.",
+            "Send it without pauses, or a smaller file.",
         ) from None
 
 
@@ -134,9 +146,18 @@ async def in_thread_if_long(parse: Callable[[bytes], Parsed], body: bytes) -> Pa
     return await asyncio.to_thread(parse, body) if len(body) > _LONG_TEXT else parse(body)
 
 
-async def _limited(request: Request, max_bytes: int, count: Count) -> AsyncGenerator[bytes, None]:
+async def _in_pace(request: Request, start: float, limit: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
+    """Yield a body that began to arrive at `start`, and let `limit` follow what has arrived."""
     total = 0
     async for chunk in request.stream():
+        total += len(chunk)
+        limit.reschedule(start + min(TIMEOUT_S, GRACE_S + total / MIN_RATE))
+        yield chunk
+
+
+async def _limited(body: AsyncIterable[bytes], max_bytes: int, count: Count) -> AsyncGenerator[bytes, None]:
+    total = 0
+    async for chunk in body:
         total += len(chunk)
         if total <= max_bytes:
             count(len(chunk))
@@ -147,10 +168,10 @@ async def _limited(request: Request, max_bytes: int, count: Count) -> AsyncGener
         raise _too_large(max_bytes)
 
 
-async def _read_multipart(request: Request, max_bytes: int, count: Count) -> list[bytes]:
+async def _read_multipart(request: Request, body: AsyncGenerator[bytes, None]) -> list[bytes]:
     hint = "Send each image as a file, as in: curl -F image=@photo.jpg"
     try:
-        form = await _InMemoryParser(request.headers, _limited(request, max_bytes, count), max_files=1000).parse()
+        form = await _InMemoryParser(request.headers, body, max_files=1000).parse()
     except ClientDisconnect:
         raise
     except (MultiPartException, KeyError, ValueError) as error:

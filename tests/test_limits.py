@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from foursight.schema.limits import Limits
+from foursight.serving import upload
 from foursight.serving.endpoint import Endpoint
 from foursight.serving.metrics import WorkerMetrics
 from foursight.serving.settings import Settings
@@ -138,6 +139,24 @@ def test_a_queue_that_is_too_long_for_the_client_refuses_before_the_body_is_read
         made.admission.assume(8)
         with made.admission.reserve(1):
             assert answer_of(made, "10", never(), path).json()["code"] == "overloaded"
+
+
+def test_an_upload_that_trickles_is_refused_and_one_that_keeps_pace_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "GRACE_S", 1)
+    monkeypatch.setattr(upload, "MIN_RATE", len(PHOTO))
+
+    async def trickle(pieces: int, size: int) -> AsyncIterator[bytes]:
+        for start in range(0, pieces * size, size):
+            yield PHOTO[start : start + size]
+            await asyncio.sleep(0.1)
+
+    task = Brightness()
+    task.gate.set()
+    with endpoint(task) as made:
+        slow = answer_of(made, "60", trickle(pieces=100, size=1))
+        assert (slow.status_code, slow.json()["code"]) == (408, "upload_too_slow")
+        # It takes longer than the grace, too.
+        assert answer_of(made, "60", trickle(pieces=15, size=len(PHOTO) // 15 + 1)).status_code == 200
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "0", "nan", "inf"])
