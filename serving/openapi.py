@@ -11,12 +11,19 @@ from foursight.schema.layers import LayersOptions
 from foursight.schema.limits import Limits
 from foursight.schema.options import Options
 from foursight.schema.tasks import TASKS, TaskSpec
+from foursight.serving import deadline
 from foursight.serving.errors import CODES, MEDIA_TYPE
 from foursight.serving.upload import MAX_IMAGES
 
 _REF = "#/components/schemas/{model}"
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _BYTES = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+_TIMEOUT = {
+    "name": deadline.HEADER,
+    "in": "header",
+    "description": "Seconds that the client waits. What cannot be answered in time is refused, or ends with 504.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 _FINDS = {
     "labels": "labels of the whole image",
     "object": "the main object, with a box",
@@ -61,7 +68,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
         "summary": task.summary,
         "description": f"Returns {_FINDS[task.finds]}. Send an image as the body, or up to {MAX_IMAGES} images as "
         "fields `image` of a multipart body.",
-        "parameters": _parameters(task.options),
+        "parameters": [*_parameters(task.options), _TIMEOUT],
         "requestBody": _request_body(images),
         "responses": {
             "200": {
@@ -94,6 +101,7 @@ def _analysis(tasks: list[TaskSpec]) -> dict[str, Any]:
                 _parameter(name, {"type": "string", "description": f"Passed to {', '.join(names)}."})
                 for name, names in tasks_with.items()
             ),
+            _TIMEOUT,
         ],
         "requestBody": _request_body({"type": "string", "format": "binary"}),
         "responses": {
@@ -176,6 +184,7 @@ _GATEWAY = {
                     "description": LayersOptions.model_fields["size"].description,
                     "schema": {"type": "string", "pattern": "^[0-9]+(x[0-9]+)?$"},
                 },
+                _TIMEOUT,
             ],
             "responses": {
                 "200": {

@@ -23,6 +23,7 @@ import foursight
 from foursight import (
     CannotConnect,
     Client,
+    DeadlineExceeded,
     Failed,
     FoursightError,
     InvalidAnswer,
@@ -142,6 +143,19 @@ def test_a_server_that_does_not_respond_times_out_and_is_not_retried(kind: str, 
             asking.classify(PHOTO)
         given_up.set()
         assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_the_server_is_told_the_timeout_and_may_give_up_first(kind: str) -> None:
+    late = Reply(problem(504, "deadline_exceeded").model_dump_json().encode(), 504)
+    replies = iter([GOOD, late])
+    with Scripted(lambda _: next(replies)) as server, twins.make(kind, server.url, timeout=2.5) as asking:
+        asking.classify(PHOTO)
+        with pytest.raises(TimedOut) as caught:
+            asking.classify(PHOTO)
+        assert isinstance(caught.value, DeadlineExceeded)
+        assert pickle.loads(pickle.dumps(caught.value)).code == "deadline_exceeded"
+    assert [asked.headers["Request-Timeout"] for asked in server.asked] == ["2.5", "2.5"]
 
 
 @pytest.mark.parametrize("kind", twins.KINDS)

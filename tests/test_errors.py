@@ -79,4 +79,6 @@ def test_the_document_is_valid_openapi_and_derives_from_the_table_of_tasks() -> 
     for name in ("detect", "classify"):
         operation = document["paths"][f"/v1/{name}"]["post"]
         assert operation["summary"] == TASKS[name].summary
-        assert [one["name"] for one in operation["parameters"]] == list(TASKS[name].options.model_fields)
+        *options, timeout = operation["parameters"]
+        assert [one["name"] for one in options] == list(TASKS[name].options.model_fields)
+        assert (timeout["name"], timeout["in"]) == ("Request-Timeout", "header")

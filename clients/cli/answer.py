@@ -66,7 +66,7 @@ def _answerer(task: str, options: Mapping[str, Any], shared: Shared) -> Iterator
     if os.sep in options.get("model", ""):
         raise click.UsageError("--model: a path needs --local. A server knows its models by their names.")
     cards = require_server(shared.url, shared.api_key, otherwise=", or add --local")
-    with Client(shared.url, shared.api_key) as client:
+    with Client(shared.url, shared.api_key, shared.timeout) as client:
         ask_many = client.analyze_many if task == "analyze" else partial(client.run_many, task)
 
         def many(images: list[ImageInput]) -> Generator[Outcome, None, None]:

@@ -83,6 +83,7 @@ class Shared:
     local: bool
     concurrency: int
     max_side: int | None
+    timeout: float
     json: bool
     jsonl: bool
     draw: Path | None
@@ -107,6 +108,14 @@ def shared_parameters() -> list[click.Parameter]:
         ),
         Option(
             "--max-side", type=minimum, metavar="N", help="Shrink images to N pixels before upload.", section=_SECTION
+        ),
+        Option(
+            "--timeout",
+            type=Number(float, 0.001),
+            default=60,
+            metavar="SECONDS",
+            help="How long to wait for each answer.",
+            section=_SECTION,
         ),
         Option("--json", is_flag=True, help="Write one JSON array.", section=_SECTION),
         Option("--jsonl", is_flag=True, help="Write JSON lines, as into a pipe.", section=_SECTION),

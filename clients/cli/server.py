@@ -7,7 +7,7 @@ import click
 
 from foursight.clients.cli.command import FAILED, NO_SERVER, CommandError
 from foursight.clients.sdk.client import Client
-from foursight.clients.sdk.errors import CannotConnect, FoursightError, InvalidAnswer, TimedOut
+from foursight.clients.sdk.errors import ApiError, CannotConnect, FoursightError, InvalidAnswer, TimedOut
 from foursight.schema import ModelCard
 
 
@@ -25,6 +25,8 @@ def open_client(url: str, api_key: str | None, otherwise: str = "") -> Iterator[
             yield client
     except ValueError as error:
         raise click.BadParameter(f"{error}.", param_hint="'--url'") from None
+    except ApiError as error:
+        raise CommandError(str(error), FAILED) from None
     except (CannotConnect, TimedOut, InvalidAnswer) as error:
         raise CommandError(f"{error.message} Start a server with `foursight serve`{otherwise}.", NO_SERVER) from None
     except FoursightError as error:

@@ -8,6 +8,7 @@ from foursight.clients.sdk.client import Client
 from foursight.clients.sdk.errors import (
     ApiError,
     CannotConnect,
+    DeadlineExceeded,
     FoursightError,
     InvalidAnswer,
     Overloaded,
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncClient",
     "CannotConnect",
     "Client",
+    "DeadlineExceeded",
     "Failed",
     "FoursightError",
     "InvalidAnswer",

@@ -31,9 +31,9 @@ class Client:
     Threads may share a client, and so may processes: a forked or pickled client makes its own connections.
 
     `url` is the server's address. `api_key` is sent with each request as a bearer token. `timeout`, in seconds, applies
-    to connecting (at most 5) and to each wait for bytes. A request is sent again up to `retries` times if the
-    connection failed or the server was busy (429, 503), after the delay in Retry-After plus an exponential, random
-    backoff. Each retry is logged as a warning to the logger `foursight`.
+    to connecting (at most 5) and to each wait for bytes; the server, which is told, gives up after it. A request is
+    sent again up to `retries` times if the connection failed or the server was busy (429, 503), after the delay in
+    Retry-After plus an exponential, random backoff. Each retry is logged as a warning to the logger `foursight`.
 
     An image is a path, an http(s) URL (fetched by the client, not by the server), bytes, a file opened in binary mode,
     a PIL image, or a numpy array, uint8 [H, W, 3], RGB. All tasks take `max_side`: an image whose longer side exceeds

@@ -9,6 +9,7 @@ FoursightError
     ├── Rejected        4xx: the request must be changed
     ├── Overloaded      429 or 503: the server is busy or starting
     └── ServerError     any other 5xx
+        └── DeadlineExceeded  504: no answer within the client's timeout; a TimedOut too
 """
 
 from foursight.schema import Problem
@@ -73,9 +74,15 @@ class ServerError(ApiError):
     """5xx: the server failed."""
 
 
+class DeadlineExceeded(ServerError, TimedOut):
+    """504: the server gave up, because the client's timeout, or its own limit, was over."""
+
+
 def to_api_error(problem: Problem, request_id: str | None = None, retry_after: float | None = None) -> ApiError:
     """Return the error for the problem details of a response; its class follows from the status."""
     if problem.status in (429, 503):
         return Overloaded(problem, request_id, retry_after)
+    if problem.code == "deadline_exceeded":
+        return DeadlineExceeded(problem, request_id, retry_after)
     kind = Rejected if problem.status < 500 else ServerError
     return kind(problem, request_id, retry_after)

@@ -5,6 +5,7 @@ and returns the result. Client and AsyncClient only carry out the steps: one blo
 """
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,8 @@ def server_settings(url: str, api_key: str | None, timeout: float) -> dict[str, 
     if address.scheme not in ("http", "https") or not address.host:
         raise ValueError(f"{url!r} is not the address of a server: it must begin with http:// or https://")
     headers = {"Accept": "application/json", "User-Agent": "foursight-python"}
+    if 0 < timeout < math.inf:
+        headers["Request-Timeout"] = f"{timeout:g}"
     return {
         "base_url": address.copy_with(path=address.path.rstrip("/").removesuffix("/v1"), query=None, fragment=None),
         # A proxy cannot reach this machine's own addresses.

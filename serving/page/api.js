@@ -50,7 +50,9 @@ export async function tasks() {
       name: path.replace("/v1/", ""),
       summary: post.summary.replace(/\.$/, ""),
       finds: post["x-finds"],
-      options: Object.fromEntries(post.parameters.map(({ name, schema }) => [name, schema])),
+      options: Object.fromEntries(
+        post.parameters.filter((parameter) => parameter.in === "query").map(({ name, schema }) => [name, schema]),
+      ),
     }));
 }
 
