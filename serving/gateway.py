@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 from foursight.models.errors import ModelError
 from foursight.schema import LayerTable, ModelCard, ModelCards
 from foursight.schema.layers import LayersOptions
-from foursight.serving import logs, metrics, openapi, responses, router_log, traces, web
+from foursight.schema.readiness import Fault, Readiness
+from foursight.serving import logs, metrics, openapi, responses, router_log, supervisor, traces, web
 from foursight.serving.analyze import Analyzer
 from foursight.serving.deadline import read_deadline
 from foursight.serving.errors import ApiError, as_api_error, method_not_allowed, unavailable
@@ -49,6 +50,8 @@ class Gateway:
         router_log.follow(self._refusals)
         self._traces = traces.connect(replica)
         self._handles = TaskHandles()
+        # The tasks that do not answer, although their workers run.
+        self._silent: dict[str, Fault] = {}
         self._known: dict[str, list[ModelCard]] = {}
         self._manager = ModelManager(settings, self._handles)
         self._analyzer = Analyzer(settings, self._metrics, self._handles, self._manager.task_of)
@@ -100,11 +103,22 @@ class Gateway:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 if every task has a worker that answers, else 503."""
+        """200 if every task has a worker that answers, else 503; the body names what does not work, and since when."""
         answers = await self._broadcast_all("ping")
-        tasks = {task: "ready" if answers[task] else "not ready" for task in self._tasks}
         ready = all(answers[task] for task in self._tasks)
-        return JSONResponse({"ready": ready, "tasks": tasks}, 200 if ready else 503)
+        faults = supervisor.faults()
+        for task in self._tasks:
+            part = supervisor.worker_of(task)
+            if answers[task]:
+                self._silent.pop(task, None)
+            elif part not in {fault.part for fault in faults}:
+                faults.append(self._silent.setdefault(task, supervisor.fault(part, "does not answer")))
+        state = Readiness(
+            ready=ready,
+            tasks={task: "ready" if answers[task] else "not ready" for task in self._tasks},
+            faults=faults,
+        )
+        return Response(state.model_dump_json(), 200 if ready else 503, media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:
         """The metrics of the gateway and of all workers, in Prometheus' text format."""

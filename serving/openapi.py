@@ -10,6 +10,7 @@ from foursight.schema.analyze import AnalyzeOptions
 from foursight.schema.layers import LayersOptions
 from foursight.schema.limits import Limits
 from foursight.schema.options import Options
+from foursight.schema.readiness import Readiness
 from foursight.schema.tasks import TASKS, TaskSpec
 from foursight.serving import deadline
 from foursight.serving.errors import CODES, MEDIA_TYPE
@@ -36,7 +37,7 @@ def document(tasks: Iterable[str]) -> dict[str, Any]:
     """Return the document of a server that serves these tasks."""
     specs = [TASKS[name] for name in tasks]
     schemas: dict[str, Any] = {}
-    for model in (Analysis, Answer, Answers, LayerTable, Limits, ModelCards, Problem):
+    for model in (Analysis, Answer, Answers, LayerTable, Limits, ModelCards, Problem, Readiness):
         schema = model.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -206,8 +207,13 @@ _GATEWAY = {
     "/healthz": _get("Check that the server runs.", _TEXT),
     "/readyz": _get(
         "Check that every task answers.",
-        {"application/json": {"schema": {"type": "object"}}},
-        **{"503": {"description": "A task does not answer yet."}},
+        {"application/json": {"schema": _ref("Readiness")}},
+        **{
+            "503": {
+                "description": "A task does not answer.",
+                "content": {"application/json": {"schema": _ref("Readiness")}},
+            }
+        },
     ),
     "/metrics": _get("Return metrics for Prometheus.", _TEXT),
 }

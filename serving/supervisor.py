@@ -4,14 +4,21 @@ Serve starts its router, its controller and the workers again. Ray's raylet and 
 them the server answers nothing or not for long, so it ends, and what has started it can start it again.
 """
 
+import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 
 import psutil
+from pydantic import TypeAdapter
+
+from foursight.schema.readiness import Fault
+from foursight.serving.ray_internals import environment
 
 INTERVAL_S = 1.0
 # A process that is stopped for longer (SIGSTOP) counts as ended, and is killed. Serve itself would need two minutes.
@@ -24,6 +31,9 @@ _RESTARTED = {
     "ray::HAProxyManager": "the router's manager",
 }
 _WORKER = "ray::ServeReplica:"
+# A file in the server's folder, from which the gateway reads the present faults.
+_FILE = "faults.json"
+_FAULTS = TypeAdapter(list[Fault])
 
 
 class ServerFailed(Exception):
@@ -35,7 +45,7 @@ def watch(stop: threading.Event) -> None:
     this = psutil.Process()
     vital = {process: _VITAL[process.name()] for process in this.children() if process.name() in _VITAL}
     expected = _count(_parts(this.children(recursive=True)))
-    missing: dict[str, float] = {}
+    missing: dict[str, Fault] = {}
     stopped_since: dict[psutil.Process, float] = {}
     while not stop.wait(INTERVAL_S):
         for process, name in vital.items():
@@ -52,10 +62,46 @@ def watch(stop: threading.Event) -> None:
         present = _count(parts)
         for name, count in expected.items():
             if present[name] < count and name not in missing:
-                missing[name] = time.monotonic()
-                _say(f"{name} has ended and is started again.")
+                missing[name] = fault(name, "has ended and is started again")
+                _say(f"{name} {missing[name].state}.")
+                _write(missing.values())
             elif present[name] >= count and name in missing:
-                _say(f"{name} runs again after {time.monotonic() - missing.pop(name):.0f} s.")
+                _say(f"{name} runs again after {(_now() - missing.pop(name).since).total_seconds():.0f} s.")
+                _write(missing.values())
+
+
+def fault(part: str, state: str) -> Fault:
+    """Return a fault that is noticed now."""
+    return Fault(part=part, state=state, since=_now())
+
+
+def faults() -> list[Fault]:
+    """Return the present faults of the server that this process belongs to."""
+    try:
+        return _FAULTS.validate_json(_file().read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+def worker_of(task: str) -> str:
+    """Return the name of the part that answers a task."""
+    return f"the worker of {task!r}"
+
+
+def _write(found: Collection[Fault]) -> None:
+    new = _file().with_suffix(".new")
+    # As for a standard error that cannot be written to.
+    with suppress(OSError):
+        new.write_bytes(_FAULTS.dump_json(list(found)))
+        new.replace(_file())
+
+
+def _file() -> Path:
+    return Path(os.environ[environment.CONFIG_FILE]).parent / _FILE
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -86,7 +132,7 @@ def _parts(processes: Iterable[psutil.Process]) -> dict[psutil.Process, str]:
                 continue
             title = process.cmdline()[0] if process.cmdline() else ""
             if title.startswith(_WORKER):
-                parts[process] = f"the worker of {title.split(':')[3]!r}"
+                parts[process] = worker_of(title.split(":")[3])
             elif known := [part for beginning, part in _RESTARTED.items() if title.startswith(beginning)]:
                 parts[process] = known[0]
     return parts

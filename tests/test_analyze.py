@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from math import ceil, floor
 
 import httpx
@@ -15,8 +16,9 @@ from openapi_spec_validator import validate
 from PIL import Image
 
 from foursight.schema import Analysis, Answer, Failure, Problem
+from foursight.schema.readiness import Fault, Readiness
 from foursight.schema.tasks import TASKS
-from tests.conftest import MAX_QUEUE, kill_worker
+from tests.conftest import MAX_QUEUE, kill_worker, log_of
 from tests.photos import encoded, photo, run_length_bmp
 from tests.test_server import counted
 
@@ -301,9 +303,19 @@ def test_hanging_up_leaves_no_work_behind(client: httpx.Client, server: str) -> 
 
 
 def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Client, server: str) -> None:
+    faults: list[Fault] = []
+
+    def is_ready() -> bool:
+        response = client.get("/readyz")
+        state = Readiness.model_validate_json(response.content)
+        assert state.ready == (response.status_code == 200)
+        faults.extend(state.faults)
+        return state.ready and not state.faults
+
     def is_back(path: str) -> bool:
         # Until then, a request is held, or refused with Retry-After. It uses a new connection, because HAProxy may
         # close a used one without an answer and leave the retry to the client.
+        is_ready()
         response = httpx.post(f"{server}{path}", content=ASTRONAUT, timeout=60)
         if response.status_code == 200:
             return True
@@ -312,6 +324,7 @@ def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Cl
         return False
 
     models = client.get("/v1/models").json()["models"]
+    before = datetime.now(UTC).replace(microsecond=0)
     kill_worker(server, "localize")
     layers = client.get("/v1/models/localize/layers")
     assert (layers.status_code, layers.json()["code"]) == (503, "unavailable")
@@ -323,6 +336,11 @@ def test_a_killed_worker_fails_its_own_part_only_and_comes_back(client: httpx.Cl
     assert found.tasks["localize"].error.code == "unavailable"
     until(lambda: is_back("/v1/localize"))
     until(lambda: is_back("/v1/analyze?tasks=localize"))
+    until(is_ready)
+    assert {one.part for one in faults} == {"the worker of 'localize'"}
+    assert "has ended and is started again" in {one.state for one in faults}
+    assert all(before <= one.since <= datetime.now(UTC) for one in faults)
+    assert "foursight serve: the worker of 'localize' has ended and is started again." in log_of(server)
     assert client.get("/readyz").json()["tasks"] == dict.fromkeys(TASKS, "ready")
 
 

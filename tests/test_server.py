@@ -191,7 +191,7 @@ def test_the_list_of_models_describes_each_task(client: httpx.Client) -> None:
 
 def test_health_readiness_and_metrics_are_reported(client: httpx.Client) -> None:
     assert client.get("/healthz").status_code == 200
-    assert client.get("/readyz").json() == {"ready": True, "tasks": dict.fromkeys(TASKS, "ready")}
+    assert client.get("/readyz").json() == {"ready": True, "tasks": dict.fromkeys(TASKS, "ready"), "faults": []}
     before = counted(client)
     client.post("/v1/classify", content=encoded(photo("coffee")))
     client.post("/v1/classify", content=b"no picture")
