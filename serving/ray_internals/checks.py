@@ -146,6 +146,8 @@ def _reader(variable: str) -> tuple[str, str]:
         "RAY_AUTH_MODE": "_private/authentication/authentication_token_setup.py",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "_private/ray_constants.py",
         "RAY_USAGE_STATS_ENABLED": "_common/usage/usage_constants.py",
+        "RAY_ROTATION_MAX_BYTES": "_private/node.py",
+        "RAY_ROTATION_BACKUP_COUNT": "_private/node.py",
     }
     if variable in python:
         return python[variable], quoted
@@ -158,6 +160,8 @@ def _purpose(variable: str) -> str:
         loopback.CLUSTER_SWITCH: "keep Ray's ports on loopback",
         "RAY_AUTH_MODE": "require a token from those who connect to Ray",
         "RAY_USAGE_STATS_ENABLED": "switch off Ray's usage reports",
+        "RAY_ROTATION_MAX_BYTES": "bound Ray's logs",
+        "RAY_ROTATION_BACKUP_COUNT": "bound Ray's logs",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "end an interrupted start at once",
         "RAY_worker_niceness": "run workers at normal priority",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "stop workers quickly",

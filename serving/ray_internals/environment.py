@@ -39,6 +39,9 @@ def variables(folder: Path, haproxy_threads: int, fallback_port: int) -> dict[st
         # nothing is answered.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Each of Ray's logs grows to six files of 512 MB by default; an idle server's grow by about 1 MB per hour.
+        "RAY_ROTATION_MAX_BYTES": str(10 * 2**20),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
         # Ray's own handler prints a trace at SIGTERM. Python's faulthandler, which Ray enables, reports crashes.
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
         # Ray checks on a cluster ten times a second. On one machine, without autoscaling, these intervals are enough;
