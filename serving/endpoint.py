@@ -68,6 +68,7 @@ class Endpoint:
         self.batcher: Batcher[Any, Any] = Batcher(task.predict, settings.max_batch, self._observe, is_fatal)
         pool = ImagePool(settings.decode_timeout_s)
         self._pipeline = Pipeline(task, settings.max_image_pixels, self.batcher, pool, metrics.passed)
+        metrics.pixels.set_function(lambda: self._pipeline.pixels_in_flight)
         self._cached = CachedPipeline(self._pipeline, settings.answer_cache_mib, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -73,6 +73,7 @@ class WorkerMetrics(RequestMetrics):
         self._batch_size = self._histogram("batch_size", "Images in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64))
         self._inference = self._histogram("inference_seconds", "Time that the network takes for a batch.")
         self.upload_bytes = self._gauge("upload_bytes", "Bytes of uploads in flight.")
+        self.pixels = self._gauge("pixels", "Pixels of images that are decoded and not yet answered.")
 
     def looked_up(self, result: CacheStatus) -> None:
         """Count a lookup in the answer cache."""

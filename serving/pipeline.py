@@ -133,6 +133,8 @@ class PixelImage:
 class Pipeline:
     """Runs images through a task; `pool` decodes and encodes, `batcher` computes.
 
+    `pixels_in_flight` counts the pixels of images that are decoded and not yet answered.
+
     `observe` is called for each image, with its model's name and the seconds of decoding and in the queue.
     """
 
@@ -149,6 +151,7 @@ class Pipeline:
         self._max_pixels = max_pixels
         self._batcher = batcher
         self._pool = pool
+        self.pixels_in_flight = 0
 
     async def answer(self, image: ImageSource, request: Request) -> TimedAnswer[Answer]:
         """Return the answer for one image as an object.
@@ -175,12 +178,17 @@ class Pipeline:
         start = perf_counter()
         decoded = await self._pool.decode(partial(image.decode, self._task, request, self._max_pixels, keep))
         decode_s = perf_counter() - start
-        outputs, timing = await self._compute(decoded.inputs, request)
-        predicted = Predicted(outputs, request, decoded.size, decoded.canvas)
-        content = await self._pool.run(partial(encode, predicted))
+        pixels = decoded.size[0] * decoded.size[1]
+        self.pixels_in_flight += pixels
+        try:
+            outputs, timing = await self._compute(decoded.inputs, request)
+            predicted = Predicted(outputs, request, decoded.size, decoded.canvas)
+            content = await self._pool.run(partial(encode, predicted))
+        finally:
+            self.pixels_in_flight -= pixels
         self._observe(request.model.card.name, decode_s, timing.queue_s)
         encode_s = perf_counter() - start - decode_s - timing.queue_s - timing.inference_s
-        return TimedAnswer(content, start, decode_s, timing, encode_s, decoded.size[0] * decoded.size[1])
+        return TimedAnswer(content, start, decode_s, timing, encode_s, pixels)
 
     async def _compute(self, inputs: list[Any], request: Request) -> tuple[list[Any], Timing]:
         """Return the outputs for the inputs of one image, each of which is queued on its own."""

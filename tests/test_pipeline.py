@@ -72,8 +72,10 @@ def test_the_bytes_of_an_image_are_released_when_it_is_decoded() -> None:
         while not (task.started.is_set() and len(batcher) == 2):
             await asyncio.sleep(0.01)
         assert sys.getrefcount(body) == before
+        assert pipeline.pixels_in_flight == 3 * 64 * 48
         task.gate.set()
         assert len({one.content for one in await asyncio.gather(*waiting)}) == 1
+        assert pipeline.pixels_in_flight == 0
 
     asyncio.run(test())
     batcher.close()

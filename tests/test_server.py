@@ -215,7 +215,8 @@ def test_one_valid_openapi_document_describes_all_tasks(client: httpx.Client) ->
     validate(document)
     assert {f"/v1/{task}" for task in TASKS} <= document["paths"].keys()
     names = [parameter["name"] for parameter in document["paths"]["/v1/segment"]["post"]["parameters"]]
-    assert names == ["model", "score_threshold", "max_detections", "classes", "mask_format", "Request-Timeout"]
+    options = ["model", "score_threshold", "max_detections", "classes", "tiles", "mask_format"]
+    assert names == [*options, "Request-Timeout"]
     page = client.get("/docs").text
     assert all(f"/v1/{task}" in page for task in TASKS)
     assert "http" not in re.sub(re.escape(str(client.base_url).rstrip("/")), "", page)
