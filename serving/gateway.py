@@ -6,7 +6,7 @@ Requests to a task do not pass through it: HAProxy sends them to the task's work
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from ray import serve
 from starlette.applications import Starlette
@@ -29,6 +29,7 @@ from foursight.serving.limits import limits
 from foursight.serving.metrics import RequestMetrics
 from foursight.serving.query import parse_options
 from foursight.serving.ray_internals import loopback
+from foursight.serving.ray_internals.haproxy_config import UNROUTED
 from foursight.serving.request_log import Logged
 from foursight.serving.settings import Settings
 from foursight.serving.task_handles import TaskHandles
@@ -105,19 +106,19 @@ class Gateway:
     async def readyz(self, request: Request) -> Response:
         """200 if every task has a worker that answers, else 503; the body names what does not work, and since when."""
         answers = await self._broadcast_all("ping")
-        ready = all(answers[task] for task in self._tasks)
+        unrouted = request.headers.getlist(UNROUTED)
+        tasks: dict[str, Literal["ready", "not ready"]] = {}
         faults = supervisor.faults()
         for task in self._tasks:
             part = supervisor.worker_of(task)
-            if answers[task]:
+            tasks[task] = "ready" if answers[task] and task not in unrouted else "not ready"
+            if tasks[task] == "ready":
                 self._silent.pop(task, None)
             elif part not in {fault.part for fault in faults}:
-                faults.append(self._silent.setdefault(task, supervisor.fault(part, "does not answer")))
-        state = Readiness(
-            ready=ready,
-            tasks={task: "ready" if answers[task] else "not ready" for task in self._tasks},
-            faults=faults,
-        )
+                what = "gets no requests yet" if answers[task] else "does not answer"
+                faults.append(self._silent.setdefault(task, supervisor.fault(part, what)))
+        ready = "not ready" not in tasks.values()
+        state = Readiness(ready=ready, tasks=tasks, faults=faults)
         return Response(state.model_dump_json(), 200 if ready else 503, media_type="application/json")
 
     async def metrics(self, request: Request) -> Response:

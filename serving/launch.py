@@ -103,6 +103,7 @@ def _edge(settings: Settings) -> haproxy_config.Edge:
         address=f"{host}:{settings.port}",
         tls=settings.tls_cert is not None,
         keys=settings.needs_keys,
+        tasks=settings.tasks,
         hosts=() if any_host or "*" in hosts else hosts,
         origins=settings.allowed_origins,
         client_connections=settings.max_client_connections,

@@ -28,7 +28,6 @@ ARROWS = {
 # The rooms of models/: each imports only from the lines above its own.
 LAYERS = (
     ("decode_guard", "errors", "folders"),
-    ("decode_guard",),
     ("coco", "image", "labels", "region", "results"),
     ("datasets",),
     ("networks",),

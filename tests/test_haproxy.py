@@ -13,7 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 from uuid import UUID
 
 import psutil
@@ -51,7 +54,13 @@ haproxy.main()
 
 
 ORIGIN = "https://app.example"
-EDGE = Edge(hosts=("localhost", "127.0.0.1", "[::1]"), origins=(ORIGIN,), client_connections=8, connections=2000)
+EDGE = Edge(
+    hosts=("localhost", "127.0.0.1", "[::1]"),
+    origins=(ORIGIN,),
+    client_connections=8,
+    connections=2000,
+    tasks=("detect", "classify"),
+)
 
 
 class Rendered:
@@ -300,6 +309,39 @@ def test_connections_fit_the_files_that_the_process_may_open(rendered: Rendered,
     checked = subprocess.run(limited, env=rendered.environment, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "    maxconn 400\n" in rendered.file.read_text()
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the tasks that the router names as without a worker."""
+
+    def do_GET(self) -> None:
+        body = json.dumps(self.headers.get_all("X-Foursight-Unrouted")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_tasks_without_a_worker_are_named_to_the_gateway(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        before, backend, after = rendered.text.partition("\nbackend gateway\n")
+        alive = re.sub(r"server replica \S+", f"server replica 127.0.0.1:{gateway.server_port}", after)
+        monkeypatch.setattr(rendered, "text", before + backend + alive)
+
+        def named(path: str) -> Any:
+            url, forged = f"http://127.0.0.1:{rendered.port}{path}", {"X-Foursight-Unrouted": "forged"}
+            with urlopen(Request(url, headers=forged), timeout=30) as response:
+                return json.loads(response.read())
+
+        with running(rendered):
+            # HAProxy has a backend of detect, whose only server is dead, and none of classify.
+            assert named("/readyz") == named("/readyz/") == ["detect", "classify"]
+            assert named("/v1/models") is None
+        gateway.shutdown()
 
 
 def test_serves_own_headers_are_removed(patched: str) -> None:

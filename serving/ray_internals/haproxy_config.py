@@ -19,6 +19,7 @@ The template has unsafe defaults that no variable changes:
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,10 @@ REJECTED = "haproxy-rejected.txt"
 # A socket in the server's folder, for a line about each request that HAProxy answers itself. Tabs separate its fields.
 LOG_SOCKET = "router.sock"
 LOG_FORMAT = "\\t".join(("%[var(txn.request_id)]", "%ci", "%[var(txn.name)]", "%HP", "%[var(txn.code)]", "%ST", "%Ta"))
+# A header of requests for READYZ, one for each task whose workers HAProxy does not reach yet.
+# The gateway may reach them already.
+UNROUTED = "X-Foursight-Unrouted"
+READYZ = "{ path /readyz /readyz/ }"
 # The header of a response file with its error code, for the log; it is not sent.
 CODE_HEADER = "X-Code"
 # A file in the server's folder with the beginnings of paths that are refused, because the server stops.
@@ -53,6 +58,7 @@ TEMPLATE_LINES = (
     "\n    maxconn {{",
     "    bind {{ config.frontend_host }}:{{ config.frontend_port }}",
     "    acl routes path -i /-/routes",
+    "    acl is_{{ backend.name or 'unknown' }} path {{ backend.path_prefix or '/' }}",
     "    http-request return status 404 content-type text/plain lf-string",
     "{{ backend.fallback_server.port }} check backup",
 )
@@ -69,7 +75,7 @@ class Edge:
 
     `address` is as in its `bind` line; with `tls`, it speaks HTTPS there. With `keys`, requests need an API key.
     `hosts` are the names that Host may have (empty: any) and `origins` those of web pages that may post ("*": any).
-    `client_connections` limits those of one address (0: no limit), `connections` all.
+    `client_connections` limits those of one address (0: no limit), `connections` all. `tasks` have a path each.
     """
 
     address: str = "127.0.0.1:8000"
@@ -79,6 +85,7 @@ class Edge:
     origins: tuple[str, ...] = ()
     client_connections: int = 0
     connections: int = 4096
+    tasks: tuple[str, ...] = ()
 
 
 def patch_config(config: str, folder: Path, edge: Edge) -> str:
@@ -100,7 +107,7 @@ def patch_config(config: str, folder: Path, edge: Edge) -> str:
     unavailable = f"    {answer('unavailable', folder)}"
     config = re.sub(r"(?m)^ *http-request return status 404 .*$", lambda found: unavailable, config)
     config = re.sub(r"(?m)^(frontend http_frontend\n) *bind .*$", rf"\1    {_bind(folder, edge)}", config)
-    rules = "".join(f"    {line}\n" for line in _rules(folder, edge))
+    rules = "".join(f"    {line}\n" for line in (*_rules(folder, edge), *_unrouted(config, edge)))
     if rules not in config:
         config = re.sub(r"(?m)^frontend http_frontend\n *bind .*\n", lambda found: found[0] + rules, config)
     if edge.keys and key_rules.TABLE not in config:
@@ -180,6 +187,15 @@ def _rules(folder: Path, edge: Edge) -> list[str]:
         *(key_rules.rules(folder) if edge.keys else [key_rules.FORGET]),
         "http-response set-header X-Content-Type-Options nosniff",
     ]
+
+
+def _unrouted(config: str, edge: Edge) -> Iterator[str]:
+    """Yield the lines that add the header UNROUTED."""
+    yield f"http-request del-header {UNROUTED}"
+    for task in edge.tasks:
+        backend = re.search(rf"(?m)^ *acl is_(\S+) path /v1/{task}$", config)
+        idle = f" !{{ nbsrv({backend[1]}) ge 1 }}" if backend else ""
+        yield f"http-request add-header {UNROUTED} {task} if {READYZ}{idle}"
 
 
 def _sections(config: str) -> list[str]:
