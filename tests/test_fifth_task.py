@@ -94,7 +94,8 @@ def test_the_openapi_document_describes_it(extended: str) -> None:
     validate(document)
     operation = document["paths"]["/v1/colours"]["post"]
     assert operation["summary"] == "Name the main colours."
-    (count,) = operation["parameters"]
+    count, timeout = operation["parameters"]
+    assert timeout["in"] == "header"
     assert count["name"] == "count"
     assert count["description"] == "Number of colours, the most frequent first: 1 to 6."
     Draft202012Validator.check_schema(count["schema"])

@@ -128,12 +128,16 @@ def test_a_wrong_query_is_refused_with_what_was_wrong(query: str, kind: type[Opt
 @pytest.mark.parametrize(
     ("query", "kind", "hint"),
     [
-        ("topk=3", SegmentOptions, "Valid parameters: model, score_threshold, max_detections, classes, mask_format."),
+        (
+            "topk=3",
+            SegmentOptions,
+            "Valid parameters: model, score_threshold, max_detections, classes, tiles, mask_format.",
+        ),
         ("topk=3", LocalizeOptions, "Did you mean 'top_k'? Valid parameters: model, top_k."),
         (
             "conf=.3",
             DetectOptions,
-            "Did you mean 'score_threshold'? Valid parameters: model, score_threshold, max_detections, classes.",
+            "Did you mean 'score_threshold'? Valid parameters: model, score_threshold, max_detections, classes, tiles.",
         ),
     ],
 )

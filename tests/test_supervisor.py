@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from foursight.serving import supervisor
+from foursight.serving.ray_internals import environment
 
 TITLE = "ray::ServeReplica:classify:Worker"
 
@@ -37,8 +39,9 @@ def until(text: str, capfd: pytest.CaptureFixture[str], said: list[str]) -> None
 
 
 def test_a_stopped_worker_is_killed_and_the_next_one_counts(
-    worker: psutil.Popen, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    worker: psutil.Popen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv(environment.CONFIG_FILE, str(tmp_path / "haproxy.cfg"))
     monkeypatch.setattr(supervisor, "INTERVAL_S", 0.1)
     monkeypatch.setattr(supervisor, "STOPPED_S", 0.5)
     stop, said = threading.Event(), [""]
