@@ -66,6 +66,18 @@ def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterat
         yield running.url
 
 
+@pytest.fixture(scope="module")
+def no_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use no engines, and a separate cache."""
+    # It imports PyTorch, which most tests do without.
+    from tests.helpers import without_openvino  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        without_openvino(patch)
+        yield
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,20 +22,11 @@ from foursight.models.errors import DataError
 from foursight.models.training import classification_data, detection_data, jobs
 from tests import data_sets
 from tests.data_sets import HEIGHT, NAMES, WIDTH, scenes
-from tests.helpers import without_openvino
 from tests.shapes import KINDS, folders
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("no_engines")
 Boxes = dict[str, list[tuple[str, tuple[float, ...]]]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Use no engines, and a separate cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        without_openvino(patch)
-        yield
 
 
 def write_all(root: Path) -> dict[str, Path]:

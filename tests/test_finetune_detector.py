@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,14 @@ from foursight.models.training.detector import Options, Outcome, heads
 from foursight.models.training.detector.finetune import predict
 from foursight.models.training.loop import Progress
 from foursight.schema.options import SegmentOptions
-from tests.helpers import as_tensor, iou, without_openvino
+from tests.helpers import as_tensor, iou
 from tests.photos import encoded, photo
 
 CPU = torch.device("cpu")
 # Sorted by name, as in a model; the files have another order.
 LABELS = ("brew", "tom")
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("no_engines")
 
 
 def pasted(root: Path, count: int = 10, **more: Any) -> Path:
@@ -66,15 +66,6 @@ def pasted(root: Path, count: int = 10, **more: Any) -> Path:
     listing = {"images": images, "annotations": annotations, "categories": categories} | more
     (root / "instances.json").write_text(json.dumps(listing))
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Use no engines, and a separate cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        without_openvino(patch)
-        yield
 
 
 @pytest.fixture(scope="module")
