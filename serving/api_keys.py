@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from foursight.models.finetuned import store
+from foursight.models.folders import data_folder
 
 Scope = Literal["infer", "models", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -50,7 +50,7 @@ class _Keys(BaseModel):
 
 def default_file() -> Path:
     """Return the file's default path."""
-    return store.default_folder().parent / "keys.json"
+    return data_folder("keys.json")
 
 
 def parse_scopes(text: str) -> tuple[Scope, ...]:
