@@ -6,14 +6,13 @@ reported, and the previous one stays in effect.
 
 import re
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from foursight.serving import api_keys
+from foursight.serving import api_keys, supervisor
 from foursight.serving.api_keys import KeysError
 from foursight.serving.preflight import LaunchError
 from foursight.serving.ray_internals import admin_socket, haproxy_config, key_rules
@@ -105,9 +104,9 @@ def _follow(copies: list[_Copy], versions: list[_Version], folder: Path, stop: t
             try:
                 # A router that Serve starts from now on reads the file; the present one is told.
                 copy.send(folder, copy.write(folder))
-                _say(f"The new {copy.what} took effect.")
+                supervisor.say(f"The new {copy.what} took effect.")
             except NotValid as error:
-                _say(f"{error} The previous {copy.what} remain in effect.")
+                supervisor.say(f"{error} The previous {copy.what} remain in effect.")
             except OSError:
                 # The router restarts.
                 continue
@@ -165,7 +164,3 @@ def _version(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino
-
-
-def _say(message: str) -> None:
-    print(f"foursight serve: {message}", file=sys.stderr, flush=True)

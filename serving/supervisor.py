@@ -56,17 +56,17 @@ def watch(stop: threading.Event) -> None:
         parts = _parts(this.children(recursive=True))
         for process, name in parts.items():
             if _is_stuck(process, stopped_since):
-                _say(f"{name} (process {process.pid}) has been stopped for {STOPPED_S:.0f} s and is killed.")
+                say(f"{name} (process {process.pid}) has been stopped for {STOPPED_S:.0f} s and is killed.")
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         present = _count(parts)
         for name, count in expected.items():
             if present[name] < count and name not in missing:
                 missing[name] = fault(name, "has ended and is started again")
-                _say(f"{name} {missing[name].state}.")
+                say(f"{name} {missing[name].state}.")
                 _write(missing.values())
             elif present[name] >= count and name in missing:
-                _say(f"{name} runs again after {(_now() - missing.pop(name).since).total_seconds():.0f} s.")
+                say(f"{name} runs again after {(_now() - missing.pop(name).since).total_seconds():.0f} s.")
                 _write(missing.values())
 
 
@@ -146,7 +146,8 @@ def _count(parts: dict[psutil.Process, str]) -> Counter[str]:
     return counts
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Print a line about the server on standard error."""
     # A standard error that cannot be written to, as on a full disk, is no reason to end.
     with suppress(OSError):
         print(f"foursight serve: {message}", file=sys.stderr, flush=True)

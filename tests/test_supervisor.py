@@ -66,7 +66,7 @@ def test_a_stopped_worker_is_killed_and_the_next_one_counts(
 def test_a_full_disk_does_not_end_the_server() -> None:
     code = (
         "from foursight.serving import logs, supervisor\n"
-        "supervisor._say('the router has ended')\n"
+        "supervisor.say('the router has ended')\n"
         "logs.say('json', 'Stopping ...')\n"
         "import sys; sys.exit(3)"
     )
